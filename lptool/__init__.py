@@ -1,0 +1,63 @@
+"""Pool the checkpoints of an iterative-magnitude-pruning run into one more accurate sparse model.
+
+The public names, loaded when first used, so that `lptool --help` does not wait for torch:
+
+    load_ticket      read one checkpoint
+    load_pool        read the checkpoints of a run: ordered, aligned, loaded one at a time
+    save_ticket      write one `.safetensors` with exact zeros
+    magnitude_prune  prune a state dict to an exact number of weights
+    interpolate      mix two state dicts
+    recalibrate_bn   renew BatchNorm statistics
+    pool_tickets     the search, over a pool and a score function
+    train_tickets    train the tickets of a run
+    load_model       the network of a ticket, with its weights
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lptool.checkpoints import load_pool as load_pool
+    from lptool.checkpoints import load_ticket as load_ticket
+    from lptool.errors import LptoolError as LptoolError
+    from lptool.evaluate import Score as Score
+    from lptool.evaluate import Scorer as Scorer
+    from lptool.export import save_ticket as save_ticket
+    from lptool.interpolate import interpolate as interpolate
+    from lptool.masks import magnitude_prune as magnitude_prune
+    from lptool.models import load_model as load_model
+    from lptool.presets import TrainOptions as TrainOptions
+    from lptool.recalibrate import recalibrate_bn as recalibrate_bn
+    from lptool.search import pool_tickets as pool_tickets
+    from lptool.tickets import Pool as Pool
+    from lptool.tickets import Ticket as Ticket
+    from lptool.train import train_tickets as train_tickets
+
+_HOME = {
+    "LptoolError": "errors",
+    "Pool": "tickets",
+    "Score": "evaluate",
+    "Scorer": "evaluate",
+    "Ticket": "tickets",
+    "TrainOptions": "presets",
+    "interpolate": "interpolate",
+    "load_model": "models",
+    "load_pool": "checkpoints",
+    "load_ticket": "checkpoints",
+    "magnitude_prune": "masks",
+    "pool_tickets": "search",
+    "recalibrate_bn": "recalibrate",
+    "save_ticket": "export",
+    "train_tickets": "train",
+}
+__all__ = sorted(_HOME)
+__version__ = version("lptool")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lptool' has no attribute {name!r}")
+    return getattr(import_module(f"lptool.{_HOME[name]}"), name)

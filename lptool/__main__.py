@@ -1,0 +1,3 @@
+from lptool.cli import main
+
+main()

@@ -1,0 +1,302 @@
+"""The command line: parse, call the library, print. Alone in knowing click and exit codes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lptool import __version__
+from lptool.errors import CheckpointError, LptoolError
+from lptool.presets import PRESETS, TrainOptions, preset
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lptool.pipeline import PoolOptions, PoolResult
+    from lptool.search import OnProgress
+    from lptool.tickets import Pool
+
+# torch and timm take seconds to import: each command imports them inside, after its arguments have been understood.
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_DEFAULTS = TrainOptions()
+_PAPER_LEVELS = 18  # Yin et al. 2023, section 4
+_ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
+
+
+def clear_errors(command: Command) -> Command:
+    """Map our errors to `Error: …` with exit 1, and Ctrl-C to one line with exit 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except LptoolError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("Interrupted; nothing half-written. The same command starts again.", err=True)
+            raise SystemExit(130) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="lptool")
+def main() -> None:
+    """Pool the checkpoints of a pruning run into one sparse model that is more accurate at the same sparsity.
+
+    \b
+    lptool train -o runs/digits --preset quickstart
+    lptool pool runs/digits -o pooled.safetensors
+    lptool inspect pooled.safetensors
+    """
+
+
+def _train_options(command: Command) -> Command:
+    """The options that shape tickets; None means: what the preset says, else the default."""
+    d = _DEFAULTS
+    options = [
+        click.option("--preset", metavar="P", help=f"Start from the options of: {', '.join(PRESETS)}."),
+        click.option("--arch", metavar="A", help=f"timm name, module:callable or file.py:callable. [{d.arch}]"),
+        click.option(
+            "--dataset",
+            metavar="D",
+            help="digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, or a timm data set such as "
+            f"torch/mnist. [{d.dataset}]",
+        ),
+        click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data lies or is downloaded to."),
+        click.option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{_PAPER_LEVELS}]"),
+        click.option("--seed", type=int, help=f"Of initialisation, order and augmentation. [{d.seed}]"),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+@main.command()
+@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="Folder for the tickets.")
+@_train_options
+@click.option(
+    "--rate", type=float, help=f"Share of the remaining weights pruned per level, in (0, 1). [{_DEFAULTS.rate}]"
+)
+@click.option("--epochs", type=int, help=f"Length of the learning-rate schedule. [{_DEFAULTS.epochs}]")
+@click.option("--rewind-epoch", type=int, help=f"Level-0 epoch to go back to; 0: init. [{_DEFAULTS.rewind_epoch}]")
+@click.option("--prune", type=click.Choice(["conv", "all"]), help="Which weights: conv, or linear too. [conv]")
+@click.option("--keep", type=click.Choice(["last", "best"]), help="Epoch kept: the last, or the best on val. [last]")
+@click.option("--batch-size", type=int, help=f"Images per step. [{_DEFAULTS.batch_size}]")
+@click.option("--lr", type=float, help=f"Learning rate, ÷ 10 at 50 % and 75 % of the epochs. [{_DEFAULTS.lr}]")
+@click.option("--momentum", type=float, help=f"Of SGD. [{_DEFAULTS.momentum}]")
+@click.option("--weight-decay", type=float, help=f"Of SGD. [{_DEFAULTS.weight_decay}]")
+@click.option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]")
+@click.option("--flip/--no-flip", default=None, help="Random horizontal flips. [yes, but not for digits]")
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="bf16: autocast; auto: where fast. [auto]"
+)
+@click.option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]")
+@click.option("--val-fraction", type=float, help=f"Share of train held out as val. [{_DEFAULTS.val_fraction}]")
+@click.option("--split-seed", type=int, help=f"Of the choice of val. [{_DEFAULTS.split_seed}]")
+@clear_errors
+def train(out: Path, preset: str | None, levels: int | None, data_dir: Path | None, device: str, **given: Any) -> None:
+    """Train the tickets of one IMP run with late rewinding. A rerun of the same command resumes.
+
+    \b
+    lptool train -o runs/digits --preset quickstart
+    lptool train -o runs/c10 --arch resnet18_cifar --dataset cifar10 --data-dir data
+    """
+    options, levels = _chosen(preset, levels, given)
+    files = _train(options, levels, out, data_dir, device)
+    click.echo(f"{len(files)} tickets in {out}: {files[0].name} … {files[-1].name}")
+    click.echo(f"next: lptool pool {out} -o pooled.safetensors")
+
+
+def _chosen(name: str | None, levels: int | None, given: dict[str, Any]) -> tuple[TrainOptions, int]:
+    """Options given on the command line, over the preset's, over the defaults."""
+    base = preset(name) if name else None
+    options = {**(base.options if base else _DEFAULTS).to_json(), **{k: v for k, v in given.items() if v is not None}}
+    return TrainOptions(**options), levels or (base.levels if base else _PAPER_LEVELS)
+
+
+def _train(options: TrainOptions, levels: int, out: Path, data_dir: Path | None, device: str) -> list[Path]:
+    from lptool.train import train_tickets
+
+    with _bar("training") as advance:
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            level, epoch = record["level"], record["epoch"] + 1
+            per_level = options.epochs - options.rewind_epoch
+            done = options.epochs + (level - 1) * per_level + epoch - options.rewind_epoch if level else epoch
+            text = (
+                f"level {level}/{levels} epoch {epoch}/{options.epochs} "
+                f"val {100 * record['val_accuracy']:.2f} % {record['images_per_second']:,.0f} images/s"
+            )
+            advance(done, options.epochs + levels * per_level, text)
+
+        return train_tickets(options, levels, out, data_dir=data_dir, device=device, on_epoch=on_epoch)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr; gives the function that moves it to (done, total, text)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
+
+
+def _print(view: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(view)
+
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path), metavar="CKPT...")
+@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="The file to write.")
+@click.option(
+    "--target",
+    default="sparsest",
+    show_default=True,
+    help="Ticket to improve: sparsest, matching (the sparsest as accurate on val as the densest), all (one file each), "
+    "a level, or a file.",
+)
+@click.option("--method", type=click.Choice(["greedy", "average"]), default="greedy", show_default=True)
+@click.option("--alphas", default=_ALPHAS, show_default=True, help="Weights of the current model to try, in [0, 1].")
+@_train_options
+@click.option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]")
+@click.option("--split-seed", type=int, help="Of the choice of val. [as the tickets say, else 0]")
+@click.option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration.")
+@click.option(
+    "--calibration-size",
+    type=click.IntRange(1),
+    default=2048,
+    show_default=True,
+    help="Training images for BN recalibration in the search; all of them once at the end.",
+)
+@click.option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
+@click.option("--overwrite", is_flag=True, help="Replace the output where it exists.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing.")
+@clear_errors
+def pool(
+    checkpoints: tuple[Path, ...],
+    out: Path,
+    preset: str | None,
+    levels: int | None,
+    train_first: bool,
+    as_json: bool,
+    overwrite: bool,
+    dry_run: bool,
+    alphas: str,
+    **given: Any,
+) -> None:
+    """Pool tickets into one sparse model, choosing on val, and report test once.
+
+    \b
+    lptool pool runs/digits/*.safetensors -o pooled.safetensors
+    lptool pool runs/digits -o pooled.safetensors --target all --method average
+    lptool pool --train --preset quickstart -o pooled.safetensors
+    """
+    numbers = _parse_alphas(alphas)
+    from lptool import report
+    from lptool.pipeline import PoolOptions, choose_targets, pool_target, prepare
+
+    seed = given.pop("seed")
+    options = PoolOptions(alphas=numbers, seed=seed or 0, **given)
+    files = _checkpoints(checkpoints, out, train_first, (preset, levels, seed), options)
+    bench = prepare(files, out, options, overwrite=overwrite)
+    for warning in bench.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    targets = choose_targets(bench)
+    if dry_run:
+        click.echo(report.to_json(report.plan_document(bench, targets)))
+        return
+    results = []
+    for target in targets:
+        with _bar("pooling") as advance:
+            results.append(pool_target(bench, target, _follow(bench.pool, advance)))
+        if not as_json:
+            _print(report.pool_view(results[-1]))
+    _finish(results, options.target, as_json)
+
+
+def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:
+    from lptool import report
+
+    documents = [report.pool_document(result) for result in results]
+    if as_json:
+        click.echo(report.to_json({"targets": documents} if target == "all" else documents[0]))
+    elif target == "all":
+        _print(report.summary_view(results))
+
+
+def _parse_alphas(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers and commas, found {text!r}", param_hint="--alphas") from error
+    if not all(0 <= number <= 1 for number in numbers):
+        raise click.BadParameter(f"expected numbers in [0, 1], found {text!r}", param_hint="--alphas")
+    return numbers
+
+
+def _checkpoints(
+    given: Sequence[Path],
+    out: Path,
+    train_first: bool,
+    training: tuple[str | None, int | None, int | None],
+    options: PoolOptions,
+) -> list[Path]:
+    """The checkpoint files named, or trained where there are none and `--train` asks for it."""
+    from lptool.checkpoints import find_checkpoints
+
+    if given:
+        try:
+            return find_checkpoints(given)
+        except CheckpointError:
+            if not train_first or len(given) > 1:
+                raise
+    elif not train_first:
+        raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
+    folder = given[0] if given else out.with_name(f"{out.stem}_tickets")
+    name, levels, seed = training
+    shaped = {"arch": options.arch, "dataset": options.dataset, "seed": seed}
+    train_options, levels = _chosen(name, levels, shaped)
+    return _train(train_options, levels, folder, options.data_dir, options.device)
+
+
+def _follow(pool: Pool, advance: Callable[[int, int, str], None]) -> OnProgress:
+    def follow(p: Any) -> None:
+        incumbent = f"incumbent {100 * p.incumbent.accuracy:.2f} %"
+        text = f"candidate level {pool.level(p.candidate)}, alpha {p.alpha:g}, {incumbent}"
+        advance(p.done, p.total, text)
+
+    return follow
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
+@clear_errors
+def inspect(files: tuple[Path, ...], as_json: bool) -> None:
+    """Show what tickets and pooled models are made of, and whether they can be pooled.
+
+    \b
+    lptool inspect runs/digits/*.safetensors
+    lptool inspect pooled.safetensors
+    """
+    from lptool import report
+    from lptool.checkpoints import find_checkpoints
+    from lptool.inspection import inspect_files
+
+    findings, problems = inspect_files(find_checkpoints(files))
+    if as_json:
+        click.echo(report.to_json(report.inspect_document(findings, problems)))
+    else:
+        _print(report.inspect_view(findings, problems))

@@ -1,0 +1,54 @@
+"""What this machine can do: devices, precision, and a torch/torchvision pair that fits."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import torch
+
+from lptool.errors import SetupError
+
+
+def import_timm() -> ModuleType:
+    """timm, or one clear error where torch and torchvision do not match (timm imports torchvision)."""
+    try:
+        importlib.import_module("torchvision")
+        return importlib.import_module("timm")
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SetupError(
+            f"torchvision does not fit the installed torch {torch.__version__} ({reason}). "
+            "Install a matching pair: pip install --upgrade --force-reinstall torch torchvision"
+        ) from error
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises SetupError."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto") from error
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The compute type for `precision` (`auto`, `fp32` or `bf16`): `auto` takes bf16 where the hardware has it."""
+    if precision == "auto":
+        return torch.bfloat16 if _has_fast_bf16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # emulated, and slow, before Ampere
+    if device.type == "cpu":
+        able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.9 on
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return False

@@ -1,0 +1,50 @@
+"""Errors that a user can act on. The command line prints them as one `Error: …` and exits 1."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LptoolError(Exception):
+    """Base of all errors raised on purpose: says which file or tensor, what was expected and found, what to do."""
+
+
+class CheckpointError(LptoolError):
+    """A file is missing, damaged, unsafe, or not a checkpoint."""
+
+
+class PoolError(LptoolError):
+    """Tickets that cannot be pooled together, or a target that is not among them."""
+
+
+class ArchError(LptoolError):
+    """An architecture that cannot be built, or that does not fit the weights."""
+
+
+class DataError(LptoolError):
+    """A data set that is missing, unknown, or must not be used to choose."""
+
+
+class OutputError(LptoolError):
+    """An output that exists, is also an input, or cannot be written."""
+
+
+class TrainError(LptoolError):
+    """Training options that contradict each other or the folder, or a run that diverged."""
+
+
+class SetupError(LptoolError):
+    """This installation or this machine lacks what was asked for."""
+
+
+def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
+    """Join up to ten items; a count stands for the rest."""
+    rest = [f"… and {len(items) - 10} more"] if len(items) > 10 else []
+    return separator.join([*items[:10], *rest])
+
+
+def near_miss(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest known word, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

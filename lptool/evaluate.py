@@ -1,0 +1,132 @@
+"""Scores: how many images a state dict gets right. The search sees only the function, never the model behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lptool.errors import DataError
+from lptool.masks import State
+from lptool.recalibrate import bn_layers, recalibrate_bn
+
+Batch = tuple[Tensor, Tensor]
+Batches = Callable[[], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Images right out of `n`, and the mean negative log-likelihood (nats per image).
+
+    `complete` is False where scoring stopped early because the bar could no longer be reached; `correct` and `nll`
+    then speak of the `n` images seen until then.
+    """
+
+    correct: int
+    nll: float
+    n: int
+    complete: bool = True
+
+    @property
+    def accuracy(self) -> float:
+        """Right over n, in [0, 1]."""
+        return self.correct / self.n
+
+    def to_json(self) -> dict[str, float | int]:
+        """The form of every score in JSON documents and file headers."""
+        return {"accuracy": self.accuracy, "nll": self.nll, "n": self.n}
+
+
+class ScoreFunction(Protocol):
+    """Scores a state dict. May stop early, with `complete=False`, once `correct` cannot reach `bar`."""
+
+    def __call__(self, state: Mapping[str, Tensor], bar: int = 0) -> Score: ...
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], total: int, bar: int = 0) -> Score:
+    """Score a model in eval mode on `batches`, which hold `total` images together.
+
+    Args:
+        model: left in the mode it came in.
+        batches: pairs of float images [B, C, H, W] and int64 labels [B], on the model's device.
+        total: number of images in all batches, at least 1.
+        bar: stop as soon as fewer than `bar` images can still be right.
+
+    Raises:
+        DataError: `total` is 0.
+    """
+    if total == 0:
+        raise DataError("there is no image to score on; choose a data set or split that has some")
+    training = model.training
+    model.eval()
+    correct = seen = 0
+    loss = 0.0
+    try:
+        with torch.inference_mode():
+            for images, labels in batches:
+                logits = model(images).float()
+                correct += int((logits.argmax(dim=1) == labels).count_nonzero())
+                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+                seen += len(labels)
+                if correct + (total - seen) < bar:
+                    break
+    finally:
+        model.train(training)
+    return Score(correct, loss / seen, seen, complete=seen == total)
+
+
+class Scorer:
+    """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
+
+    Args:
+        model: the network; on the device of the batches.
+        val: makes the batches to choose on.
+        val_size: how many images those are.
+        calibration: makes the batches for BN recalibration; None scores every state with the statistics it has.
+    """
+
+    def __init__(self, model: nn.Module, val: Batches, val_size: int, calibration: Batches | None) -> None:
+        self.model, self._val, self._val_size = model, val, val_size
+        self._calibration = calibration if bn_layers(model) else None
+        self.evaluations = 0
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether scores come with recalibrated BatchNorm: asked for, and the model has some."""
+        return self._calibration is not None
+
+    def __call__(self, state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        """Score `state` on val after BN recalibration."""
+        self.model.load_state_dict(state)
+        if self._calibration is not None:
+            recalibrate_bn(self.model, (images for images, _ in self._calibration()))
+        return self._evaluate(bar)
+
+    def as_is(self, state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        """Score `state` on val with the BatchNorm statistics it has."""
+        self.model.load_state_dict(state)
+        return self._evaluate(bar)
+
+    def _evaluate(self, bar: int) -> Score:
+        self.evaluations += 1
+        return evaluate(self.model, self._val(), self._val_size, bar)
+
+
+def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Batches) -> State:
+    """`state` with BatchNorm statistics recalibrated on `calibration`; every other tensor is the same object.
+
+    `num_batches_tracked` stays what it was: it counts training steps.
+    """
+    model.load_state_dict(state)
+    recalibrate_bn(model, (images for images, _ in calibration()))
+    fresh = {
+        f"{name}.{statistic}": getattr(module, statistic)
+        for name, module in model.named_modules()
+        if module in set(bn_layers(model))
+        for statistic in ("running_mean", "running_var")
+    }
+    return {name: fresh[name].to(t).clone() if name in fresh else t for name, t in state.items()}

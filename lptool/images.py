@@ -1,0 +1,121 @@
+"""Labelled images, in memory or on disk, and what is done to a batch of them on the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+STATISTICS_IMAGES = 2048  # how many images of a streaming data set the normalisation is measured on
+
+
+class Images(Protocol):
+    """Labelled images, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> Images: ...
+
+    def to(self, device: torch.device) -> Images: ...
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each index tensor of `order`: uint8 images [B, C, H, W] and int64 labels [B], on `device`."""
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images as one uint8 tensor [N, C, H, W] and labels int64 [N], on any device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> InMemory:
+        return InMemory(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> InMemory:
+        return InMemory(self.images.to(device), self.labels.to(device))
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in order:
+            here = indices.to(self.images.device)
+            yield self.images[here].to(device), self.labels[here].to(device)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images that are decoded as they are needed, by worker processes.
+
+    `source[i]` gives a uint8 image [C, H, W] and an int label; `indices` selects from it.
+    """
+
+    source: Dataset[tuple[Tensor, int]]
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, indices: Tensor) -> Streamed:
+        return Streamed(self.source, self.indices[indices])
+
+    def to(self, device: torch.device) -> Streamed:
+        return self
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = [self.indices[indices].tolist() for indices in order]
+        workers = min(os.cpu_count() or 1, 8) if len(self) >= 512 else 0  # starting them costs more than a few images
+        for images, labels in DataLoader(self.source, batch_sampler=batches, num_workers=workers):
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Crop each image at its own random place after padding with black, and flip each with probability one half.
+
+    Args:
+        images: uint8 [B, C, H, W] on any device.
+        padding: pixels on every side; 0 leaves out the crop.
+        generator: on the CPU, so that the same seed gives the same images on every device.
+    """
+    batch, _, height, width = images.shape
+    if padding:
+        offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(images.device)
+        windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        images = windows[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
+    if flip:
+        flipped = torch.rand(batch, generator=generator) < 0.5
+        images = torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
+    return images
+
+
+def sample(images: Images, size: int, seed: int) -> Images:
+    """A seeded random subset of `size` images, all of them where there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:size].sort().values)
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of images scaled to [0, 1]; of a sample where they stream."""
+    if not isinstance(images, InMemory):
+        images = sample(images, STATISTICS_IMAGES, seed=0)
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for raw, _ in images.raw(torch.arange(len(images)).split(512), torch.device("cpu")):
+        pixels = raw.double().transpose(0, 1).flatten(1) / 255
+        count += pixels.shape[1]
+        total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)  # a constant channel stays finite
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def image_shape(images: Images) -> tuple[int, int, int]:
+    first, _ = next(images.raw([torch.tensor([0])], torch.device("cpu")))
+    _, channels, height, width = first.shape
+    return channels, height, width

@@ -1,0 +1,76 @@
+"""BatchNorm recalibration: mixed weights need statistics of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lptool.errors import DataError
+
+
+def bn_layers(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers that keep running statistics, in module order."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def recalibrate_bn(
+    model: nn.Module, images: Iterable[Tensor], forward: Callable[[Tensor], object] | None = None
+) -> int:
+    """Replace the running mean and variance of every BatchNorm layer by their plain average over `images`.
+
+    Only BatchNorm layers are woken: dropout and the rest stay as they are, no weight changes, and modes and momenta
+    are restored. Each batch counts the same, as in `torch.optim.swa_utils.update_bn` (Izmailov et al. 2018, section
+    3.2), so pass batches of about equal size.
+
+    Args:
+        model: changed in place; a model without BatchNorm is left alone.
+        images: float batches [B, C, H, W] on the model's device.
+        forward: what to call on a batch, `model` itself by default (a place for autocast).
+
+    Returns:
+        How many images were seen; 0 where the model has no BatchNorm.
+
+    Raises:
+        DataError: there was no batch. The statistics are then untouched.
+    """
+    layers = bn_layers(model)
+    seen = 0
+    if not layers:
+        return 0
+    batches = iter(images)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
+    with torch.no_grad(), _averaging(model, layers):
+        for batch in _chain(first, batches):
+            (forward or model)(batch)
+            seen += len(batch)
+    return seen
+
+
+def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from rest
+
+
+@contextmanager
+def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
+    """All modules in eval mode but `layers`, which restart from nothing and take the cumulative average."""
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, training in modes:
+            module.training = training

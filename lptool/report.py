@@ -1,0 +1,225 @@
+"""What a person or a program reads of a result: rich tables and JSON documents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lptool.evaluate import Score
+from lptool.inspection import Finding
+from lptool.masks import density, sparsity
+from lptool.pipeline import Bench, PoolResult, evaluations_at_most
+
+ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a person reads it."""
+    return f"{100 * fraction:.2f} %"
+
+
+def pool_document(result: PoolResult) -> dict[str, Any]:
+    """The `--json` document of one pooled model."""
+    trace, pool = result.trace, result.pool
+    origin = pool.summaries[trace.target]
+    return {
+        "output": str(result.output),
+        "sha256": result.sha256,
+        "method": trace.method,
+        "target": {
+            "file": origin.file,
+            "level": pool.level(trace.target),
+            "sparsity": 1 - pool.density(trace.target),
+        },
+        "sparsity": sparsity(result.ticket.mask),
+        "members": [
+            {
+                "file": pool.summaries[step.candidate].file,
+                "level": pool.level(step.candidate),
+                "alpha": step.alpha,
+                "accepted": step.accepted,
+            }
+            for step in trace.steps
+        ],
+        "improved": result.improved,
+        "shipped": result.shipped,
+        "evaluations": trace.evaluations,
+        "seconds": round(result.seconds, 3),
+        "val": _scores(result.val),
+        "test": _scores(result.test),
+    }
+
+
+def _scores(scores: dict[str, Score]) -> dict[str, Any]:
+    return {row: scores[row].to_json() if row in scores else None for row in ROWS}
+
+
+def plan_document(bench: Bench, targets: Sequence[int]) -> dict[str, Any]:
+    """What `pool --dry-run` says would be done."""
+    files = [summary.file for summary in bench.pool.summaries]
+    return {
+        "pool": files,
+        "targets": [{"file": files[t], "output": str(bench.output_for(t))} for t in targets],
+        "method": bench.options.method,
+        "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(files)),
+    }
+
+
+def pool_view(result: PoolResult) -> RenderableType:
+    """The result of one search for a person: scores, members, the file and how to load it."""
+    trace, pool = result.trace, result.pool
+    target = f"level {pool.level(trace.target)}, {percent(sparsity(result.ticket.mask))} sparse"
+    scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{trace.method} → {target}")
+    for row, label in ROWS.items():
+        if row in result.val:
+            parts = (result.val[row], result.test[row])
+            scores.add_row(label, *(cell for s in parts for cell in (percent(s.accuracy), f"{s.nll:.4f}")))
+    lines = [_verdict(result), f"wrote {result.output} (sha256 {result.sha256[:16]}…)", *_how_to_load(result)]
+    return Group(scores, *lines)
+
+
+def _verdict(result: PoolResult) -> str:
+    if not result.improved:
+        kept = "ticket + BN" if result.shipped == "ticket_bn" or _started_recalibrated(result) else "ticket"
+        return f"no candidate improved; the output is the incumbent it started from ({kept})"
+    steps = ", ".join(f"level {result.pool.level(s.candidate)} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
+
+
+def _started_recalibrated(result: PoolResult) -> bool:
+    trace = result.trace
+    return trace.ticket_bn is not None and trace.ticket_bn.correct > trace.ticket.correct
+
+
+def _how_to_load(result: PoolResult) -> list[str]:
+    metadata = result.ticket.metadata
+    arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
+    if ":" in (metadata.arch or ""):
+        return [f"load it: model.load_state_dict(safetensors.torch.load_file({str(result.output)!r}))"]
+    return [f"load it: timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={str(result.output)!r})"]
+
+
+def summary_view(results: Sequence[PoolResult]) -> RenderableType:
+    """One row per target, for `--target all`."""
+    table = Table("level", "density", title=f"{results[0].trace.method}, accuracy on val / test")
+    for label in (*ROWS.values(), "members"):
+        table.add_column(label, justify="right")
+    for result in results:
+        table.add_row(
+            str(result.pool.level(result.trace.target)),
+            percent(density(result.ticket.mask)),
+            *(_both(result, row) for row in ROWS),
+            str(len(result.trace.accepted)) if result.improved else "none improved",
+        )
+    return table
+
+
+def _both(result: PoolResult, row: str) -> str:
+    if row not in result.val:
+        return "–"
+    return f"{percent(result.val[row].accuracy)} / {percent(result.test[row].accuracy)}"
+
+
+def inspect_document(findings: Sequence[Finding], problems: Sequence[str]) -> dict[str, Any]:
+    """The `--json` document of `inspect`."""
+    return {
+        "tickets": [_finding_document(finding) for finding in findings],
+        "pool": {"aligned": not problems, "problems": list(problems)},
+    }
+
+
+def _finding_document(finding: Finding) -> dict[str, Any]:
+    summary, near = finding.summary, finding.neighbours
+    metadata = summary.metadata
+    return {
+        "file": summary.file,
+        "format": summary.format,
+        "kind": metadata.kind,
+        "arch": metadata.arch,
+        "level": metadata.level,
+        "sparsity": 1 - summary.density(),
+        "density": summary.density(),
+        "parameters": finding.parameters,
+        "nonzero": finding.nonzero,
+        "mask_source": summary.mask_source,
+        "nested": near.nested if near else None,
+        "overlap": near.overlap if near else None,
+        "distance": near.distance if near else None,
+        "warnings": list(finding.warnings),
+        "layers": [{"name": n, "shape": list(shape), "sparsity": s} for n, shape, s in finding.layers],
+        "sha256": summary.sha256,
+        "trace": metadata.trace,
+        "scores": metadata.scores,
+    }
+
+
+def inspect_view(findings: Sequence[Finding], problems: Sequence[str]) -> RenderableType:
+    """The pool as a table; for one file its layers, and for a pooled file its members and scores."""
+    parts: list[RenderableType] = [_pool_table(findings)]
+    parts += [f"warning: {f.summary.file}: {warning}" for f in findings for warning in f.warnings]
+    if len(findings) == 1:
+        parts.append(_layer_table(findings[0]))
+        if findings[0].summary.metadata.kind == "pooled":
+            parts += _pooled_tables(findings[0])
+    parts += [f"problem: {problem}" for problem in problems]
+    return Group(*parts)
+
+
+def _pool_table(findings: Sequence[Finding]) -> Table:
+    folders = {str(Path(f.summary.file).parent) for f in findings}
+    title = "one file" if len(findings) == 1 else f"{len(findings)} tickets, densest first"
+    table = Table(title=f"{title} ({folders.pop()})" if len(folders) == 1 else title)
+    shown = (lambda file: file) if folders else (lambda file: Path(file).name)
+    table.add_column("file", no_wrap=True)
+    for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for finding in findings:
+        summary, near = finding.summary, finding.neighbours
+        kept, total = summary.kept_of(tuple(summary.kept)), summary.size(tuple(summary.kept))
+        compared = (
+            ("yes" if near.nested else "no", percent(near.overlap), f"{near.distance:.3f}") if near else ("–",) * 3
+        )
+        level = "–" if summary.metadata.level is None else str(summary.metadata.level)
+        table.add_row(
+            shown(summary.file),
+            level,
+            percent(1 - summary.density()),
+            f"{kept:,} / {total:,}",
+            *compared,
+        )
+    return table
+
+
+def _layer_table(finding: Finding) -> Table:
+    table = Table(
+        "layer", "shape", "sparsity", title=f"prunable tensors ({finding.parameters:,} parameters in the file)"
+    )
+    for name, shape, sparse in finding.layers:
+        table.add_row(name, "×".join(map(str, shape)), percent(sparse))
+    return table
+
+
+def _pooled_tables(finding: Finding) -> list[RenderableType]:
+    """Members and scores from the header; a header written by another program may lack any of it."""
+    trace, scores = finding.summary.metadata.trace, finding.summary.metadata.scores
+    members = Table("member", "level", "alpha", "accepted", title=f"pooled by {trace.get('method')}")
+    for member in trace.get("members", []):
+        cells = [member.get(key) for key in ("file", "level", "alpha")]
+        accepted = "yes" if member.get("accepted") else "no"
+        members.add_row(*("–" if cell is None else str(cell) for cell in cells), accepted)
+    table = Table("", "val accuracy", "test accuracy", title="scores in the header")
+    for row, label in ROWS.items():
+        cells = [scores.get(part, {}).get(row) for part in ("val", "test")]
+        if any(cells):
+            table.add_row(label, *(percent(cell["accuracy"]) if cell else "–" for cell in cells))
+    return [members, table]
+
+
+def to_json(document: dict[str, Any]) -> str:
+    """One JSON document, as `--json` prints it."""
+    return json.dumps(document, indent=1)

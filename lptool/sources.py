@@ -1,0 +1,275 @@
+"""Where images come from: each data set by name, one small reader each."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset, IterableDataset
+
+from lptool.device import import_timm
+from lptool.errors import DataError, near_miss
+from lptool.images import Images, InMemory, Streamed, image_shape
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
+IN_MEMORY_BYTES = 4 << 30  # a data set larger than this, decoded, streams from disk
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A data set as it comes: `val` is None where the source has none beside test."""
+
+    train: Images
+    test: Images
+    num_classes: int
+    val: Images | None = None
+
+
+def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -> Parts:
+    root = Path(data_dir) if data_dir is not None else None
+    kind, _, place = name.partition(":")
+    if name == "digits":
+        parts = _digits()
+    elif name == "fashion-mnist":
+        parts = _fashion_mnist(root)
+    elif name in ("cifar10", "cifar100"):
+        parts = _torchvision(name, root)
+    elif kind == "npz" and place:
+        parts = _npz(Path(place))
+    elif kind == "folder" and place:
+        return _folder(Path(place), image_size)
+    elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds"):
+        return _timm(name, root, image_size)
+    else:
+        known = ["digits", "fashion-mnist", "cifar10", "cifar100"]
+        raise DataError(
+            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, or a timm name such as "
+            f"torch/mnist or hfds/NAME.{near_miss(name, known)}"
+        )
+    return _resized(parts, image_size)
+
+
+def _resized(parts: Parts, side: int | None) -> Parts:
+    if side is None or image_shape(parts.train)[1:] == (side, side):
+        return parts
+
+    def resize(images: Images) -> InMemory:
+        assert isinstance(images, InMemory)
+        floats = (
+            F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in images.images.split(512)
+        )
+        return InMemory(torch.cat([f.round().clamp(0, 255).byte() for f in floats]), images.labels)
+
+    return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))
+
+
+def _in_memory(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> InMemory:
+    """From uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
+    channels_last = images[..., None] if images.ndim == 3 else images
+    pixels = torch.from_numpy(np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2)))
+    return InMemory(pixels, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _digits() -> Parts:
+    from sklearn.datasets import load_digits
+
+    content = load_digits()
+    pixels = np.round(content.images * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
+    images = _in_memory(pixels, content.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(DIGITS_TEST_SEED))
+    test, train = order.tensor_split([round(len(images) * DIGITS_TEST_FRACTION)])
+    return Parts(images.subset(train), images.subset(test), num_classes=10)
+
+
+_IDX_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+
+
+def _fashion_mnist(root: Path | None) -> Parts:
+    for place in (*([root, root / "FashionMNIST" / "raw"] if root else []), DEBIAN_FASHION_MNIST):
+        if all((place / file).is_file() for files in _IDX_FILES.values() for file in files):
+            read = {part: _in_memory(*(_read_idx(place / f) for f in files)) for part, files in _IDX_FILES.items()}
+            return Parts(read["train"], read["test"], num_classes=10)
+    return _torchvision("fashion-mnist", root)
+
+
+def _read_idx(path: Path) -> np.ndarray[Any, Any]:
+    """A gzipped IDX file of uint8: two zero bytes, type 8, number of dimensions, big-endian lengths, the data."""
+    try:
+        content = gzip.decompress(path.read_bytes())
+        dimensions = content[3]
+        shape = np.frombuffer(content, ">u4", dimensions, offset=4)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise DataError(f"{path}: not a whole gzipped IDX file ({error}); install or download it again") from error
+
+
+def _torchvision(name: str, root: Path | None) -> Parts:
+    import_timm()  # the check that torchvision can be imported
+    from torchvision import datasets
+
+    make = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    place = root or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lptool"
+    try:
+        parts = [_present_or_downloaded(make, place, train) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        package = ", or install Debian's package dataset-fashion-mnist" if name == "fashion-mnist" else ""
+        raise DataError(
+            f"data set {name} not found: looked in {place} for torchvision's files, and the download failed "
+            f"({str(error).splitlines()[0]}); put them there or name their folder with --data-dir{package}"
+        ) from error
+    train, test = (_in_memory(np.asarray(p.data), np.asarray(p.targets)) for p in parts)
+    return Parts(train, test, num_classes=len(parts[0].classes))
+
+
+def _present_or_downloaded(make: Callable[..., Any], place: Path, train: bool) -> Any:
+    try:
+        return make(place, train=train, download=False)
+    except RuntimeError:
+        return make(place, train=train, download=True)
+
+
+def _npz(path: Path) -> Parts:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+    train, test = (_npz_part(path, arrays, part) for part in ("train", "test"))
+    val = _npz_part(path, arrays, "val") if "val_images" in arrays else None
+    return Parts(train, test, num_classes=int(arrays["train_labels"].max()) + 1, val=val)
+
+
+def _npz_part(path: Path, arrays: dict[str, np.ndarray[Any, Any]], part: str) -> InMemory:
+    names = (f"{part}_images", f"{part}_labels")
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise DataError(f"{path}: expected the arrays {' and '.join(names)}, found {', '.join(arrays) or 'none'}")
+    images, labels = (arrays[name] for name in names)
+    sound = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.shape == images.shape[:1] and labels.size
+    if not sound or labels.dtype.kind not in "ui":
+        raise DataError(
+            f"{path}: expected {names[0]} uint8 [N, H, W] or [N, H, W, C] and {names[1]} integers [N], "
+            f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
+        )
+    return _in_memory(images, labels)
+
+
+def _folder(root: Path, image_size: int | None) -> Parts:
+    held_out = [part for part in ("val", "test") if (root / part).is_dir()]
+    if not (root / "train").is_dir() or not held_out:
+        raise DataError(
+            f"folder:{root}: expected {root}/train/CLASS/* and {root}/val or {root}/test likewise; not found"
+        )
+    import_timm()
+    from torchvision.datasets import ImageFolder
+
+    try:
+        found = {part: ImageFolder(str(root / part)) for part in ("train", *held_out)}
+    except (OSError, ValueError) as error:
+        raise DataError(f"folder:{root}: {error}") from error
+    classes = found["train"].classes
+    for part in held_out:
+        if found[part].classes != classes:
+            raise DataError(
+                f"folder:{root}: {part} has the classes {found[part].classes}, expected {classes} as in train"
+            )
+    side = image_size or _own_side(found["train"])
+    images = {part: _decoded(source, side) for part, source in found.items()}
+    val = images["val"] if len(held_out) == 2 else None
+    return Parts(images["train"], images[held_out[-1]], len(classes), val)
+
+
+def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
+    timm_data = import_timm().data
+    make = partial(timm_data.create_dataset, name, root=str(root) if root else None, download=True)
+    try:
+        train = make(split="train")
+        test = make(split="validation" if name.startswith("torch/") else "test")
+    except Exception as error:  # each of timm's readers has errors of its own
+        raise DataError(
+            f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {error}"
+        ) from error
+    side = image_size or _own_side(train)
+    images = [_decoded(source, side) for source in (train, test)]
+    labels = [images[0].labels] if isinstance(images[0], InMemory) else []
+    classes = getattr(train, "classes", None)
+    if classes is None and not labels:
+        raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
+    return Parts(images[0], images[1], len(classes) if classes is not None else int(labels[0].max()) + 1)
+
+
+def _own_side(source: Any) -> int:
+    """The shorter side of the first image, 224 at most."""
+    image, _ = next(iter(source))
+    return min(int(image.size[0]), int(image.size[1]), 224)
+
+
+class _Decoded(Dataset[tuple[Tensor, int]]):
+    """A source of PIL images as uint8 tensors: shorter side scaled to `side`, then the centre cut out."""
+
+    def __init__(self, source: Any, side: int) -> None:
+        from torchvision.transforms import v2
+
+        grey = next(iter(source))[0].mode in ("L", "1")
+        self.source, self.channels = source, 1 if grey else 3
+        self.transform = v2.Compose(
+            [
+                v2.Grayscale() if grey else v2.RGB(),
+                v2.Resize(side, antialias=True),
+                v2.CenterCrop(side),
+                v2.PILToTensor(),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.decode(self.source[index])
+
+    def decode(self, item: tuple[Any, int]) -> tuple[Tensor, int]:
+        image, label = item
+        return self.transform(image), int(label)
+
+
+def _decoded(source: Any, side: int) -> InMemory | Streamed:
+    """Decode everything where it fits in memory, else on the way. Damaged images raise DataError."""
+    decoded = _Decoded(source, side)
+    try:
+        if isinstance(source, IterableDataset):
+            return _stacked(map(decoded.decode, source))
+        everything = Streamed(decoded, torch.arange(len(decoded)))
+        if len(decoded) * decoded.channels * side * side > IN_MEMORY_BYTES:
+            return everything
+        parts = list(everything.raw(everything.indices.split(256), torch.device("cpu")))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"an image cannot be decoded: {error}") from error
+    return InMemory(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))
+
+
+def _stacked(items: Iterator[tuple[Tensor, int]]) -> InMemory:
+    """All images of a source that can only be read in order; it has to fit in memory."""
+    images, labels = [], []
+    for image, label in items:
+        images.append(image)
+        labels.append(label)
+        if len(images) * image.numel() > IN_MEMORY_BYTES:
+            raise DataError(
+                f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
+                "export it to image folders and use folder:DIR"
+            )
+    return InMemory(torch.stack(images), torch.tensor(labels))
