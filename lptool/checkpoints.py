@@ -6,6 +6,7 @@ import glob
 import hashlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,10 +78,11 @@ def _read_file(path: Path) -> tuple[State, Metadata, str]:
             start = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the name") from error
-    if zipfile.is_zipfile(path) or start[:1] == b"\x80":  # torch's zip, or its format before 1.6
-        return _read_torch(path), Metadata(), "torch"
+    # safetensors first: its first byte, a length, may be the \x80 that pickles begin with
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return *_read_safetensors(path), "safetensors"
+    if zipfile.is_zipfile(path) or start[:1] == b"\x80":  # torch's zip, or its format before 1.6
+        return _read_torch(path), Metadata(), "torch"
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
@@ -110,7 +112,9 @@ def _read_safetensors(path: Path) -> tuple[State, Metadata]:
 
 def _read_torch(path: Path) -> State:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol, which is the writer's business
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: needs more than tensors and plain containers to load, which could execute code; "
@@ -149,10 +153,12 @@ _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
 def _expanded(path: Path) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.iterdir() if p.suffix in _SUFFIXES and not p.name.startswith(".")]
-    elif not path.exists() and glob.has_magic(str(path)):
+    elif path.exists():
+        return [path]
+    elif glob.has_magic(str(path)):
         found = [Path(p) for p in glob.glob(str(path))]
     else:
-        return [path]
+        raise CheckpointError(f"{path}: cannot be read (No such file or directory); check the name")
     if not found:
         raise CheckpointError(f"{path}: no checkpoint in it; expected files such as level_00.safetensors")
     return sorted(found, key=_natural)

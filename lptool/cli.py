@@ -256,19 +256,26 @@ def _checkpoints(
     """The checkpoint files named, or trained where there are none and `--train` asks for it."""
     from lptool.checkpoints import find_checkpoints
 
-    if given:
-        try:
-            return find_checkpoints(given)
-        except CheckpointError:
-            if not train_first or len(given) > 1:
-                raise
-    elif not train_first:
+    if not train_first and not given:
         raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
+    if given and not (train_first and len(given) == 1 and _lacks_tickets(given[0])):
+        return find_checkpoints(given)
     folder = given[0] if given else out.with_name(f"{out.stem}_tickets")
     name, levels, seed = training
     shaped = {"arch": options.arch, "dataset": options.dataset, "seed": seed}
     train_options, levels = _chosen(name, levels, shaped)
     return _train(train_options, levels, folder, options.data_dir, options.device)
+
+
+def _lacks_tickets(folder: Path) -> bool:
+    """Whether training has to make them: there is no checkpoint, or a run was cut off."""
+    from lptool.checkpoints import find_checkpoints
+    from lptool.run_folder import RunFolder
+
+    try:
+        return not find_checkpoints([folder]) or RunFolder(folder).unfinished
+    except CheckpointError:
+        return True
 
 
 def _follow(pool: Pool, advance: Callable[[int, int, str], None]) -> OnProgress:

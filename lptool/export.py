@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +33,23 @@ def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
     """Write a safetensors file whole or not at all. Raises OutputError."""
     # cloned, because save_file refuses tensors that share memory; contiguous, because it refuses strides
     plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, dict(header)))
+
+    def write(temporary: Path) -> None:
+        save_file(plain, temporary, dict(header))
+        _sort_metadata(temporary)
+
+    write_atomically(path, write)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put a safetensors header's metadata in order of its keys: the library writes them in a random one."""
+    with open(file, "r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        document = json.loads(stream.read(length))
+        document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
+        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+        stream.seek(8)
+        stream.write(text.ljust(length))
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:

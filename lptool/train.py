@@ -8,36 +8,32 @@ the very tickets that an uninterrupted run gives, because every epoch draws its 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lptool.checkpoints import load_ticket, read_header
+from lptool.checkpoints import load_ticket
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import TrainError
-from lptool.evaluate import evaluate
-from lptool.export import save_ticket, write_atomically, write_tensors
+from lptool.evaluate import Score, evaluate
+from lptool.export import save_ticket
 from lptool.images import random_crop_flip
 from lptool.masks import Mask, apply_mask, kept_count, magnitude_mask, sparsity
 from lptool.models import build_model, prunable_weights
 from lptool.presets import TrainOptions
+from lptool.run_folder import Progress, Record, RunFolder
 from lptool.tickets import Metadata, Ticket
 
-Record = dict[str, Any]  # one line of train.jsonl
 
-
-@dataclass
+@dataclass(frozen=True)
 class _Run:
     """What stays the same over all levels of a run."""
 
@@ -47,38 +43,8 @@ class _Run:
     device: torch.device
     compute: torch.dtype
     prunable: tuple[str, ...]
-    out: Path
+    folder: RunFolder
     on_epoch: Callable[[Record], None]
-
-    def level_file(self, level: int) -> Path:
-        return self.out / f"level_{level:02d}.safetensors"
-
-    @property
-    def journal(self) -> Path:
-        return self.out / "train.jsonl"
-
-    # Hidden from the shell's `*`, so that `DIR/*.safetensors` and `DIR/*` are the tickets.
-    @property
-    def rewind_file(self) -> Path:
-        return self.out / ".resume" / "rewind.safetensors"
-
-    @property
-    def epoch_file(self) -> Path:
-        return self.out / ".resume" / "epoch.safetensors"
-
-    @property
-    def options_file(self) -> Path:
-        return self.out / ".resume" / "options.json"
-
-
-@dataclass
-class _Progress:
-    """Where a level stands: the next epoch, momentum buffers by parameter name, and the best state so far."""
-
-    epoch: int
-    momentum: dict[str, Tensor]
-    best: dict[str, Tensor]
-    best_correct: int = -1
 
 
 def train_tickets(
@@ -114,10 +80,10 @@ def train_tickets(
     run = _start(options, Path(out), data_dir, device, data, on_epoch)
     with _reproducible():
         for level in range(levels + 1):
-            if not run.level_file(level).exists():
+            if not run.folder.level(level).exists():
                 _train_level(run, level)
-    run.epoch_file.unlink(missing_ok=True)
-    return [run.level_file(level) for level in range(levels + 1)]
+    run.folder.finish()
+    return [run.folder.level(level) for level in range(levels + 1)]
 
 
 def _start(
@@ -143,25 +109,11 @@ def _start(
     prunable = prunable_weights(model, options.prune)
     if not prunable:
         raise TrainError(f"architecture {options.arch!r} has no weights that --prune {options.prune} may touch")
-    run = _Run(options, data.to(where), model, where, autocast_dtype(options.precision, where), prunable, out, on_epoch)
-    _claim_folder(run)
-    return run
-
-
-def _claim_folder(run: _Run) -> None:
-    """Remember the options in the folder, or refuse to go on where they differ from those it was begun with."""
-    options = run.options.to_json()
-    if run.options_file.exists():
-        begun = json.loads(run.options_file.read_text())
-        differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
-        if differing:
-            raise TrainError(
-                f"{run.out}: holds a run with other options ({'; '.join(differing)}); choose another folder"
-            )
-    elif run.level_file(0).exists():
-        raise TrainError(f"{run.out}: holds tickets of which no run is known; choose another folder")
-    else:
-        write_atomically(run.options_file, lambda file: file.write_text(json.dumps(options, indent=1)))
+    folder = RunFolder(out)
+    folder.claim(options.to_json())
+    return _Run(
+        options, data.to(where), model, where, autocast_dtype(options.precision, where), prunable, folder, on_epoch
+    )
 
 
 @contextmanager
@@ -175,15 +127,15 @@ def _train_level(run: _Run, level: int) -> None:
     mask = _next_mask(run, level)
     optimizer = _optimizer(run)
     progress = _resume(run, level, mask, optimizer)
-    _forget_records_after(run.journal, level, progress.epoch)
-    for epoch in range(progress.epoch, run.options.epochs):
-        record = _train_epoch(run, level, epoch, mask, optimizer)
-        _append_record(run.journal, record)
+    run.folder.forget_after(level, progress.epoch)
+    while progress.epoch < run.options.epochs:
+        record, score = _train_epoch(run, level, progress.epoch, mask, optimizer)
+        run.folder.append(record)
         run.on_epoch(record)
-        _keep_best(run, record, progress)
-        if level == 0 and epoch + 1 == run.options.rewind_epoch:
-            write_tensors(run.model.state_dict(), {"format": "pt"}, run.rewind_file)
-        _save_progress(run, level, epoch + 1, optimizer, progress)
+        progress = _advance(run, progress, optimizer, score)
+        if level == 0 and progress.epoch == run.options.rewind_epoch:
+            run.folder.save_rewind(progress.model)
+        run.folder.save_progress(level, progress)
     _save_level(run, level, mask, progress)
 
 
@@ -192,7 +144,7 @@ def _next_mask(run: _Run, level: int) -> Mask:
     state = run.model.state_dict()
     if level == 0:
         return {name: torch.ones_like(state[name], dtype=torch.bool) for name in run.prunable}
-    before = load_ticket(run.level_file(level - 1))
+    before = load_ticket(run.folder.level(level - 1))
     keep = round(kept_count(before.mask) * (1 - run.options.rate))
     if keep == 0:
         raise TrainError(
@@ -207,28 +159,35 @@ def _optimizer(run: _Run) -> torch.optim.SGD:
     return torch.optim.SGD(run.model.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
 
 
-def _resume(run: _Run, level: int, mask: Mask, optimizer: torch.optim.SGD) -> _Progress:
+def _resume(run: _Run, level: int, mask: Mask, optimizer: torch.optim.SGD) -> Progress:
     """Put the model where this level goes on: after its last finished epoch, else at the rewind point."""
-    saved = _load_progress(run, level)
-    if saved is not None:
-        progress, weights = saved
-        run.model.load_state_dict(weights)
+    progress = run.folder.load_progress(level, run.device)
+    if progress is not None:
+        run.model.load_state_dict(progress.model)
         for name, parameter in run.model.named_parameters():
             if name in progress.momentum:
                 buffer = torch.empty_like(parameter, requires_grad=False).copy_(progress.momentum[name])
                 optimizer.state[parameter]["momentum_buffer"] = buffer
         return progress
-    if level == 0:
-        if run.options.rewind_epoch == 0:
-            write_tensors(run.model.state_dict(), {"format": "pt"}, run.rewind_file)
-        return _Progress(0, {}, {})
-    if not run.rewind_file.exists():
-        raise TrainError(f"{run.rewind_file}: missing, and level {level} has to rewind to it; train into a new folder")
-    run.model.load_state_dict(apply_mask(load_file(run.rewind_file, device=str(run.device)), mask))
-    return _Progress(run.options.rewind_epoch, {}, {})
+    if level > 0:
+        run.model.load_state_dict(apply_mask(run.folder.load_rewind(run.device), mask))
+        return Progress(run.options.rewind_epoch)
+    if run.options.rewind_epoch == 0:
+        run.folder.save_rewind(run.model.state_dict())
+    return Progress(0)
 
 
-def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch.optim.SGD) -> Record:
+def _advance(run: _Run, before: Progress, optimizer: torch.optim.SGD, score: Score) -> Progress:
+    """The progress after one more epoch."""
+    momentum = {n: optimizer.state[p]["momentum_buffer"] for n, p in run.model.named_parameters() if optimizer.state[p]}
+    after = Progress(before.epoch + 1, run.model.state_dict(), momentum, before.best, before.best_correct)
+    if run.options.keep == "best" and score.correct > before.best_correct:
+        after.best_correct = score.correct
+        after.best = {name: t.detach().clone() for name, t in after.model.items()}
+    return after
+
+
+def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch.optim.SGD) -> tuple[Record, Score]:
     """One pass over the training images, then one over val."""
     started = time.perf_counter()
     lr = learning_rate(run.options, epoch)
@@ -240,7 +199,7 @@ def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch
     trained = time.perf_counter() - started
     batches = run.data.batches(run.data.val, 512, run.device)
     score = evaluate(run.model, batches, len(run.data.val))
-    return {
+    record = {
         "level": level,
         "epoch": epoch,
         "sparsity": round(sparsity(mask), 6),
@@ -252,6 +211,7 @@ def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch
         "seconds": round(time.perf_counter() - started, 3),
         "images_per_second": round(seen / trained, 1),
     }
+    return record, score
 
 
 def learning_rate(options: TrainOptions, epoch: int) -> float:
@@ -300,15 +260,8 @@ def epoch_generator(seed: int, level: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(own)
 
 
-def _keep_best(run: _Run, record: Mapping[str, Any], progress: _Progress) -> None:
-    correct = round(record["val_accuracy"] * len(run.data.val))
-    if run.options.keep == "best" and correct > progress.best_correct:
-        progress.best_correct = correct
-        progress.best = {name: t.detach().clone() for name, t in run.model.state_dict().items()}
-
-
-def _save_level(run: _Run, level: int, mask: Mask, progress: _Progress) -> None:
-    state = progress.best if run.options.keep == "best" else run.model.state_dict()
+def _save_level(run: _Run, level: int, mask: Mask, progress: Progress) -> None:
+    state = progress.best if run.options.keep == "best" else progress.model
     metadata = Metadata(
         arch=run.options.arch,
         arch_kwargs={"num_classes": run.data.num_classes, "in_chans": run.data.shape[0]},
@@ -317,41 +270,4 @@ def _save_level(run: _Run, level: int, mask: Mask, progress: _Progress) -> None:
         dataset=run.data.describe(),
         train={**run.options.to_json(), "compute": str(run.compute).removeprefix("torch.")},
     )
-    save_ticket(Ticket(state, mask, metadata), run.level_file(level))
-
-
-def _save_progress(run: _Run, level: int, epoch: int, optimizer: torch.optim.SGD, progress: _Progress) -> None:
-    momentum = {n: optimizer.state[p]["momentum_buffer"] for n, p in run.model.named_parameters() if optimizer.state[p]}
-    groups = {"model": run.model.state_dict(), "momentum": momentum, "best": progress.best}
-    tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
-    header = {"level": level, "epoch": epoch, "best_correct": progress.best_correct}
-    write_tensors(tensors, {"lptool-resume": json.dumps(header)}, run.epoch_file)
-
-
-def _load_progress(run: _Run, level: int) -> tuple[_Progress, dict[str, Tensor]] | None:
-    """The progress of this level and the weights that go with it, or None where the level has not begun."""
-    if not run.epoch_file.exists():
-        return None
-    header = json.loads(read_header(run.epoch_file)["lptool-resume"])
-    if header["level"] != level:
-        return None
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
-    for key, tensor in load_file(run.epoch_file, device=str(run.device)).items():
-        group, _, name = key.partition("/")
-        groups[group][name] = tensor
-    progress = _Progress(header["epoch"], groups["momentum"], groups["best"], header["best_correct"])
-    return progress, groups["model"]
-
-
-def _append_record(journal: Path, record: Record) -> None:
-    with open(journal, "a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _forget_records_after(journal: Path, level: int, epoch: int) -> None:
-    """Drop the records of epochs that will be trained again, and a line that was cut off."""
-    if not journal.exists():
-        return
-    lines = [line for line in journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    kept = [line for line in lines if (json.loads(line)["level"], json.loads(line)["epoch"]) < (level, epoch)]
-    write_atomically(journal, lambda file: file.write_text("".join(kept)))
+    save_ticket(Ticket(state, mask, metadata), run.folder.level(level))

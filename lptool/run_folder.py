@@ -1,0 +1,130 @@
+"""What an IMP run leaves on disk: tickets, a journal, and what a rerun needs to go on to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lptool.checkpoints import read_header
+from lptool.errors import TrainError
+from lptool.export import write_atomically, write_tensors
+
+Record = dict[str, Any]  # one line of train.jsonl
+
+
+@dataclass
+class Progress:
+    """Where a level stands after `epoch` epochs of the schedule.
+
+    Attributes:
+        model, momentum: weights, and SGD's buffers by parameter name.
+        best, best_correct: the state most accurate on val so far, and its images right; empty with `--keep last`.
+    """
+
+    epoch: int
+    model: dict[str, Tensor] = field(default_factory=dict)
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_correct: int = -1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One folder, one run. All but the tickets and the journal is hidden, so that `DIR/*` are the tickets."""
+
+    path: Path
+
+    def level(self, level: int) -> Path:
+        """The ticket of a level."""
+        return self.path / f"level_{level:02d}.safetensors"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON record per epoch."""
+        return self.path / "train.jsonl"
+
+    @property
+    def rewind(self) -> Path:
+        """The weights that later levels go back to."""
+        return self.path / ".resume" / "rewind.safetensors"
+
+    @property
+    def _epoch(self) -> Path:
+        return self.path / ".resume" / "epoch.safetensors"
+
+    @property
+    def _options(self) -> Path:
+        return self.path / ".resume" / "options.json"
+
+    def claim(self, options: Mapping[str, Any]) -> None:
+        """Remember the options of this run. Raises TrainError where the folder was begun with others."""
+        if self._options.exists():
+            begun = json.loads(self._options.read_text())
+            differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
+            if differing:
+                raise TrainError(
+                    f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
+                )
+        elif self.level(0).exists():
+            raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+        else:
+            write_atomically(self._options, lambda file: file.write_text(json.dumps(dict(options), indent=1)))
+
+    def save_rewind(self, state: Mapping[str, Tensor]) -> None:
+        """Keep the weights to go back to."""
+        write_tensors(state, {"format": "pt"}, self.rewind)
+
+    def load_rewind(self, device: torch.device) -> dict[str, Tensor]:
+        """The weights to go back to. Raises TrainError where they are gone."""
+        if not self.rewind.exists():
+            raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
+        return load_file(self.rewind, device=str(device))
+
+    def save_progress(self, level: int, progress: Progress) -> None:
+        """Keep everything the next epoch depends on."""
+        groups = {"model": progress.model, "momentum": progress.momentum, "best": progress.best}
+        tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
+        header = {"level": level, "epoch": progress.epoch, "best_correct": progress.best_correct}
+        write_tensors(tensors, {"lptool-resume": json.dumps(header)}, self._epoch)
+
+    def load_progress(self, level: int, device: torch.device) -> Progress | None:
+        """The progress of a level, or None where it has not finished an epoch."""
+        if not self._epoch.exists():
+            return None
+        header = json.loads(read_header(self._epoch)["lptool-resume"])
+        if header["level"] != level:
+            return None
+        progress = Progress(header["epoch"], best_correct=header["best_correct"])
+        for key, tensor in load_file(self._epoch, device=str(device)).items():
+            group, _, name = key.partition("/")
+            getattr(progress, group)[name] = tensor
+        return progress
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was cut off here."""
+        return self._epoch.exists()
+
+    def finish(self) -> None:
+        """Drop what only an unfinished level needs."""
+        self._epoch.unlink(missing_ok=True)
+
+    def append(self, record: Record) -> None:
+        """Add an epoch to the journal."""
+        with open(self.journal, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget_after(self, level: int, epoch: int) -> None:
+        """Drop the records of epochs that will be trained again, and a line that was cut off."""
+        if not self.journal.exists():
+            return
+        lines = [line for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        kept = [line for line in lines if (json.loads(line)["level"], json.loads(line)["epoch"]) < (level, epoch)]
+        write_atomically(self.journal, lambda file: file.write_text("".join(kept)))

@@ -1,0 +1,20 @@
+"""Tickets that many tests share: trained once per session on the embedded digits, in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lptool.presets import TrainOptions
+from lptool.train import train_tickets
+
+DIGITS = TrainOptions(
+    arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
+)
+
+
+@pytest.fixture(scope="session")
+def tickets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four tickets of one run (levels 0 to 3). Read them; copy before you change one."""
+    return train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))

@@ -1,0 +1,131 @@
+"""Reading files that are ours, others', damaged or hostile."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lptool.checkpoints import file_sha256, find_checkpoints, load_pool, load_ticket, read_header, summarise_file
+from lptool.errors import CheckpointError, PoolError
+
+STATE = {"conv.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "conv.bias": torch.tensor([0.0, 1.0])}
+
+
+def test_zeros_of_two_or_more_dimensions_make_the_mask(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "a.safetensors")
+    ticket = load_ticket(tmp_path / "a.safetensors")
+    assert list(ticket.mask) == ["conv.weight"]
+    assert ticket.mask["conv.weight"].tolist() == [[True, False], [False, True]]
+    assert summarise_file(tmp_path / "a.safetensors").mask_source == "zeros"
+
+
+@pytest.mark.parametrize("content", [STATE, {"state_dict": STATE, "epoch": 3}, {"model": STATE}])
+def test_pytorch_state_dicts(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    ticket = load_ticket(tmp_path / "a.pth")
+    assert all(torch.equal(ticket.state[name], tensor) for name, tensor in STATE.items())
+
+
+def test_our_tickets_say_what_they_are(tickets: list[Path]) -> None:
+    ticket = load_ticket(tickets[2])
+    assert (ticket.metadata.level, ticket.metadata.arch) == (2, "resnet8_cifar")
+    assert set(ticket.mask) == {name for name in ticket.state if "conv" in name}
+    summary = summarise_file(tickets[2])
+    assert (summary.mask_source, summary.sha256) == ("metadata", file_sha256(tickets[2]))
+    assert summary.density() == sum(summary.kept.values()) / sum(m.numel() for m in ticket.mask.values())
+
+
+def test_a_pool_orders_by_level_whatever_the_order_given(tickets: list[Path]) -> None:
+    pool = load_pool([tickets[i] for i in (2, 0, 3, 1)])
+    assert [s.file for s in pool.summaries] == [str(path) for path in tickets]
+    assert [t.metadata.level for t in pool] == [0, 1, 2, 3]
+
+
+class Payload:
+    """What a hostile checkpoint would do when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, protocol: str) -> None:
+    content = {"state_dict": STATE, "extra": Payload(tmp_path / "ran")}
+    file = tmp_path / "a.pth"
+    torch.save(content, file) if protocol == "torch" else file.write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="a.pth"):
+        load_ticket(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
+    save_file(STATE, tmp_path / "whole.safetensors")
+    torch.save(STATE, tmp_path / "whole.pth")
+    files = {
+        "missing": (None, "cannot be read"),
+        "empty.safetensors": (b"", "not a whole safetensors file"),
+        "cut.safetensors": ((tmp_path / "whole.safetensors").read_bytes()[:-3], "not a whole safetensors file"),
+        "cut.pth": ((tmp_path / "whole.pth").read_bytes()[:-30], "not a"),
+        "text.pth": (b"these are not the weights you are looking for", "not a checkpoint"),
+        "text.safetensors": (b"neither are these", "not a whole safetensors file"),
+    }
+    for name, (content, _) in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    torch.save({"epoch": 3, "results": [1, 2]}, tmp_path / "none.pth")
+    save_file({}, tmp_path / "none.safetensors")
+    save_file(STATE, tmp_path / "header.safetensors", {"lptool": "{"})
+    others = {
+        "none.pth": "no state dict in it.*found epoch, results",
+        "none.safetensors": "holds no tensor",
+        "header.safetensors": "metadata in its header is damaged",
+        ".": "cannot be read",
+    }
+    return {name: (tmp_path / name, text) for name, text in {**{n: t for n, (_, t) in files.items()}, **others}.items()}
+
+
+def test_damaged_files_give_one_clear_error(tmp_path: Path) -> None:
+    for name, (path, expected) in damaged(tmp_path).items():
+        with pytest.raises(CheckpointError, match=expected) as error:
+            load_ticket(path)
+        assert str(path) in str(error.value), name
+
+
+def test_a_header_that_names_absent_tensors_is_refused(tmp_path: Path, tickets: list[Path]) -> None:
+    document = json.loads(read_header(tickets[1])["lptool"]) | {"prunable": ["nowhere.weight"]}
+    save_file(STATE, tmp_path / "a.safetensors", {"lptool": json.dumps(document)})
+    with pytest.raises(CheckpointError, match=r"calls nowhere.weight prunable, but the file lacks it"):
+        load_ticket(tmp_path / "a.safetensors")
+
+
+def test_all_mismatches_of_a_pool_come_at_once(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "a.safetensors")
+    save_file({"conv.weight": torch.ones(3, 2), "other": torch.ones(1)}, tmp_path / "b.safetensors")
+    save_file({**STATE, "conv.bias": torch.tensor([float("nan"), 0])}, tmp_path / "c.safetensors")
+    with pytest.raises(PoolError) as error:
+        load_pool([tmp_path / f"{name}.safetensors" for name in "abc"])
+    message = str(error.value)
+    for part in ("lacks conv.bias", "has other", "conv.weight is [3, 2], expected [2, 2]", "conv.bias holds NaN"):
+        assert part in message
+
+
+def test_folders_and_globs_expand_in_natural_order(tmp_path: Path) -> None:
+    for name in ("level_9.pth", "level_10.pth", "level_2.safetensors", "train.jsonl", ".hidden.pth"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    expected = ["level_2.safetensors", "level_9.pth", "level_10.pth"]
+    assert [p.name for p in find_checkpoints([tmp_path])] == expected
+    assert [p.name for p in find_checkpoints([tmp_path / "*.pth"])] == expected[1:]
+    assert find_checkpoints([tmp_path / "train.jsonl"]) == [tmp_path / "train.jsonl"]
+    with pytest.raises(CheckpointError, match="No such file"):
+        find_checkpoints([tmp_path / "named.pth"])
+    for nothing in (tmp_path / "empty", tmp_path / "*.bin"):
+        with pytest.raises(CheckpointError, match="no checkpoint in it"):
+            find_checkpoints([nothing])

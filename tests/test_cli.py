@@ -1,0 +1,240 @@
+"""The commands as a person or a script meets them: exit codes, streams, one clear line for each bad input."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from lptool.checkpoints import file_sha256
+from lptool.cli import _ALPHAS, main
+from lptool.presets import PRESETS
+from lptool.search import METHODS, PAPER_ALPHAS
+
+FAST = ["--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
+
+
+def lptool(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def refused(result: Result, code: int = 1) -> str:
+    """The message of an expected failure: `Error: …` on stderr, nothing on stdout, no traceback."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: "), result.stderr
+    return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+
+def test_train_pool_inspect(tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "out.safetensors"
+    trained = lptool("train", "-o", run, "--preset", "quickstart", "--levels", 2, "--epochs", 3, "--device", "cpu")
+    assert trained.exit_code == 0, trained.output
+    assert trained.stdout.startswith("3 tickets in ")
+    pooled = lptool("pool", run, "-o", out, *FAST)
+    assert pooled.exit_code == 0, pooled.output
+    assert f"wrote {out}" in pooled.stdout
+    inspected = lptool("inspect", out, run)
+    assert inspected.exit_code == 0, inspected.output
+    assert "4 tickets" in inspected.stdout
+
+
+def test_pool_json_is_one_document_and_nothing_else(tmp_path: Path, tickets: list[Path]) -> None:
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--json", *FAST)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["output"] == str(tmp_path / "a.safetensors")
+    assert document["evaluations"] == 2 + 3
+
+
+def test_pool_all_json(tmp_path: Path, tickets: list[Path]) -> None:
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--json", "--target", "all", *FAST)
+    documents = json.loads(result.stdout)["targets"]
+    assert [d["target"]["level"] for d in documents] == [0, 1, 2, 3]
+    assert all(Path(d["output"]).is_file() for d in documents)
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, tickets: list[Path]) -> None:
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--dry-run")
+    plan = json.loads(result.stdout)
+    assert plan["targets"] == [{"file": str(tickets[3]), "output": str(tmp_path / "a.safetensors")}]
+    assert plan["evaluations_at_most"] == 2 + 3 * 11
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pool_train_makes_the_tickets_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "tiny", _tiny())
+    out = tmp_path / "a.safetensors"
+    result = lptool("pool", "--train", "--preset", "tiny", "-o", out, *FAST)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "a_tickets").glob("level_*.safetensors"))) == 2
+    assert out.is_file()
+    named = ["pool", tmp_path / "elsewhere", "--train", "--preset", "tiny", *FAST]
+    again = lptool(*named, "-o", tmp_path / "b.safetensors")
+    assert again.exit_code == 0, again.output
+    tickets = sorted((tmp_path / "elsewhere").glob("level_*.safetensors"))
+    assert len(tickets) == 2
+    written = tickets[0].stat().st_mtime_ns
+    assert lptool(*named, "-o", tmp_path / "c.safetensors").exit_code == 0
+    assert tickets[0].stat().st_mtime_ns == written  # found, so not trained again
+
+
+def _tiny() -> object:
+    from dataclasses import replace
+
+    preset = PRESETS["quickstart"]
+    return replace(preset, options=replace(preset.options, epochs=2, rewind_epoch=1), levels=1)
+
+
+def test_inspect_json(tickets: list[Path]) -> None:
+    document = json.loads(lptool("inspect", *tickets, "--json").stdout)
+    assert [t["level"] for t in document["tickets"]] == [0, 1, 2, 3]
+    assert document["pool"]["aligned"] is True
+
+
+@pytest.fixture
+def copies(tmp_path: Path, tickets: list[Path]) -> list[Path]:
+    """Tickets that a test may damage."""
+    (tmp_path / "in").mkdir()
+    return [Path(shutil.copy(path, tmp_path / "in")) for path in tickets]
+
+
+def damage_nothing(files: list[Path]) -> list[Path]:
+    return files
+
+
+def add_missing(files: list[Path]) -> list[Path]:
+    return [*files, files[0].with_name("nowhere.safetensors")]
+
+
+def truncate(files: list[Path]) -> list[Path]:
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    return files
+
+
+def replace_by_text(files: list[Path]) -> list[Path]:
+    files[1].write_text("not weights at all, whatever the name says")
+    return files
+
+
+def only_one(files: list[Path]) -> list[Path]:
+    return files[:1]
+
+
+def put_nan(files: list[Path]) -> list[Path]:
+    state = load_file(files[1])
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = float("nan")
+    save_file(state, files[1])
+    return files
+
+
+BAD = [
+    (add_missing, [], r"nowhere\.safetensors: cannot be read \(No such file or directory\)"),
+    (truncate, [], r"level_01\.safetensors: not a whole safetensors file"),
+    (replace_by_text, [], r"level_01\.safetensors: not a"),
+    (only_one, [], "a pool needs at least two tickets, found 1"),
+    (put_nan, [], r"level_01\.safetensors: layer1\.0\.conv1\.weight holds NaN or infinite values"),
+    (damage_nothing, ["--arch", "resnet20_cifar"], r"does not fit architecture 'resnet20_cifar' \(72 tensors\)"),
+    (damage_nothing, ["--arch", "resnet8_cifer"], "unknown architecture 'resnet8_cifer'.*Did you mean 'resnet8_cifar'"),
+    (damage_nothing, ["--dataset", "digit"], "unknown data set 'digit'.*Did you mean 'digits'"),
+    (damage_nothing, ["--split-seed", "5"], "was trained on another split"),
+    (damage_nothing, ["--target", "9"], "no target '9'"),
+    (damage_nothing, ["--device", "abacus"], "device 'abacus' cannot be used here"),
+]
+
+
+@pytest.mark.parametrize(("damage", "options", "message"), BAD)
+def test_bad_input_is_one_clear_error(
+    tmp_path: Path, copies: list[Path], damage: object, options: list[str], message: str
+) -> None:
+    files = damage(copies)  # type: ignore[operator]
+    before = {path: file_sha256(path) for path in copies}
+    out = tmp_path / "out" / "a.safetensors"
+    assert re.search(message, refused(lptool("pool", *files, "-o", out, *options)), re.DOTALL)
+    assert not out.parent.exists()
+    assert {path: file_sha256(path) for path in copies} == before
+
+
+def test_outputs_that_must_not_be_touched(tmp_path: Path, copies: list[Path]) -> None:
+    there = tmp_path / "there.safetensors"
+    there.write_text("precious")
+    for out, extra, message in [
+        (there, [], "exists; choose another output or add --overwrite"),
+        (copies[0], ["--overwrite"], "is also an input"),
+        (there / "below.safetensors", [], "cannot be written"),
+    ]:
+        assert message in refused(lptool("pool", *copies, "-o", out, *extra))
+    assert there.read_text() == "precious"
+
+
+def test_overwrite(tmp_path: Path, tickets: list[Path]) -> None:
+    out = tmp_path / "a.safetensors"
+    out.write_text("old")
+    assert lptool("pool", *tickets, "-o", out, "--overwrite", *FAST).exit_code == 0
+    assert load_file(out)
+
+
+def test_errors_of_train_and_inspect(tmp_path: Path) -> None:
+    assert "unknown preset 'quick'" in refused(lptool("train", "-o", tmp_path / "r", "--preset", "quick"))
+    assert "rate: expected in (0, 1), found 2.0" in refused(lptool("train", "-o", tmp_path / "r", "--rate", 2))
+    assert "cannot be read" in refused(lptool("inspect", tmp_path / "none.safetensors"))
+    assert "no checkpoint in it" in refused(lptool("inspect", tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pool"], ["pool", "-o", "a"], ["pool", "x", "-o", "a", "--alphas", "2"], ["inspect"], ["train"], ["nothing"]],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    result = lptool(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+def test_ctrl_c_is_one_line_and_130(tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lptool.pipeline.pool_tickets", interrupt)
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors")
+    assert result.exit_code == 130
+    assert result.stderr.rstrip().splitlines()[-1].startswith("Interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
+    """The command line spells these out, so that `--help` need not import torch."""
+    assert tuple(float(a) for a in _ALPHAS.split(",")) == PAPER_ALPHAS
+    options = {option.name: option for option in main.commands["pool"].params}
+    assert list(options["method"].type.choices) == list(METHODS)  # type: ignore[attr-defined]
+
+
+def test_every_command_and_option_has_help() -> None:
+    for command in main.commands.values():
+        assert command.help
+        for option in command.params:
+            assert option.param_type_name == "argument" or getattr(option, "help", None) or option.name == "method"
+
+
+def test_the_module_runs() -> None:
+    shown = subprocess.run([sys.executable, "-m", "lptool", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("lptool, version ")
+
+
+def test_a_state_dict_of_another_program_pools(tmp_path: Path, tickets: list[Path]) -> None:
+    for path in tickets:
+        torch.save({"state_dict": load_file(path), "epoch": 3}, tmp_path / path.with_suffix(".pth").name)
+    files = sorted(tmp_path.glob("*.pth"))
+    out = tmp_path / "a.safetensors"
+    result = lptool("pool", *files, "-o", out, "--arch", "resnet8_cifar", "--dataset", "digits", *FAST)
+    assert result.exit_code == 0, result.output
+    assert "Warning: " in result.stderr
+    assert set(load_file(out)) == set(load_file(tickets[0]))

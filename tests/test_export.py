@@ -1,0 +1,106 @@
+"""Files as written: bit-exact, loadable by others, whole or absent."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lptool.checkpoints import load_ticket
+from lptool.errors import OutputError
+from lptool.export import check_output, save_ticket, write_atomically
+from lptool.tickets import Metadata, Ticket
+
+
+def ticket(dtype: torch.dtype = torch.float32) -> Ticket:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 3, generator=generator).to(dtype)
+    state = {"fc.weight": weight, "bn.num_batches_tracked": torch.tensor(7), "fc.bias": torch.zeros(4, dtype=dtype)}
+    mask = {"fc.weight": torch.rand(4, 3, generator=generator) < 0.5}
+    return Ticket(state, mask, Metadata(arch="resnet18", level=3, prunable=("fc.weight",)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_ticket_survives_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    before = ticket(dtype)
+    save_ticket(before, tmp_path / "a.safetensors")
+    after = load_ticket(tmp_path / "a.safetensors")
+    assert after.metadata == before.metadata
+    assert torch.equal(after.mask["fc.weight"], before.mask["fc.weight"])
+    for name, tensor in before.state.items():
+        kept = torch.where(before.mask[name], tensor, 0) if name in before.mask else tensor
+        assert after.state[name].dtype == tensor.dtype
+        assert torch.equal(after.state[name], kept)
+
+
+def test_the_file_holds_the_names_of_the_state_and_says_pt(tmp_path: Path) -> None:
+    save_ticket(ticket(), tmp_path / "a.safetensors")
+    assert set(load_file(tmp_path / "a.safetensors")) == set(ticket().state)
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        header = file.metadata()
+    assert header["format"] == "pt"
+    document = json.loads(header["lptool"])
+    assert document["arch"] == {"name": "resnet18", "kwargs": {}}
+    assert document["sparsity"] == 1 - int(ticket().mask["fc.weight"].sum()) / 12
+
+
+def test_pruned_weights_are_plus_zero(tmp_path: Path) -> None:
+    """-0.0 times a mask would leave a sign bit that compresses badly and compares unequal bytewise."""
+    state, mask = {"w": torch.tensor([[-1.0, -0.0], [2.0, -3.0]])}, {"w": torch.tensor([[False, False], [True, True]])}
+    save_ticket(Ticket(state, mask, Metadata(prunable=("w",))), tmp_path / "a.safetensors")
+    assert not torch.signbit(load_file(tmp_path / "a.safetensors")["w"][0]).any()
+
+
+def test_same_ticket_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_ticket(ticket(), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_tensors_that_share_memory_or_have_strides_are_written(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).view(2, 3)
+    save_ticket(Ticket({"a": shared, "b": shared, "c": shared.t()}, {}), tmp_path / "a")
+    assert torch.equal(load_file(tmp_path / "a")["c"], shared.t())
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("before")
+
+    def fail(file: Path) -> None:
+        file.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="a: cannot be written .No space left on device"):
+        write_atomically(tmp_path / "a", fail)
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "before"
+
+
+def test_interrupting_a_write_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(file: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", interrupt)
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_output(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_text("")
+    (tmp_path / "link").symlink_to(there)
+    check_output(tmp_path / "new" / "folder" / "file", [there], overwrite=False)
+    check_output(there, [], overwrite=True)
+    for output, inputs, overwrite, message in [
+        (there, [], False, "exists"),
+        (there, [tmp_path / "link"], True, "also an input"),
+        (there / "below", [], False, "cannot be written"),
+        (tmp_path, [], True, "cannot be written"),
+        (Path("/proc/file"), [], False, "cannot be written"),
+    ]:
+        with pytest.raises(OutputError, match=message):
+            check_output(output, inputs, overwrite=overwrite)
+    assert sorted(os.listdir(tmp_path)) == ["link", "there"]

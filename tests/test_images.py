@@ -1,0 +1,141 @@
+"""Augmentation, streaming and statistics of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from lptool import images as images_module
+from lptool.images import Images, InMemory, Streamed, channel_statistics, image_shape, random_crop_flip, sample
+
+CPU = torch.device("cpu")
+
+
+def some_images(count: int, channels: int = 3, height: int = 6, width: int = 5, seed: int = 0) -> InMemory:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
+    return InMemory(pixels, torch.arange(count))
+
+
+def streamed(images: InMemory) -> Streamed:
+    return Streamed(TensorDataset(images.images, images.labels), torch.arange(len(images)))
+
+
+Make = Callable[[InMemory], Images]
+BOTH_FORMS = [pytest.param(lambda images: images, id="memory"), pytest.param(streamed, id="streamed")]
+
+
+def crop_flip_pixel_by_pixel(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """The same draws, then every output pixel looked up on its own."""
+    batch, _, height, width = images.shape
+    top = left = [0] * batch
+    if padding:
+        top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator).tolist()
+    flipped = (torch.rand(batch, generator=generator) < 0.5).tolist() if flip else [False] * batch
+    out = torch.zeros_like(images)
+    for b, y, x in np.ndindex(batch, height, width):
+        from_y = y + top[b] - padding
+        from_x = (width - 1 - x if flipped[b] else x) + left[b] - padding
+        if 0 <= from_y < height and 0 <= from_x < width:
+            out[b, :, y, x] = images[b, :, from_y, from_x]
+    return out
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4, 7])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crop_and_flip_equal_a_loop_over_pixels(padding: int, flip: bool, channels: int) -> None:
+    images = some_images(20, channels).images
+    before = images.clone()
+    got = random_crop_flip(images, padding, flip, torch.Generator().manual_seed(3))
+    expected = crop_flip_pixel_by_pixel(images, padding, flip, torch.Generator().manual_seed(3))
+    assert torch.equal(got, expected)
+    assert got.dtype == torch.uint8
+    assert torch.equal(images, before)
+
+
+def test_without_padding_and_flip_nothing_changes() -> None:
+    images = some_images(9).images
+    assert torch.equal(random_crop_flip(images, 0, False, torch.Generator()), images)
+
+
+def test_each_image_gets_its_own_place_and_side() -> None:
+    """One image 1,000 times: all 9 places × 2 sides come up, each about equally often."""
+    same = some_images(1).images.expand(1000, -1, -1, -1)
+    got = random_crop_flip(same, 1, True, torch.Generator().manual_seed(0))
+    counts = got.flatten(1).unique(dim=0, return_counts=True)[1]
+    assert len(counts) == 18
+    assert counts.min() > 1000 / 18 - 30  # 4 standard deviations
+    assert counts.max() < 1000 / 18 + 30
+
+
+@pytest.mark.parametrize("count", [7, pytest.param(600, id="600-by-workers")])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python ≥ 3.12 under pytest's own threads
+def test_streamed_and_in_memory_give_the_same_batches(count: int) -> None:
+    memory = some_images(count, height=3, width=3)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1)).split(max(2, count // 3))
+    for (a, a_labels), (b, b_labels) in zip(memory.raw(order, CPU), streamed(memory).raw(order, CPU), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a_labels, b_labels)
+        assert (b.dtype, b_labels.dtype) == (torch.uint8, torch.int64)
+
+
+@pytest.mark.parametrize("make", BOTH_FORMS)
+def test_subset_of_a_subset_indexes_the_subset(make: Make) -> None:
+    images = make(some_images(10))
+    inner = images.subset(torch.tensor([9, 4, 7, 2])).subset(torch.tensor([3, 0]))
+    _, labels = next(inner.raw([torch.tensor([0, 1])], CPU))
+    assert labels.tolist() == [2, 9]
+    assert len(inner) == 2
+    assert len(inner.to(CPU)) == 2
+
+
+@pytest.mark.parametrize("make", BOTH_FORMS)
+@pytest.mark.parametrize("count", [1, 5, 513])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_channel_statistics_equal_numpy(make: Make, count: int) -> None:
+    """513 images are more than one batch of the running sums."""
+    images = some_images(count, height=4, width=3)
+    scaled = images.images.numpy() / 255.0
+    mean, std = channel_statistics(make(images))
+    np.testing.assert_allclose(mean, scaled.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, scaled.std(axis=(0, 2, 3)), rtol=1e-9)
+
+
+def test_a_constant_channel_can_be_divided_by() -> None:
+    images = some_images(4)
+    images.images[:, 1] = 77
+    mean, std = channel_statistics(images)
+    assert mean[1] == pytest.approx(77 / 255)
+    assert std[1] == pytest.approx(1e-3)
+
+
+def test_statistics_of_a_stream_come_from_a_seeded_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "STATISTICS_IMAGES", 6)
+    images = some_images(30)
+    assert channel_statistics(streamed(images)) == channel_statistics(sample(images, 6, seed=0))
+    assert channel_statistics(streamed(images)) != channel_statistics(images)
+
+
+def test_sample_is_seeded_without_repeats_and_takes_all_where_there_are_no_more() -> None:
+    images = some_images(50)
+
+    def labels(size: int, seed: int) -> list[int]:
+        chosen = sample(images, size, seed)
+        assert isinstance(chosen, InMemory)
+        return chosen.labels.tolist()
+
+    assert labels(20, seed=1) == labels(20, seed=1)
+    assert labels(20, seed=1) != labels(20, seed=2)
+    assert len(set(labels(20, seed=1))) == 20
+    assert labels(99, seed=1) == list(range(50))
+
+
+@pytest.mark.parametrize("make", BOTH_FORMS)
+def test_image_shape_is_channels_height_width(make: Make) -> None:
+    assert image_shape(make(some_images(3, channels=2, height=4, width=7))) == (2, 4, 7)

@@ -1,0 +1,86 @@
+"""Documents and tables made from results that are easy to check by eye."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from lptool import report
+from lptool.inspection import inspect_files
+from lptool.pipeline import PoolOptions, PoolResult, pool_target, prepare
+
+
+def text(view: RenderableType) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(view)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
+    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
+    return pool_target(prepare(tickets, tmp_path_factory.mktemp("out") / "a.safetensors", options), 3)
+
+
+def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: list[Path]) -> None:
+    document = report.pool_document(result)
+    promised = ("output", "method", "target", "sparsity", "members", "evaluations", "seconds", "val", "test")
+    assert set(promised) <= set(document)
+    assert document["target"] == {"file": str(tickets[3]), "level": 3, "sparsity": document["sparsity"]}
+    assert [m["level"] for m in document["members"]] == [2, 1, 0]
+    assert all({"file", "level", "alpha", "accepted"} == set(member) for member in document["members"])
+    for part in ("val", "test"):
+        assert set(document[part]) == {"ticket", "ticket_bn", "pooled"}
+        for score in document[part].values():
+            assert set(score) == {"accuracy", "nll", "n"}
+            assert round(score["accuracy"] * score["n"]) == pytest.approx(score["accuracy"] * score["n"])
+
+
+def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
+    shown = text(report.pool_view(result))
+    for row, label in report.ROWS.items():
+        assert label in shown
+        assert report.percent(result.test[row].accuracy) in shown
+    assert str(result.output) in shown
+    assert "timm.create_model('resnet8_cifar', num_classes=10, in_chans=1, checkpoint_path=" in shown
+
+
+def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
+    rejected = replace(result.trace, steps=tuple(replace(step, accepted=False) for step in result.trace.steps))
+    assert "no candidate improved" in text(report.pool_view(replace(result, trace=rejected)))
+    assert "no candidate improved" in text(report.pool_view(replace(result, shipped="ticket")))
+    assert report.pool_document(replace(result, trace=rejected))["improved"] is False
+
+
+def test_all_targets_in_one_table(result: PoolResult) -> None:
+    shown = text(report.summary_view([result, result]))
+    assert shown.count(report.percent(1 - report.pool_document(result)["sparsity"])) == 2
+
+
+def test_the_inspect_document_has_the_promised_keys(tickets: list[Path]) -> None:
+    document = report.inspect_document(*inspect_files(tickets))
+    promised = ["file", "format", "level", "sparsity", "density", "parameters", "nonzero", "mask_source", "nested"]
+    promised += ["warnings", "layers"]
+    assert document["pool"] == {"aligned": True, "problems": []}
+    for ticket in document["tickets"]:
+        assert set(promised) <= set(ticket)
+        assert ticket["sparsity"] == pytest.approx(1 - ticket["density"])
+        assert {"name", "shape", "sparsity"} == set(ticket["layers"][0])
+
+
+def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(
+    result: PoolResult, tickets: list[Path]
+) -> None:
+    assert "layer1.0.conv1.weight" not in text(report.inspect_view(*inspect_files(tickets)))
+    shown = text(report.inspect_view(*inspect_files([result.output])))
+    for part in ("layer1.0.conv1.weight", "pooled by greedy", "level_02.safetensors", "ticket + BN"):
+        assert part in shown
+
+
+def test_headers_of_other_writers_do_not_break_inspect(result: PoolResult) -> None:
+    (finding,), _ = inspect_files([result.output])
+    for trace, scores in (({}, {}), ({"members": [{}]}, {"val": {}})):
+        metadata = replace(finding.summary.metadata, trace=trace, scores=scores)
+        text(report.inspect_view([replace(finding, summary=replace(finding.summary, metadata=metadata))], []))
