@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from lptool.interpolate import interpolate as interpolate
     from lptool.masks import magnitude_prune as magnitude_prune
     from lptool.models import load_model as load_model
+    from lptool.pools import Pool as Pool
     from lptool.presets import TrainOptions as TrainOptions
     from lptool.recalibrate import recalibrate_bn as recalibrate_bn
     from lptool.search import pool_tickets as pool_tickets
-    from lptool.tickets import Pool as Pool
     from lptool.tickets import Ticket as Ticket
     from lptool.train import train_tickets as train_tickets
 
 _HOME = {
     "LptoolError": "errors",
-    "Pool": "tickets",
+    "Pool": "pools",
     "Score": "evaluate",
     "Scorer": "evaluate",
     "Ticket": "tickets",

@@ -1,50 +1,171 @@
-"""Reading checkpoints from disk. Nothing is ever unpickled beyond tensors and plain containers."""
+"""Checkpoints of any program as tickets: plain names, masked weights, one tensor at a time."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import pickle
 import re
-import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lptool.containers import Contents, open_file, read_torch
+from lptool.dialects import Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.errors import CheckpointError, first_ten
-from lptool.masks import State, mask_from_zeros
-from lptool.tickets import Metadata, Pool, Summary, Ticket, summarise
+from lptool.pools import Pool
+from lptool.tickets import Metadata, Summary, Tally, Ticket, digest_of
 
-# Where training scripts put the state dict of a `.pt` file, beside optimizers and results.
-_NESTED_UNDER = ("state_dict", "model", "model_state_dict")
+_MASK_FILE = "mask.pth"  # OpenLTH, beside the weights
+_MASK_FILE_PREFIX = "mask.pth:"
 
 
-def load_ticket(path: str | Path) -> Ticket:
-    """Read one checkpoint: `.safetensors`, or a PyTorch file that holds a state dict.
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened file, read tensor by tensor under the plain names of the network.
 
-    The mask covers the tensors that the header calls prunable. Where the file does not say, those are the tensors of
-    two or more dimensions with exact zeros.
+    Attributes:
+        own_names: plain name → name that the file's own program gives the (unpruned) tensor.
+        prunable: names of the tensors with a mask.
+        mask_source: `mask tensors`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or `none`.
+    """
+
+    path: Path
+    contents: Contents
+    metadata: Metadata
+    layout: Layout
+    own_names: dict[str, str]
+    prunable: tuple[str, ...]
+    mask_source: str
+    notes: tuple[str, ...]
+
+    def mask(self, name: str) -> Tensor:
+        """The mask of a prunable tensor, bool."""
+        entry = self.layout[name]
+        weight = self.contents.tensors[entry.weight]
+        if entry.mask is None:
+            return weight != 0
+        return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the network; pruned weights are exactly 0."""
+        weight = self.contents.tensors[self.layout[name].weight]
+        if self.layout[name].mask is None:
+            return weight
+        return torch.where(self.mask(name), weight, torch.zeros_like(weight))
+
+    def ticket(self) -> Ticket:
+        """The whole ticket, in memory."""
+        state = {name: self.tensor(name) for name in self.layout}
+        mask = {name: self.mask(name) for name in self.prunable}
+        return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What ordering and alignment need to know; reads each tensor once and keeps none."""
+        tallies = {name: self._tally(name) for name in self.layout}
+        return Summary(
+            file=str(self.path),
+            format=self.contents.format,
+            metadata=self.metadata,
+            tensors=tallies,
+            prunable=self.prunable,
+            mask_source=self.mask_source,
+            sha256=file_sha256(self.path),
+            weights=digest_of(tallies),
+            notes=self.notes,
+        )
+
+    def _tally(self, name: str) -> Tally:
+        kept = int(self.mask(name).count_nonzero()) if name in self.prunable else None
+        return Tally.of(self.tensor(name), kept)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint of any program that this module knows, by its content.
+
+    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`) or beside it
+    (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable; the zeros of the tensors of
+    two or more dimensions that have any.
 
     Raises:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
-    return _read(Path(path))[0]
+    path = Path(path)
+    contents, layout = _with_masks(path, open_file(path))
+    metadata = _metadata_of(contents, path)
+    plain = unwrapped(layout)
+    layout = {name: layout[own] for name, own in plain.items()}
+    for name, entry in layout.items():
+        if entry.mask is not None and not contents.tensors[entry.weight].is_floating_point():
+            raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
+    prunable, source = _prunable(path, contents.tensors, layout, metadata, plain)
+    return Checkpoint(path, contents, metadata, layout, plain, prunable, source, contents.notes)
+
+
+def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
+    """The layout of a file, with the masks that OpenLTH puts beside it."""
+    layout = layout_of(contents.tensors.keys())
+    beside = path.with_name(_MASK_FILE)
+    if contents.format != "torch" or path.name == _MASK_FILE or not beside.is_file():
+        return contents, layout
+    masks = read_torch(beside)
+    if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
+        raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
+    absent = [str(name) for name in masks if name not in layout]
+    if absent:
+        raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
+    tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
+    return Contents(tensors, contents.format, notes=contents.notes), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
+
+
+def _metadata_of(contents: Contents, path: Path) -> Metadata:
+    if "lptool" in contents.header:
+        return Metadata.from_json(contents.header["lptool"], str(path))
+    arch, arguments = contents.config.get("architecture"), contents.config.get("model_args")
+    if not isinstance(arch, str):
+        return Metadata()
+    classes = contents.config.get("num_classes")
+    kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
+    return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
+
+
+def _prunable(
+    path: Path, tensors: Mapping[str, Tensor], layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
+) -> tuple[tuple[str, ...], str]:
+    """Names of the tensors with a mask, and where the mask comes from."""
+    masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
+    if masked:
+        beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
+        return masked, _MASK_FILE if beside else "mask tensors"
+    if metadata.prunable:
+        absent = [name for name in metadata.prunable if name not in own_names.values()]
+        if absent:
+            raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
+        return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
+    zeros = tuple(name for name, entry in layout.items() if _has_zeros(tensors[entry.weight]))
+    return zeros, "zeros" if zeros else "none"
+
+
+def _has_zeros(tensor: Tensor) -> bool:
+    return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """Read one checkpoint: see `open_checkpoint` for the formats, the masks and the errors."""
+    return open_checkpoint(path).ticket()
 
 
 def summarise_file(path: str | Path) -> Summary:
-    """Read one checkpoint and keep only its summary."""
-    ticket, format, mask_source = _read(Path(path))
-    return summarise(ticket, format=format, mask_source=mask_source, sha256=file_sha256(path))
+    """Read one checkpoint tensor by tensor, and keep only its summary."""
+    return open_checkpoint(path).summary
 
 
 def load_pool(paths: Sequence[str | Path]) -> Pool:
-    """The pool of the checkpoints at `paths`, ordered by level and aligned; weights are loaded when asked for.
+    """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -55,91 +176,25 @@ def load_pool(paths: Sequence[str | Path]) -> Pool:
 
 def file_sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[Ticket, str, str]:
-    """The ticket, the name of the file's format, and where the mask came from."""
-    state, metadata, format = _read_file(path)
-    names, mask_source = metadata.prunable, "metadata"
-    if not names:
-        names = tuple(n for n, t in state.items() if t.dim() >= 2 and t.is_floating_point() and bool((t == 0).any()))
-        mask_source = "zeros" if names else "none"
-    absent = [name for name in names if name not in state]
-    if absent:
-        raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
-    return Ticket(state, mask_from_zeros(state, names), metadata, str(path)), format, mask_source
-
-
-def _read_file(path: Path) -> tuple[State, Metadata, str]:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the name") from error
-    # safetensors first: its first byte, a length, may be the \x80 that pickles begin with
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return *_read_safetensors(path), "safetensors"
-    if zipfile.is_zipfile(path) or start[:1] == b"\x80":  # torch's zip, or its format before 1.6
-        return _read_torch(path), Metadata(), "torch"
-    raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
-
-
-def read_header(path: str | Path) -> dict[str, str]:
-    """The metadata strings of a safetensors file; reads no tensor. Raises CheckpointError."""
-    with _opened(Path(path)) as file:
-        return dict(file.metadata() or {})
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); copy or export it again") from error
-
-
-def _read_safetensors(path: Path) -> tuple[State, Metadata]:
-    with _opened(path) as file:
-        header = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    if not state:
-        raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
-    return state, Metadata.from_json(header["lptool"], str(path)) if "lptool" in header else Metadata()
-
-
-def _read_torch(path: Path) -> State:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol, which is the writer's business
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: needs more than tensors and plain containers to load, which could execute code; "
-            "save its state dict alone with torch.save(model.state_dict(), …)"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({reason}); copy it again") from error
-    return _state_dict_in(content, path)
-
-
-def _state_dict_in(content: Any, path: Path) -> State:
-    candidates = [content] + [content[key] for key in _NESTED_UNDER if isinstance(content, dict) and key in content]
-    for candidate in candidates:
-        if isinstance(candidate, dict) and candidate and all(isinstance(t, Tensor) for t in candidate.values()):
-            return {str(name): tensor.detach() for name, tensor in candidate.items()}
-    found = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
-    raise CheckpointError(
-        f"{path}: no state dict in it; expected tensors by name, bare or under {', '.join(_NESTED_UNDER)}; "
-        f"found {first_ten(found, ', ')}"
-    )
+# Which files of a folder are its tickets, for programs that put others beside them; the first that matches counts.
+_TICKETS_OF = (
+    re.compile(r"model\.safetensors(\.index\.json)?"),  # Hugging Face layout: one checkpoint, perhaps in shards
+    re.compile(r"\d+model_SA_best\.pth\.tar"),  # the published code, beside its checkpoint.pth.tar and rewind weights
+    re.compile(r"model_level_\d+\.pt"),  # TurboPrune, beside init, rewind and optimizer
+    re.compile(r"model_ep\d+_it\d+\.pth"),  # OpenLTH, beside mask.pth; the last one is the trained ticket
+)
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
 
 
 def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
-    """Expand folders to the checkpoints in them (natural order), and globs that the shell left alone.
+    """Expand folders to the tickets in them, at any depth, in natural order, and globs that the shell left alone.
 
     Raises:
         CheckpointError: a path does not exist, or a folder or glob holds no checkpoint.
@@ -147,12 +202,9 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
     return [found for path in paths for found in _expanded(Path(path))]
 
 
-_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
-
-
 def _expanded(path: Path) -> list[Path]:
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix in _SUFFIXES and not p.name.startswith(".")]
+        found = _tickets_in(path)
     elif path.exists():
         return [path]
     elif glob.has_magic(str(path)):
@@ -164,6 +216,18 @@ def _expanded(path: Path) -> list[Path]:
     return sorted(found, key=_natural)
 
 
+def _tickets_in(folder: Path) -> list[Path]:
+    """The tickets of a folder; where it has none, those of its subfolders. Hidden files are not looked at."""
+    inside = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural)
+    files = [p for p in inside if p.is_file() and (p.suffix in _SUFFIXES or p.name.endswith(".safetensors.index.json"))]
+    for pattern in _TICKETS_OF:
+        known = [p for p in files if pattern.fullmatch(p.name)]
+        if known:
+            return known[-1:] if pattern in (_TICKETS_OF[0], _TICKETS_OF[-1]) else known
+    files = [p for p in files if p.name != _MASK_FILE]
+    return files or [ticket for p in inside if p.is_dir() for ticket in _tickets_in(p)]
+
+
 def _natural(path: Path) -> list[int | str]:
     """So that level_10 comes after level_9. Text and numbers alternate, so like is compared with like."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]

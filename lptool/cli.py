@@ -17,9 +17,11 @@ from lptool.presets import PRESETS, TrainOptions, preset
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lptool.pipeline import PoolOptions, PoolResult
+    from lptool.barrier import Barrier
+    from lptool.bench import PoolOptions
+    from lptool.pipeline import PoolResult
+    from lptool.pools import Pool
     from lptool.search import OnProgress
-    from lptool.tickets import Pool
 
 # torch and timm take seconds to import: each command imports them inside, after its arguments have been understood.
 
@@ -74,6 +76,22 @@ def _train_options(command: Command) -> Command:
         click.option("--seed", type=int, help=f"Of initialisation, order and augmentation. [{d.seed}]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     ]
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Numbers and commas."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers and commas, found {text!r}") from error
+
+
+def _normalisation_options(command: Command) -> Command:
+    """For tickets that do not say how their images were normalised."""
+    texts = {"--mean": "Subtracted from", "--std": "Dividing"}
+    help = "{} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [as the tickets say, else measured on train]"
+    options = [click.option(name, metavar="X,…", callback=_numbers, help=help.format(t)) for name, t in texts.items()]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
@@ -167,10 +185,20 @@ def _print(view: RenderableType) -> None:
     "a level, or a file.",
 )
 @click.option("--method", type=click.Choice(["greedy", "average"]), default="greedy", show_default=True)
-@click.option("--alphas", default=_ALPHAS, show_default=True, help="Weights of the current model to try, in [0, 1].")
+@click.option(
+    "--alphas", default=_ALPHAS, show_default=True, callback=_numbers, help="Weights of the current model, in [0, 1]."
+)
+@_normalisation_options
 @_train_options
 @click.option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]")
 @click.option("--split-seed", type=int, help="Of the choice of val. [as the tickets say, else 0]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the search: bf16 is autocast, auto takes it where it is fast. Scores reported are always fp32.",
+)
 @click.option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration.")
 @click.option(
     "--calibration-size",
@@ -193,7 +221,7 @@ def pool(
     as_json: bool,
     overwrite: bool,
     dry_run: bool,
-    alphas: str,
+    alphas: tuple[float, ...],
     **given: Any,
 ) -> None:
     """Pool tickets into one sparse model, choosing on val, and report test once.
@@ -203,24 +231,27 @@ def pool(
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool --train --preset quickstart -o pooled.safetensors
     """
-    numbers = _parse_alphas(alphas)
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
     from lptool import report
-    from lptool.pipeline import PoolOptions, choose_targets, pool_target, prepare
+    from lptool.bench import PoolOptions, open_bench
+    from lptool.pipeline import choose_targets, outputs_of, pool_target
 
     seed = given.pop("seed")
-    options = PoolOptions(alphas=numbers, seed=seed or 0, **given)
+    options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
     files = _checkpoints(checkpoints, out, train_first, (preset, levels, seed), options)
-    bench = prepare(files, out, options, overwrite=overwrite)
+    bench = open_bench(files, options)
     for warning in bench.warnings:
         click.echo(f"Warning: {warning}", err=True)
     targets = choose_targets(bench)
+    outputs = outputs_of(bench, targets, out, overwrite=overwrite)
     if dry_run:
-        click.echo(report.to_json(report.plan_document(bench, targets)))
+        click.echo(report.to_json(report.plan_document(bench, targets, outputs)))
         return
     results = []
-    for target in targets:
+    for target, output in zip(targets, outputs, strict=True):
         with _bar("pooling") as advance:
-            results.append(pool_target(bench, target, _follow(bench.pool, advance)))
+            results.append(pool_target(bench, target, output, _follow(bench.pool, advance)))
         if not as_json:
             _print(report.pool_view(results[-1]))
     _finish(results, options.target, as_json)
@@ -234,16 +265,6 @@ def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:
         click.echo(report.to_json({"targets": documents} if target == "all" else documents[0]))
     elif target == "all":
         _print(report.summary_view(results))
-
-
-def _parse_alphas(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected numbers and commas, found {text!r}", param_hint="--alphas") from error
-    if not all(0 <= number <= 1 for number in numbers):
-        raise click.BadParameter(f"expected numbers in [0, 1], found {text!r}", param_hint="--alphas")
-    return numbers
 
 
 def _checkpoints(
@@ -289,21 +310,48 @@ def _follow(pool: Pool, advance: Callable[[int, int, str], None]) -> OnProgress:
 
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option(
+    "--data", "--dataset", "dataset", metavar="D", help="Measure the loss barrier between neighbours on this."
+)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data lies or is downloaded to.")
+@click.option("--arch", metavar="A", help="For files that do not say: timm name, module:callable or file.py:callable.")
+@_normalisation_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 @clear_errors
-def inspect(files: tuple[Path, ...], as_json: bool) -> None:
+def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     """Show what tickets and pooled models are made of, and whether they can be pooled.
 
     \b
     lptool inspect runs/digits/*.safetensors
+    lptool inspect runs/digits --data digits
     lptool inspect pooled.safetensors
     """
     from lptool import report
     from lptool.checkpoints import find_checkpoints
     from lptool.inspection import inspect_files
 
-    findings, problems = inspect_files(find_checkpoints(files))
+    found = find_checkpoints(files)
+    inspection = inspect_files(found)
+    barriers = _barriers(found, given) if given["dataset"] and not inspection.problems and len(found) > 1 else []
     if as_json:
-        click.echo(report.to_json(report.inspect_document(findings, problems)))
-    else:
-        _print(report.inspect_view(findings, problems))
+        document = report.inspect_document(inspection)
+        document["pool"]["barriers"] = report.barrier_documents(barriers)
+        click.echo(report.to_json(document))
+        return
+    _print(report.inspect_view(inspection))
+    if barriers:
+        _print(report.barrier_view(barriers))
+
+
+def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
+    from lptool.barrier import barriers
+    from lptool.bench import PoolOptions, open_bench
+
+    bench = open_bench(files, PoolOptions(**given))
+    found: list[Barrier] = []
+    with _bar("barriers") as advance:
+        for barrier in barriers(bench):
+            found.append(barrier)
+            advance(len(found), len(bench.pool) - 1, "barriers")
+    return found

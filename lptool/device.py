@@ -14,13 +14,20 @@ def import_timm() -> ModuleType:
     """timm, or one clear error where torch and torchvision do not match (timm imports torchvision)."""
     try:
         importlib.import_module("torchvision")
-        return importlib.import_module("timm")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)
         raise SetupError(
             f"torchvision does not fit the installed torch {torch.__version__} ({reason}). "
             "Install a matching pair: pip install --upgrade --force-reinstall torch torchvision"
         ) from error
+    try:
+        return importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:
+        raise SetupError(f"timm cannot be imported ({_first_line(error)}). Install it: pip install timm") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -32,8 +39,8 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = _first_line(error)
         raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto") from error
     return device
 
@@ -42,7 +49,10 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The compute type for `precision` (`auto`, `fp32` or `bf16`): `auto` takes bf16 where the hardware has it."""
     if precision == "auto":
         return torch.bfloat16 if _has_fast_bf16(device) else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision not in known:
+        raise SetupError(f"unknown precision {precision!r}: expected auto, fp32 or bf16")
+    return known[precision]
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lptool.errors import DataError
 from lptool.masks import State
-from lptool.recalibrate import bn_layers, recalibrate_bn
+from lptool.recalibrate import bn_layers, in_eval_mode, recalibrate_bn
 
 Batch = tuple[Tensor, Tensor]
 Batches = Callable[[], Iterable[Batch]]
@@ -47,7 +47,9 @@ class ScoreFunction(Protocol):
     def __call__(self, state: Mapping[str, Tensor], bar: int = 0) -> Score: ...
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], total: int, bar: int = 0) -> Score:
+def evaluate(
+    model: nn.Module, batches: Iterable[Batch], total: int, bar: int = 0, compute: torch.dtype = torch.float32
+) -> Score:
     """Score a model in eval mode on `batches`, which hold `total` images together.
 
     Args:
@@ -55,28 +57,64 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], total: int, bar: int = 
         batches: pairs of float images [B, C, H, W] and int64 labels [B], on the model's device.
         total: number of images in all batches, at least 1.
         bar: stop as soon as fewer than `bar` images can still be right.
+        compute: bfloat16 runs the model under autocast; float32 as it is.
 
     Raises:
-        DataError: `total` is 0.
+        DataError: there is no image.
     """
     if total == 0:
         raise DataError("there is no image to score on; choose a data set or split that has some")
-    training = model.training
-    model.eval()
     correct = seen = 0
     loss = 0.0
-    try:
-        with torch.inference_mode():
-            for images, labels in batches:
-                logits = model(images).float()
-                correct += int((logits.argmax(dim=1) == labels).count_nonzero())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-                seen += len(labels)
-                if correct + (total - seen) < bar:
-                    break
-    finally:
-        model.train(training)
+    forward = cast_forward(model, compute)
+    with in_eval_mode(model), torch.inference_mode():
+        for images, labels in batches:
+            logits = forward(images).float()
+            correct += int((logits.argmax(dim=1) == labels).count_nonzero())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            seen += len(labels)
+            if correct + (total - seen) < bar:
+                break
+    if seen == 0:
+        raise DataError(f"expected {total} images to score on, but the batches hold none")
     return Score(correct, loss / seen, seen, complete=seen == total)
+
+
+def cast_forward(model: nn.Module, compute: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The model's forward pass, under autocast where `compute` is not float32."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, compute, enabled=compute != torch.float32):
+            return model(images)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def margins(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> Tensor:
+    """How far each image is on the right side: its label's logit minus the largest other one; float [N], on the CPU."""
+    found = []
+    forward = cast_forward(model, compute)
+    with in_eval_mode(model), torch.inference_mode():
+        for images, labels in batches:
+            logits = forward(images).float()
+            own = logits.gather(1, labels[:, None])
+            others = logits.scatter(1, labels[:, None], float("-inf")).amax(dim=1, keepdim=True)
+            found.append((own - others).flatten().cpu())
+    return torch.cat(found)
+
+
+def hardest_first(margins: Tensor) -> Tensor:
+    """An order of images in which a worse model is found out early: by how many models err, then by mean margin.
+
+    Args:
+        margins: float [models, N].
+
+    Returns:
+        int64 [N], a permutation; ties keep their order.
+    """
+    by_margin = margins.mean(dim=0).argsort(stable=True)
+    errors = (margins < 0).sum(dim=0)
+    return by_margin[errors[by_margin].argsort(descending=True, stable=True)]
 
 
 class Scorer:
@@ -87,10 +125,18 @@ class Scorer:
         val: makes the batches to choose on.
         val_size: how many images those are.
         calibration: makes the batches for BN recalibration; None scores every state with the statistics it has.
+        compute: see `evaluate`.
     """
 
-    def __init__(self, model: nn.Module, val: Batches, val_size: int, calibration: Batches | None) -> None:
-        self.model, self._val, self._val_size = model, val, val_size
+    def __init__(
+        self,
+        model: nn.Module,
+        val: Batches,
+        val_size: int,
+        calibration: Batches | None,
+        compute: torch.dtype = torch.float32,
+    ) -> None:
+        self.model, self._val, self._val_size, self._compute = model, val, val_size, compute
         self._calibration = calibration if bn_layers(model) else None
         self.evaluations = 0
 
@@ -103,7 +149,8 @@ class Scorer:
         """Score `state` on val after BN recalibration."""
         self.model.load_state_dict(state)
         if self._calibration is not None:
-            recalibrate_bn(self.model, (images for images, _ in self._calibration()))
+            images = (images for images, _ in self._calibration())
+            recalibrate_bn(self.model, images, cast_forward(self.model, self._compute))
         return self._evaluate(bar)
 
     def as_is(self, state: Mapping[str, Tensor], bar: int = 0) -> Score:
@@ -113,7 +160,7 @@ class Scorer:
 
     def _evaluate(self, bar: int) -> Score:
         self.evaluations += 1
-        return evaluate(self.model, self._val(), self._val_size, bar)
+        return evaluate(self.model, self._val(), self._val_size, bar, self._compute)
 
 
 def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Batches) -> State:
@@ -125,7 +172,7 @@ def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Bat
     recalibrate_bn(model, (images for images, _ in calibration()))
     fresh = {
         f"{name}.{statistic}": getattr(module, statistic)
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if module in set(bn_layers(model))
         for statistic in ("running_mean", "running_var")
     }

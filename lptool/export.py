@@ -19,14 +19,16 @@ from lptool.tickets import Ticket
 def save_ticket(ticket: Ticket, path: str | Path) -> None:
     """Write a ticket as one `.safetensors` that timm and plain safetensors load without lptool.
 
-    The tensors are the state's, pruned weights exactly 0, no name added; the header holds `format` = `pt` and the
-    `lptool` document. The file appears whole or not at all; an existing one is replaced.
+    The tensors are the state's and the extras, pruned weights exactly 0, under the names that the ticket's own program
+    gives them; the header holds `format` = `pt` and the `lptool` document. The file appears whole or not at all; an
+    existing one is replaced.
 
     Raises:
         OutputError: the file cannot be written.
     """
     header = {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
-    write_tensors(apply_mask(ticket.state, ticket.mask), header, path)
+    tensors = {**apply_mask(ticket.state, ticket.mask), **ticket.extras}
+    write_tensors({ticket.own_names.get(name, name): t for name, t in tensors.items()}, header, path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lptool.checkpoints import load_ticket, summarise_file
-from lptool.masks import Mask, is_nested, overlap
-from lptool.tickets import Summary, Ticket, find_problems, in_order, l2_distance, prunable_names
+import torch
+from torch import Tensor
+
+from lptool.checkpoints import Checkpoint, open_checkpoint
+from lptool.errors import first_ten
+from lptool.pools import find_problems, in_order, oddities, prunable_names, without_duplicates
+from lptool.tickets import Summary, l2_distance
 
 # Statistics and counters that a network keeps beside its parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -20,7 +24,7 @@ class Neighbours:
 
     Attributes:
         nested: whether it keeps only weights that the denser one keeps.
-        overlap: share of its kept weights that the denser one keeps too, in [0, 1].
+        overlap: share of the sparser one's kept weights that the other keeps too, in [0, 1].
         distance: Euclidean distance over the prunable weights.
     """
 
@@ -31,70 +35,89 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Finding:
-    """One file: its summary, layer by layer (name, shape, sparsity), and its place beside the denser neighbour.
-
-    `parameters` and `nonzero` count all tensors but BatchNorm statistics; `neighbours` is None for the densest.
-    """
+    """One file: its summary, its place beside the denser neighbour (None for the densest), and what is unusual."""
 
     summary: Summary
-    parameters: int
-    nonzero: int
-    layers: tuple[tuple[str, tuple[int, ...], float], ...]
     neighbours: Neighbours | None
     warnings: tuple[str, ...]
 
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors but BatchNorm statistics."""
+        return sum(tally.size for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
 
-def inspect_files(files: Sequence[str | Path]) -> tuple[list[Finding], list[str]]:
-    """Findings in the order of the pool, and what keeps the files from being pooled (nothing for a single file).
+    @property
+    def nonzero(self) -> int:
+        """Those of them that are not 0."""
+        return sum(tally.nonzero for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
 
-    Two tickets are in memory at a time. Raises CheckpointError where a file cannot be read.
+    @property
+    def layers(self) -> list[tuple[str, tuple[int, ...], float]]:
+        """Name, shape and sparsity of every prunable tensor."""
+        return [(n, self.summary.tensors[n].shape, 1 - self.summary.density([n])) for n in self.summary.prunable]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Findings in the order of the pool, what keeps the files from being pooled, and what is unusual.
+
+    A single file has neither problems nor oddities: it is no pool.
     """
-    summaries = [summarise_file(file) for file in files]
-    problems = find_problems(summaries) if len(summaries) > 1 else []
+
+    findings: tuple[Finding, ...]
+    problems: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
+
+
+def inspect_files(files: Sequence[str | Path]) -> Inspection:
+    """Read files one tensor at a time, and compare each with its denser neighbour.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    summaries = in_order([open_checkpoint(file).summary for file in files])
     names = prunable_names(summaries)
-    findings, denser = [], None
-    for summary in in_order(summaries):
-        ticket = load_ticket(summary.file)
-        findings.append(_finding(summary, ticket, denser, names))
-        denser = ticket
-    return findings, problems
+    findings = tuple(_finding(s, d, names) for s, d in zip(summaries, [None, *summaries], strict=False))
+    if len(summaries) == 1:
+        return Inspection(findings)
+    distinct, duplicates = without_duplicates(summaries)
+    problems = find_problems(distinct)
+    return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else oddities(distinct))))
 
 
-def _finding(summary: Summary, ticket: Ticket, denser: Ticket | None, names: Sequence[str]) -> Finding:
-    parameters = [t for name, t in ticket.state.items() if not name.endswith(_BUFFERS)]
-    neighbours = _compare(ticket, denser, names) if denser is not None else None
-    return Finding(
-        summary,
-        sum(t.numel() for t in parameters),
-        sum(int(t.count_nonzero()) for t in parameters),
-        tuple((n, summary.shapes[n], 1 - int(kept.count_nonzero()) / kept.numel()) for n, kept in ticket.mask.items()),
-        neighbours,
-        tuple(_warnings(summary, neighbours)),
-    )
+def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> Finding:
+    neighbours = _compare(summary, denser, names) if denser is not None else None
+    warnings = list(summary.notes)
+    broken = [name for name, tally in summary.tensors.items() if not tally.finite]
+    if broken:
+        warnings.append(f"NaN or infinite values in {first_ten(broken, ', ')}")
+    if neighbours is not None and denser is not None and not neighbours.nested:
+        warnings.append(f"not nested in {denser.file}: keeps weights that are pruned there")
+    return Finding(summary, neighbours, tuple(warnings))
 
 
-def _compare(ticket: Ticket, denser: Ticket, names: Sequence[str]) -> Neighbours | None:
+def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbours | None:
     """None where the two have different tensors."""
-    if any(n not in t.state or t.state[n].shape != ticket.state[n].shape for t in (denser, ticket) for n in names):
-        return None
-    mine, theirs = (_whole_mask(t, names) for t in (ticket, denser))
-    distance = l2_distance(ticket.state, denser.state, names)
-    return Neighbours(is_nested(mine, theirs), overlap(mine, theirs), distance)
+    for name in names:
+        tallies = [s.tensors.get(name) for s in (summary, denser)]
+        if tallies[0] is None or tallies[1] is None or tallies[0].shape != tallies[1].shape:
+            return None
+    mine, theirs = open_checkpoint(summary.file), open_checkpoint(denser.file)
+    kept = shared = 0
+    for name in names:
+        own, other = _mask(mine, name), _mask(theirs, name)
+        kept, shared = kept + int(own.count_nonzero()), shared + int((own & other).count_nonzero())
+    smaller = min(kept, denser.kept(names))
+    distance = l2_distance(_pairs(mine, theirs, names))
+    return Neighbours(shared == kept, shared / smaller if smaller else 1.0, distance)
 
 
-def _whole_mask(ticket: Ticket, names: Sequence[str]) -> Mask:
-    return {
-        n: ticket.mask[n] if n in ticket.mask else ticket.state[n].new_ones(()).bool().expand_as(ticket.state[n])
-        for n in names
-    }
+def _pairs(a: Checkpoint, b: Checkpoint, names: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((a.tensor(name), b.tensor(name)) for name in names)
 
 
-def _warnings(summary: Summary, neighbours: Neighbours | None) -> list[str]:
-    warnings = []
-    if summary.not_finite:
-        warnings.append(f"NaN or infinite values in {', '.join(summary.not_finite[:3])}")
-    if summary.mask_source == "zeros":
-        warnings.append("mask inferred from zeros")
-    if neighbours is not None and not neighbours.nested:
-        warnings.append("not nested in the denser neighbour")
-    return warnings
+def _mask(checkpoint: Checkpoint, name: str) -> Tensor:
+    """The mask of a tensor; all kept where this file does not prune it."""
+    if name in checkpoint.prunable:
+        return checkpoint.mask(name)
+    return torch.ones_like(checkpoint.tensor(name), dtype=torch.bool)

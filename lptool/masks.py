@@ -6,6 +6,7 @@ Every function here is pure: inputs are never changed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -70,11 +71,16 @@ def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str
         within: where given, only weights that it keeps may be kept, so that masks stay nested.
 
     Raises:
-        ValueError: `keep` is outside that range.
+        ValueError: `keep` is outside that range, or a weight is NaN.
 
     Source: global magnitude pruning, as in Han et al. 2015; Yin et al. 2023, Algorithm 1.
     """
-    magnitude = torch.cat([w.detach().abs().flatten().float() for w in weights.values()])
+    if not weights:
+        return {}
+    dtype = functools.reduce(torch.promote_types, (w.dtype for w in weights.values()), torch.float32)
+    magnitude = torch.cat([w.detach().abs().flatten().to(dtype) for w in weights.values()])
+    if bool(magnitude.isnan().any()):
+        raise ValueError("the weights hold NaN, which has no magnitude to prune by")
     if within is not None:
         allowed = torch.cat([within[name].flatten() for name in weights])
         magnitude = torch.where(allowed, magnitude, -torch.ones_like(magnitude))

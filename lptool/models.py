@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -17,26 +18,28 @@ from torch.nn import functional as F
 
 from lptool.checkpoints import load_ticket
 from lptool.device import import_timm
+from lptool.dialects import unwrapped
 from lptool.errors import ArchError, first_ten, near_miss
 
 timm = import_timm()
 from timm.models import register_model  # noqa: E402  (only after the torch/torchvision check above)
 
 
-def build_model(arch: str, num_classes: int, in_chans: int, **kwargs: Any) -> nn.Module:
+def build_model(arch: str, num_classes: int | None = None, in_chans: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a network, with random weights from torch's global generator.
 
     Args:
         arch: a timm name (those of this module included), `module:callable` or `file.py:callable`. The callable is
             given `num_classes` and `in_chans` where its signature takes them.
-        num_classes, in_chans: of the data set.
+        num_classes, in_chans: of the data set; None leaves the architecture's own.
         kwargs: passed on to the architecture.
 
     Raises:
         ArchError: no such architecture, or it cannot be built with these arguments.
     """
     build = _own(arch) if ":" in arch else _from_timm(arch)
-    wanted = {"num_classes": num_classes, "in_chans": in_chans, **kwargs}
+    named = {"num_classes": num_classes, "in_chans": in_chans}
+    wanted = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
     try:
         model = build(**_accepted(build, wanted))
     except Exception as error:  # a user's own code may raise anything
@@ -84,15 +87,33 @@ def _accepted(build: Callable[..., nn.Module], wanted: Mapping[str, Any]) -> dic
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str, file: str) -> None:
-    """Compare a network with the tensors of a file. Raises ArchError that lists all that differs, ten at most."""
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    problems = [f"{name}: missing in the file" for name in expected if name not in shapes]
-    problems += [f"{name}: unexpected in the file" for name in shapes if name not in expected]
+def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str, file: str) -> dict[str, str]:
+    """The network's name for each plain name of a file.
+
+    Names are compared without the prefixes of wrappers on either side. Small tensors of a module that the network
+    lacks, such as the mean and standard deviation of a normalising layer, are left out; they are the file's own.
+
+    Args:
+        model: the network.
+        shapes: plain name → shape, of the file.
+        arch: its name, for the message. file: likewise.
+
+    Raises:
+        ArchError: lists what differs, ten at most.
+    """
+    state = model.state_dict()
+    own = unwrapped(state)
+    problems = [f"{name}: missing in the file" for name in own if name not in shapes]
+    modules = {name.partition(".")[0] for name in own}
     problems += [
-        f"{name}: expected {list(expected[name])}, found {list(shapes[name])}"
-        for name in expected
-        if name in shapes and expected[name] != shapes[name]
+        f"{name}: unexpected in the file"
+        for name, shape in shapes.items()
+        if name not in own and (name.partition(".")[0] in modules or (len(shape) > 1 and math.prod(shape) > 16))
+    ]
+    problems += [
+        f"{name}: expected {list(state[own[name]].shape)}, found {list(shape)}"
+        for name, shape in shapes.items()
+        if name in own and tuple(state[own[name]].shape) != shape
     ]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"
@@ -100,6 +121,7 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: st
             f"{file}: does not fit architecture {arch!r} ({count}); name the right one with --arch:\n  "
             + first_ten(problems)
         )
+    return {name: own[name] for name in shapes if name in own}
 
 
 def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:
@@ -238,10 +260,69 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
         CheckpointError: the file cannot be read.
     """
     ticket = load_ticket(path)
-    name = arch or ticket.metadata.arch
+    shapes = {name: tuple(t.shape) for name, t in ticket.state.items()}
+    name, kwargs = arch or ticket.metadata.arch, ticket.metadata.arch_kwargs
     if name is None:
-        raise ArchError(f"{path}: does not say its architecture; name it with arch=…")
-    model = build_model(name, **ticket.metadata.arch_kwargs)
-    check_fits(model, {n: tuple(t.shape) for n, t in ticket.state.items()}, name, str(path))
-    model.load_state_dict(ticket.state)
+        name, kwargs, _ = guess_arch(shapes, str(path))
+    model = build_model(name, **kwargs)
+    model.load_state_dict(ticket.renamed(fit_names(model, shapes, name, str(path))).state)
     return model.to(device).eval()
+
+
+# How the families of timm name one of their first weights, and the names to try for a file that has it.
+_FAMILIES = {
+    "layer1.0.conv1.weight": ("resnet*", "resnext*", "wide_resnet*", "seresnet*", "ecaresnet*", "res2net*"),
+    "features.0.weight": ("vgg*",),
+    "features.denseblock1.denselayer1.conv1.weight": ("densenet*",),
+    "conv_stem.weight": ("efficientnet*", "mobilenet*", "mnasnet*", "tf_efficientnet*", "fbnet*"),
+    "blocks.0.attn.qkv.weight": ("vit_*", "deit*"),
+    "stages.0.blocks.0.conv_dw.weight": ("convnext*",),
+    "stages.0.0.conv_dw.weight": ("convnext*", "mobilenetv4*"),
+}
+
+
+def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, dict[str, int], str]:
+    """An architecture in which every tensor has its name and shape.
+
+    Ours are tried first, then those of the timm families that name their weights alike, short names first.
+
+    Args:
+        shapes: plain name → shape.
+        file: for the message.
+
+    Returns:
+        The name, `num_classes` and `in_chans` as the tensors have them, and the evidence in words.
+
+    Raises:
+        ArchError: none fits.
+    """
+    kwargs = {"num_classes": _last_rows(shapes), "in_chans": _first_inputs(shapes)}
+    patterns = [p for marker, found in _FAMILIES.items() if marker in shapes for p in found]
+    names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
+    fitting = [n for n in (*OWN_ARCHS, *(n for n in names if n not in OWN_ARCHS)) if _fits(n, kwargs, shapes, file)]
+    if not fitting:
+        raise ArchError(f"{file}: does not say its architecture, and none known has its tensors; name it with --arch")
+    also = f"; so do {first_ten(fitting[1:], ', ')}" if fitting[1:] else ""
+    return fitting[0], kwargs, f"all {len(shapes)} tensors have its names and shapes{also}"
+
+
+def _fits(arch: str, kwargs: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], file: str) -> bool:
+    try:
+        with torch.device("meta"):
+            fit_names(build_model(arch, **kwargs), shapes, arch, file)
+    except ArchError:
+        return False
+    return True
+
+
+def _last_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Classes: the rows of the last weight of a linear layer."""
+    return next((shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2), 10)
+
+
+def _first_inputs(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Channels of the images: the inputs of the first convolution."""
+    return next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
+
+
+OWN_ARCHS = ("resnet8_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")

@@ -60,17 +60,26 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
 @contextmanager
 def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """All modules in eval mode but `layers`, which restart from nothing and take the cumulative average."""
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
+    with in_eval_mode(model):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode, then each in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
     try:
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
         for module, training in modes:
             module.training = training

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from lptool.barrier import Barrier
+from lptool.bench import Bench
 from lptool.evaluate import Score
-from lptool.inspection import Finding
+from lptool.inspection import Finding, Inspection
 from lptool.masks import density, sparsity
-from lptool.pipeline import Bench, PoolResult, evaluations_at_most
+from lptool.pipeline import PoolResult, evaluations_at_most
 
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -59,12 +61,12 @@ def _scores(scores: dict[str, Score]) -> dict[str, Any]:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int]) -> dict[str, Any]:
+def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> dict[str, Any]:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
     return {
         "pool": files,
-        "targets": [{"file": files[t], "output": str(bench.output_for(t))} for t in targets],
+        "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
         "method": bench.options.method,
         "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(files)),
     }
@@ -125,11 +127,15 @@ def _both(result: PoolResult, row: str) -> str:
     return f"{percent(result.val[row].accuracy)} / {percent(result.test[row].accuracy)}"
 
 
-def inspect_document(findings: Sequence[Finding], problems: Sequence[str]) -> dict[str, Any]:
+def inspect_document(inspection: Inspection) -> dict[str, Any]:
     """The `--json` document of `inspect`."""
     return {
-        "tickets": [_finding_document(finding) for finding in findings],
-        "pool": {"aligned": not problems, "problems": list(problems)},
+        "tickets": [_finding_document(finding) for finding in inspection.findings],
+        "pool": {
+            "aligned": not inspection.problems,
+            "problems": list(inspection.problems),
+            "warnings": list(inspection.oddities),
+        },
     }
 
 
@@ -158,16 +164,45 @@ def _finding_document(finding: Finding) -> dict[str, Any]:
     }
 
 
-def inspect_view(findings: Sequence[Finding], problems: Sequence[str]) -> RenderableType:
+def inspect_view(inspection: Inspection) -> RenderableType:
     """The pool as a table; for one file its layers, and for a pooled file its members and scores."""
+    findings = inspection.findings
     parts: list[RenderableType] = [_pool_table(findings)]
+    parts += [f"warning: {warning}" for warning in inspection.oddities]
     parts += [f"warning: {f.summary.file}: {warning}" for f in findings for warning in f.warnings]
     if len(findings) == 1:
         parts.append(_layer_table(findings[0]))
         if findings[0].summary.metadata.kind == "pooled":
             parts += _pooled_tables(findings[0])
-    parts += [f"problem: {problem}" for problem in problems]
+    parts += [f"problem: {problem}" for problem in inspection.problems]
     return Group(*parts)
+
+
+def barrier_documents(found: Sequence[Barrier]) -> list[dict[str, Any]]:
+    """What `inspect --data --json` adds under `pool.barriers`; `error` and `nll` are heights of the barrier."""
+    return [
+        {
+            "denser": barrier.denser,
+            "sparser": barrier.sparser,
+            "error": barrier.error,
+            "nll": barrier.nll,
+            "verdict": barrier.verdict,
+            "points": [score.to_json() for score in barrier.scores],
+        }
+        for barrier in found
+    ]
+
+
+def barrier_view(found: Sequence[Barrier]) -> RenderableType:
+    """The barriers between neighbours for a person."""
+    table = Table("between", "and", title="barriers between neighbours on val, BN recalibrated")
+    for heading in ("lowest accuracy", "error barrier", "NLL barrier"):
+        table.add_column(heading, justify="right")
+    for barrier in found:
+        lowest = min(score.accuracy for score in barrier.scores)
+        files = (Path(barrier.denser).stem, Path(barrier.sparser).stem)
+        table.add_row(*files, percent(lowest), percent(barrier.error), f"{barrier.nll:.4f}")
+    return Group(table, *(f"{Path(b.denser).stem}, {Path(b.sparser).stem}: {b.verdict}" for b in found))
 
 
 def _pool_table(findings: Sequence[Finding]) -> Table:
@@ -180,7 +215,7 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for finding in findings:
         summary, near = finding.summary, finding.neighbours
-        kept, total = summary.kept_of(tuple(summary.kept)), summary.size(tuple(summary.kept))
+        kept, total = summary.kept(), summary.size()
         compared = (
             ("yes" if near.nested else "no", percent(near.overlap), f"{near.distance:.3f}") if near else ("–",) * 3
         )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lptool.checkpoints import read_header
+from lptool.containers import read_header
 from lptool.errors import TrainError
 from lptool.export import write_atomically, write_tensors
 

@@ -16,7 +16,7 @@ from lptool.errors import PoolError
 from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State, kept_count, magnitude_prune
-from lptool.tickets import Pool
+from lptool.pools import Pool
 
 # Yin et al. 2023, section 3.2: the coefficients of the search.
 PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -24,7 +24,7 @@ PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A sparse model with its score on val.
+    """The best model so far, and its score on val.
 
     `recalibrated` says whether the score was taken after BN recalibration: only then shall the model that is written
     be recalibrated too.
@@ -130,6 +130,8 @@ def pool_tickets(
     coefficients = METHODS[method] or tuple(alphas)
     start, ticket, ticket_bn = _start(pool, target, score, score_as_is)
     model, steps = _greedy(pool, target, score, start, coefficients, on_progress)
+    if score_as_is is None:
+        model = replace(model, recalibrated=False)
     return model, SearchTrace(method, target, coefficients, ticket, ticket_bn, steps)
 
 

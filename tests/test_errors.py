@@ -10,31 +10,31 @@ from lptool import errors
 from lptool.errors import LptoolError, first_ten, near_miss
 
 
-def test_every_error_is_an_lptool_error_so_that_the_cli_needs_to_catch_one():
+def test_every_error_is_an_lptool_error_so_that_the_cli_needs_to_catch_one() -> None:
     found = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, Exception)]
     assert len(found) > 1
     assert all(issubclass(kind, LptoolError) for kind in found)
 
 
 @pytest.mark.parametrize("count", [0, 1, 10])
-def test_up_to_ten_items_are_all_shown(count):
+def test_up_to_ten_items_are_all_shown(count: int) -> None:
     items = [f"item{i}" for i in range(count)]
     assert first_ten(items, ", ") == ", ".join(items)
 
 
 @pytest.mark.parametrize("count", [11, 250])
-def test_of_more_than_ten_items_the_first_ten_and_the_count_of_the_rest_are_shown(count):
+def test_of_more_than_ten_items_the_first_ten_and_the_count_of_the_rest_are_shown(count: int) -> None:
     shown = first_ten([f"item{i}" for i in range(count)]).split("\n  ")
     assert shown == [f"item{i}" for i in range(10)] + [f"… and {count - 10} more"]
 
 
-def test_near_miss_names_the_closest_known_word():
+def test_near_miss_names_the_closest_known_word() -> None:
     assert near_miss("fashion-mnits", ["digits", "fashion-mnist", "cifar10"]) == " Did you mean 'fashion-mnist'?"
 
 
-def test_near_miss_is_silent_where_nothing_is_close():
+def test_near_miss_is_silent_where_nothing_is_close() -> None:
     assert near_miss("zzz", ["digits", "cifar10"]) == near_miss("digits", []) == ""
 
 
-def test_near_miss_takes_an_iterator():
+def test_near_miss_takes_an_iterator() -> None:
     assert near_miss("digit", iter(["digits"])) == " Did you mean 'digits'?"

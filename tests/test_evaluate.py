@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
-from lptool.evaluate import Batch, Score, Scorer, evaluate, recalibrated
+from lptool.evaluate import Batch, Score, Scorer, evaluate, hardest_first, margins, recalibrated
 
 SIZES = (7, 7, 7, 4)
 TOTAL = sum(SIZES)
@@ -21,16 +21,16 @@ TOTAL = sum(SIZES)
 def network(seed: int = 0) -> nn.Module:
     """A small BatchNorm network with dropout; another seed gives other weights and statistics."""
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 4))
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 4)
+    )
     net(torch.randn(32, 1, 4, 4))
     return net
 
 
 def labelled_batches(seed: int = 1) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
-    return [
-        (torch.randn(n, 1, 4, 4, generator=generator), torch.randint(4, (n,), generator=generator)) for n in SIZES
-    ]
+    return [(torch.randn(n, 1, 4, 4, generator=generator), torch.randint(4, (n,), generator=generator)) for n in SIZES]
 
 
 def plain_loop(net: nn.Module, batches: list[Batch]) -> tuple[int, float]:
@@ -70,9 +70,17 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_stopping_early_never_changes_a_decision(seed: int) -> None:
-    """`complete and correct ≥ bar` is true exactly where the full score reaches the bar; a full score is the same."""
-    net, batches = network(seed), labelled_batches(seed)
+@pytest.mark.parametrize("guessing", range(len(SIZES) + 1))
+def test_stopping_early_never_changes_a_decision(seed: int, guessing: int) -> None:
+    """`complete and correct ≥ bar` is true exactly where the full score reaches the bar; a full score is the same.
+
+    All images after the first `guessing` batches are right, so bars are reached at the very last moment too.
+    """
+    net = network(seed).eval()
+    batches = [
+        (images, labels if i < guessing else net(images).argmax(dim=1))
+        for i, (images, labels) in enumerate(labelled_batches(seed))
+    ]
     full = evaluate(net, batches, TOTAL)
     for bar in range(TOTAL + 3):
         score = evaluate(net, batches, TOTAL, bar)
@@ -96,13 +104,16 @@ def test_the_mode_is_restored_and_dropout_sleeps_meanwhile(training: bool, bar: 
     first, again = (evaluate(net, batches, TOTAL, bar) for _ in range(2))
     assert first == again
     assert all(module.training == training for module in net.modules())
+    assert not torch.is_inference_mode_enabled()
 
 
-def test_the_mode_is_restored_after_an_exception() -> None:
+@pytest.mark.parametrize(("channels", "label"), [(99, 0), (1, 99)], ids=["images", "labels"])
+def test_the_mode_is_restored_after_an_exception(channels: int, label: int) -> None:
     net = network().train()
-    with pytest.raises(RuntimeError):
-        evaluate(net, [(torch.ones(2, 99, 4, 4), torch.zeros(2, dtype=torch.long))], 2)
+    with pytest.raises((RuntimeError, IndexError)):
+        evaluate(net, [(torch.ones(2, channels, 4, 4), torch.tensor([0, label]))], 2)
     assert all(module.training for module in net.modules())
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_no_image_is_refused() -> None:
@@ -192,3 +203,56 @@ def test_recalibrated_statistics_do_not_follow_the_model() -> None:
     expected = deepcopy(fresh)
     net.train()(torch.randn(8, 1, 4, 4))
     assert_same(fresh, expected)
+
+
+def test_margins_by_hand() -> None:
+    """The label's logit minus the largest other one: negative exactly where the image is wrong."""
+    logits = torch.tensor([[5.0, 2.0, 1.0], [5.0, 2.0, 1.0], [0.0, 0.0, 0.5]])
+    batches = [(logits[:2], torch.tensor([0, 1])), (logits[2:], torch.tensor([2]))]
+    assert margins(nn.Identity(), batches).tolist() == [3.0, -3.0, 0.5]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_image_is_wrong_where_its_margin_is_negative(seed: int) -> None:
+    net, batches = network(seed), labelled_batches(seed)
+    found = margins(net, batches)
+    assert len(found) == TOTAL
+    assert int((found > 0).sum()) == plain_loop(net, batches)[0]
+    assert all(module.training for module in net.modules())
+
+
+def test_the_hardest_images_come_first() -> None:
+    """Most models wrong, then the smallest mean margin, then the order given; each image once."""
+    by_two_models = torch.tensor([[1.0, -1.0, 9.0, -9.0, 1.0, -1.0], [1.0, -2.0, 1.0, 30.0, 1.0, -9.0]])
+    assert hardest_first(by_two_models).tolist() == [5, 1, 3, 0, 4, 2]
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_the_forward_pass_computes_in_the_type_asked_for(compute: torch.dtype) -> None:
+    """And the score is that of float32 but for rounding; weights stay float32."""
+    net, batches, seen = network().eval(), labelled_batches(), []
+    net.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    score = evaluate(net, batches, TOTAL, compute=compute)
+    assert set(seen) == {compute}
+    assert score.nll == pytest.approx(evaluate(net, batches, TOTAL).nll, rel=0.02)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
+def test_every_module_is_left_in_the_mode_it_came_in() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
+    net[0].eval()
+    evaluate(net, [(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))], 3)
+    assert [module.training for module in net.modules()] == [True, False, True]
+
+
+def test_batches_that_hold_fewer_images_than_said_are_refused() -> None:
+    with pytest.raises(DataError, match="expected 2 images to score on, but the batches hold none"):
+        evaluate(nn.Linear(2, 2), [], 2)
+
+
+def test_a_batchnorm_layer_under_two_names_is_renewed_under_both() -> None:
+    shared = nn.BatchNorm1d(2)
+    net = nn.Sequential(shared, shared)
+    fresh = recalibrated(net, net.state_dict(), lambda: [(torch.randn(8, 2) + 3, torch.zeros(8))])
+    assert torch.equal(fresh["0.running_mean"], fresh["1.running_mean"])
+    assert fresh["0.running_mean"].abs().min() > 0

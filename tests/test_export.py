@@ -73,7 +73,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         file.write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match="a: cannot be written .No space left on device"):
+    with pytest.raises(OutputError, match=r"a: cannot be written .No space left on device"):
         write_atomically(tmp_path / "a", fail)
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "before"

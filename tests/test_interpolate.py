@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from lptool.interpolate import interpolate
+from lptool.masks import State
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-def random_state(seed, dtype):
+def random_state(seed: int, dtype: torch.dtype) -> State:
     generator = torch.Generator().manual_seed(seed)
     return {
         "conv.weight": torch.randn(8, 4, 3, 3, generator=generator, dtype=torch.float64).to(dtype),
@@ -19,14 +21,14 @@ def random_state(seed, dtype):
     }
 
 
-def test_by_hand_on_2x2():
+def test_by_hand_on_2x2() -> None:
     current, candidate = torch.tensor([[4.0, 0.0], [-8.0, 1.0]]), torch.tensor([[0.0, 4.0], [8.0, 1.0]])
     mixed = interpolate({"w": current}, {"w": candidate}, 0.25)["w"]
     assert mixed.tolist() == [[1.0, 3.0], [4.0, 1.0]]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_alpha_one_is_current_and_alpha_zero_is_candidate_bit_for_bit(dtype):
+def test_alpha_one_is_current_and_alpha_zero_is_candidate_bit_for_bit(dtype: torch.dtype) -> None:
     current, candidate = random_state(1, dtype), random_state(2, dtype)
     for alpha, expected in ((1.0, current), (0.0, candidate)):
         mixed = interpolate(current, candidate, alpha)
@@ -34,8 +36,8 @@ def test_alpha_one_is_current_and_alpha_zero_is_candidate_bit_for_bit(dtype):
             assert torch.equal(mixed[name], expected[name])
 
 
-def is_rounded_once(mixed, current, candidate, alpha):
-    """Whether `mixed` is the float64 result but for one rounding to its dtype and those of float32 (or float64) before."""
+def is_rounded_once(mixed: Tensor, current: Tensor, candidate: Tensor, alpha: float) -> bool:
+    """Whether `mixed` is the float64 result but for the roundings of float32 (or float64), and one to its dtype."""
     a, b = alpha * current.double(), (1 - alpha) * candidate.double()
     compute = torch.promote_types(mixed.dtype, torch.float32)
     room = torch.finfo(mixed.dtype).eps / 2 * (a + b).abs() + 2 * torch.finfo(compute).eps * (a.abs() + b.abs())
@@ -44,7 +46,7 @@ def is_rounded_once(mixed, current, candidate, alpha):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 0.5, 0.95])
-def test_the_dtype_stays_and_half_precision_is_mixed_in_float32(dtype, alpha):
+def test_the_dtype_stays_and_half_precision_is_mixed_in_float32(dtype: torch.dtype, alpha: float) -> None:
     current, candidate = random_state(1, dtype), random_state(2, dtype)
     mixed = interpolate(current, candidate, alpha)
     for name in ("conv.weight", "bn.running_var"):
@@ -53,19 +55,19 @@ def test_the_dtype_stays_and_half_precision_is_mixed_in_float32(dtype, alpha):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_mixing_in_half_precision_would_be_noticed(dtype):
+def test_mixing_in_half_precision_would_be_noticed(dtype: torch.dtype) -> None:
     """Each product rounded by itself: the test above would fail."""
     current, candidate = (random_state(seed, dtype)["conv.weight"] for seed in (1, 2))
     assert not is_rounded_once(current * 0.9 + candidate * (1 - 0.9), current, candidate, 0.9)
 
 
-def test_the_dtype_is_that_of_current_where_the_candidate_has_another():
+def test_the_dtype_is_that_of_current_where_the_candidate_has_another() -> None:
     mixed = interpolate({"w": torch.ones(2, dtype=torch.float16)}, {"w": torch.zeros(2)}, 0.5)["w"]
     assert (mixed.dtype, mixed.tolist()) == (torch.float16, [0.5, 0.5])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_integers_and_bools_come_from_current(alpha):
+def test_integers_and_bools_come_from_current(alpha: float) -> None:
     current = {"n": torch.tensor(10), "flag": torch.tensor([True, False])}
     candidate = {"n": torch.tensor(90), "flag": torch.tensor([False, False])}
     mixed = interpolate(current, candidate, alpha)
@@ -74,7 +76,7 @@ def test_integers_and_bools_come_from_current(alpha):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_inputs_are_not_changed_and_the_order_of_names_stays(dtype):
+def test_inputs_are_not_changed_and_the_order_of_names_stays(dtype: torch.dtype) -> None:
     current, candidate = random_state(1, dtype), random_state(2, dtype)
     mixed = interpolate(current, dict(reversed(candidate.items())), 0.3)
     assert list(mixed) == list(current)
@@ -86,6 +88,6 @@ def test_inputs_are_not_changed_and_the_order_of_names_stays(dtype):
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_alpha_outside_is_refused(alpha):
+def test_alpha_outside_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\]"):
         interpolate({}, {}, alpha)

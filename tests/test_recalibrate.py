@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
+from lptool.masks import State
 from lptool.recalibrate import bn_layers, recalibrate_bn
 
 
@@ -17,7 +19,7 @@ class Broken(RuntimeError):
     pass
 
 
-def network():
+def network() -> nn.Sequential:
     """Two BatchNorm layers with a dropout between them, with statistics, momenta and modes that differ."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -37,22 +39,22 @@ def network():
     return net
 
 
-def image_batches(*sizes):
+def image_batches(*sizes: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [3 + 2 * torch.randn(size, 3, 6, 6, generator=generator) for size in sizes]
 
 
-def habits(net):
+def habits(net: nn.Module) -> tuple[list[bool], list[float | None]]:
     """What recalibration must put back: the mode of every module, the momentum of every BatchNorm layer."""
     return [module.training for module in net.modules()], [layer.momentum for layer in bn_layers(net)]
 
 
-def snapshot(net):
+def snapshot(net: nn.Module) -> State:
     return {name: t.clone() for name, t in net.state_dict().items()}
 
 
 @pytest.mark.parametrize("sizes", [(8,), (8, 8, 8), (8, 8, 3)])
-def test_statistics_are_those_of_update_bn_without_dropout(sizes):
+def test_statistics_are_those_of_update_bn_without_dropout(sizes: tuple[int, ...]) -> None:
     net, images = network(), image_batches(*sizes)
     oracle = deepcopy(net)
     oracle[3] = nn.Identity()
@@ -64,7 +66,7 @@ def test_statistics_are_those_of_update_bn_without_dropout(sizes):
         assert ours.num_batches_tracked.item() == len(sizes)
 
 
-def test_update_bn_with_dropout_awake_gives_other_statistics():
+def test_update_bn_with_dropout_awake_gives_other_statistics() -> None:
     """So that the test above would notice a dropout that woke up."""
     net, images = network(), image_batches(8, 8)
     oracle = deepcopy(net)
@@ -73,14 +75,14 @@ def test_update_bn_with_dropout_awake_gives_other_statistics():
     assert not torch.allclose(net[6].running_var, oracle[6].running_var, rtol=1e-2)
 
 
-def test_by_hand_mean_and_unbiased_variance_of_one_batch():
+def test_by_hand_mean_and_unbiased_variance_of_one_batch() -> None:
     net = nn.Sequential(nn.BatchNorm1d(1))
     recalibrate_bn(net, [torch.tensor([[1.0], [2.0], [6.0]])])
     assert net[0].running_mean.tolist() == [3.0]
     assert net[0].running_var.tolist() == [7.0]
 
 
-def test_only_statistics_change():
+def test_only_statistics_change() -> None:
     net = network()
     before = snapshot(net)
     recalibrate_bn(net, image_batches(8, 8))
@@ -89,7 +91,7 @@ def test_only_statistics_change():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_modes_and_momenta_are_restored(training):
+def test_modes_and_momenta_are_restored(training: bool) -> None:
     net = network().train(training)
     net[1].train(not training)
     before = habits(net)
@@ -98,15 +100,15 @@ def test_modes_and_momenta_are_restored(training):
 
 
 @pytest.mark.parametrize("where", ["forward", "images"])
-def test_modes_and_momenta_are_restored_after_an_exception(where):
+def test_modes_and_momenta_are_restored_after_an_exception(where: str) -> None:
     net = network()
     before = habits(net)
 
-    def images():
+    def images() -> Iterator[Tensor]:
         yield from image_batches(8)
         raise Broken
 
-    def forward(batch):
+    def forward(batch: Tensor) -> Tensor:
         raise Broken
 
     with pytest.raises(Broken):
@@ -114,7 +116,7 @@ def test_modes_and_momenta_are_restored_after_an_exception(where):
     assert habits(net) == before
 
 
-def test_zero_batches_are_refused_and_nothing_is_touched():
+def test_zero_batches_are_refused_and_nothing_is_touched() -> None:
     net = network()
     state, before = snapshot(net), habits(net)
     with pytest.raises(DataError, match="at least one calibration image"):
@@ -123,7 +125,7 @@ def test_zero_batches_are_refused_and_nothing_is_touched():
     assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
 
 
-def test_a_model_without_batch_norm_is_left_alone():
+def test_a_model_without_batch_norm_is_left_alone() -> None:
     """Nor are images asked for; a BatchNorm that keeps no running statistics has nothing to renew."""
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2, track_running_stats=False))
     state, before = snapshot(net), habits(net)
@@ -133,15 +135,17 @@ def test_a_model_without_batch_norm_is_left_alone():
     assert all(torch.equal(t, state[name]) for name, t in net.state_dict().items())
 
 
-def test_forward_is_what_is_called_and_no_gradient_is_kept():
+def test_forward_is_what_is_called_and_no_gradient_is_kept() -> None:
     net, images, outputs = network(), image_batches(8, 8), []
     recalibrate_bn(net, images, lambda batch: outputs.append(net(batch)))
     assert len(outputs) == 2
     assert not any(output.requires_grad for output in outputs)
 
 
-def test_layers_are_found_in_module_order_and_only_with_running_statistics():
+def test_layers_are_found_in_module_order_and_only_with_running_statistics() -> None:
     net = nn.Sequential(
-        nn.BatchNorm2d(2), nn.Sequential(nn.GroupNorm(1, 2), nn.BatchNorm1d(2)), nn.BatchNorm1d(2, track_running_stats=False)
+        nn.BatchNorm2d(2),
+        nn.Sequential(nn.GroupNorm(1, 2), nn.BatchNorm1d(2)),
+        nn.BatchNorm1d(2, track_running_stats=False),
     )
     assert bn_layers(net) == [net[0], net[1][1]]

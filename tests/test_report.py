@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from lptool import report
-from lptool.inspection import inspect_files
-from lptool.pipeline import PoolOptions, PoolResult, pool_target, prepare
+from lptool.bench import PoolOptions, open_bench
+from lptool.inspection import Inspection, inspect_files
+from lptool.pipeline import PoolResult, pool_target
 
 
 def text(view: RenderableType) -> str:
@@ -21,7 +22,7 @@ def text(view: RenderableType) -> str:
 @pytest.fixture(scope="module")
 def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
     options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
-    return pool_target(prepare(tickets, tmp_path_factory.mktemp("out") / "a.safetensors", options), 3)
+    return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")
 
 
 def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: list[Path]) -> None:
@@ -60,27 +61,26 @@ def test_all_targets_in_one_table(result: PoolResult) -> None:
 
 
 def test_the_inspect_document_has_the_promised_keys(tickets: list[Path]) -> None:
-    document = report.inspect_document(*inspect_files(tickets))
+    document = report.inspect_document(inspect_files(tickets))
     promised = ["file", "format", "level", "sparsity", "density", "parameters", "nonzero", "mask_source", "nested"]
     promised += ["warnings", "layers"]
-    assert document["pool"] == {"aligned": True, "problems": []}
+    assert document["pool"] == {"aligned": True, "problems": [], "warnings": []}
     for ticket in document["tickets"]:
         assert set(promised) <= set(ticket)
         assert ticket["sparsity"] == pytest.approx(1 - ticket["density"])
         assert {"name", "shape", "sparsity"} == set(ticket["layers"][0])
 
 
-def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(
-    result: PoolResult, tickets: list[Path]
-) -> None:
-    assert "layer1.0.conv1.weight" not in text(report.inspect_view(*inspect_files(tickets)))
-    shown = text(report.inspect_view(*inspect_files([result.output])))
+def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(result: PoolResult, tickets: list[Path]) -> None:
+    assert "layer1.0.conv1.weight" not in text(report.inspect_view(inspect_files(tickets)))
+    shown = text(report.inspect_view(inspect_files([result.output])))
     for part in ("layer1.0.conv1.weight", "pooled by greedy", "level_02.safetensors", "ticket + BN"):
         assert part in shown
 
 
 def test_headers_of_other_writers_do_not_break_inspect(result: PoolResult) -> None:
-    (finding,), _ = inspect_files([result.output])
+    (finding,) = inspect_files([result.output]).findings
     for trace, scores in (({}, {}), ({"members": [{}]}, {"val": {}})):
         metadata = replace(finding.summary.metadata, trace=trace, scores=scores)
-        text(report.inspect_view([replace(finding, summary=replace(finding.summary, metadata=metadata))], []))
+        strange = replace(finding, summary=replace(finding.summary, metadata=metadata))
+        text(report.inspect_view(Inspection((strange,))))

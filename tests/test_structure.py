@@ -16,6 +16,9 @@ ORDER = [
     "device",
     "masks",
     "tickets",
+    "pools",
+    "containers",
+    "dialects",
     "checkpoints",
     "interpolate",
     "recalibrate",
@@ -29,12 +32,24 @@ ORDER = [
     "presets",
     "run_folder",
     "train",
-    "pipeline",
     "inspection",
+    "bench",
+    "barrier",
+    "pipeline",
     "report",
     "cli",
 ]
-POOLING_LINE = ["masks", "tickets", "checkpoints", "interpolate", "recalibrate", "evaluate", "search", "export"]
+POOLING_LINE = [
+    "masks",
+    "tickets",
+    "pools",
+    "checkpoints",
+    "interpolate",
+    "recalibrate",
+    "evaluate",
+    "search",
+    "export",
+]
 
 
 def imported(module: str) -> set[str]:
@@ -59,7 +74,7 @@ def test_a_module_imports_only_from_its_left(module: str) -> None:
     assert imported(module) <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", [*POOLING_LINE, "pipeline", "report", "inspection"])
+@pytest.mark.parametrize("module", [*POOLING_LINE, "bench", "pipeline", "report", "inspection"])
 def test_the_pooling_line_does_not_need_the_trainer(module: str) -> None:
     assert not imported(module) & {"train", "run_folder", "presets"}
 
@@ -81,7 +96,9 @@ def test_public_names_can_be_used() -> None:
         _ = lptool.nothing
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["pool", "--help"], ["pool"], ["--version"], ["train", "--rate", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["pool", "--help"], ["pool"], ["--version"], ["train", "--rate", "x"]]
+)
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (
         "import sys; from lptool.cli import main\n"

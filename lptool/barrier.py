@@ -1,0 +1,54 @@
+"""Loss barriers: whether the straight line between two tickets stays low, which is what pooling them rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lptool.bench import Bench
+from lptool.evaluate import Score
+from lptool.interpolate import interpolate
+
+POINTS = 11
+# Frankle et al. 2020 (Linear Mode Connectivity), section 3: networks are stable where the error rises by less.
+STABLE = 0.02
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """The line between two tickets: scores at equally spaced points from the denser (first) to the sparser (last)."""
+
+    denser: str
+    sparser: str
+    scores: tuple[Score, ...]
+
+    @property
+    def error(self) -> float:
+        """Highest error on the line minus the mean error of its ends (Frankle et al. 2020, equation 1)."""
+        return _rise([1 - score.accuracy for score in self.scores])
+
+    @property
+    def nll(self) -> float:
+        """The same for the negative log-likelihood, in nats."""
+        return _rise([score.nll for score in self.scores])
+
+    @property
+    def verdict(self) -> str:
+        """Whether the pair can be pooled, in words."""
+        if self.error < STABLE:
+            return "can be pooled: the line between them stays low"
+        return "cannot be pooled: a barrier lies between them, as between runs of another init or rewind point"
+
+
+def _rise(line: list[float]) -> float:
+    return max(line) - (line[0] + line[-1]) / 2
+
+
+def barriers(bench: Bench) -> Iterator[Barrier]:
+    """The barrier between each ticket and the next sparser one, on val, BatchNorm recalibrated at each point."""
+    files = [summary.file for summary in bench.pool.summaries]
+    for place in range(1, len(bench.pool)):
+        denser, sparser = bench.pool[place - 1].state, bench.pool[place].state
+        alphas = [1 - i / (POINTS - 1) for i in range(POINTS)]
+        scores = tuple(bench.scorer(interpolate(denser, sparser, alpha)) for alpha in alphas)
+        yield Barrier(files[place - 1], files[place], scores)

@@ -1,0 +1,193 @@
+"""A pool with the network and the images to judge it on, everything checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lptool.checkpoints import load_pool, load_ticket
+from lptool.data import Data, load_data
+from lptool.device import autocast_dtype, pick_device
+from lptool.errors import DataError
+from lptool.evaluate import Batches, Score, Scorer, evaluate, hardest_first, margins
+from lptool.images import Images, sample
+from lptool.masks import State
+from lptool.models import build_model, fit_names, guess_arch
+from lptool.pools import Pool
+from lptool.search import PAPER_ALPHAS
+from lptool.tickets import Metadata, Summary
+
+BATCH_SIZE = 512
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """Everything that shapes a pooled model.
+
+    Attributes:
+        target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
+            one of the files.
+        method, alphas: see `pool_tickets`.
+        arch, dataset, data_dir: None takes what the tickets say; an architecture is also guessed from the tensors.
+        mean, std: per channel, of images scaled to [0, 1]; None takes what the tickets say, else measures them.
+        val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
+        recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
+        precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
+        calibration_size: training images for BN recalibration in the search; at the end all are used.
+        seed: of the choice of those images.
+    """
+
+    target: str = "sparsest"
+    method: str = "greedy"
+    alphas: tuple[float, ...] = PAPER_ALPHAS
+    arch: str | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+    val_fraction: float | None = None
+    split_seed: int | None = None
+    precision: str = "auto"
+    recalibrate: bool = True
+    calibration_size: int = 2048
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pool with the network and the images to judge it on, everything checked."""
+
+    pool: Pool
+    model: nn.Module
+    data: Data
+    device: torch.device
+    options: PoolOptions
+    arch: str
+    arch_kwargs: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    def batches(self, images: Images) -> Batches:
+        """Makes the batches of one part of the data, un-augmented and in order."""
+        return partial(self.data.batches, images, BATCH_SIZE, self.device)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The function the search maximises, over val with the hardest images first."""
+        compute = autocast_dtype(self.options.precision, self.device)
+        calibration = sample(self.data.train, self.options.calibration_size, self.options.seed)
+        chosen = self.batches(calibration) if self.options.recalibrate else None
+        val = self.data.val.subset(hardest_first(self._margins(compute)))
+        return Scorer(self.model, self.batches(val), len(val), chosen, compute)
+
+    def _margins(self, compute: torch.dtype) -> Tensor:
+        """Of every val image under every ticket, float [tickets, N]."""
+        found = []
+        for ticket in self.pool:
+            self.model.load_state_dict(ticket.state)
+            found.append(margins(self.model, self.batches(self.data.val)(), compute))
+        return torch.stack(found)
+
+    def score(self, state: State, images: Images) -> Score:
+        """Score a state as it is on a part of the data."""
+        self.model.load_state_dict(state)
+        return evaluate(self.model, self.batches(images)(), len(images))
+
+
+def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
+    """Load and check everything a search needs; nothing is computed on images yet.
+
+    Raises:
+        LptoolError: whatever would fail later fails here: files, pool, architecture, data, split.
+    """
+    pool = load_pool(files)
+    first = pool.summaries[0]  # the others have the same names and shapes
+    shapes = {name: tally.shape for name, tally in first.tensors.items()}
+    arch, arch_kwargs, guessed = _architecture(pool, shapes, options.arch)
+    data, doubts = _load_matching_data(pool, options)
+    kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
+    model = build_model(arch, **kwargs)
+    names = fit_names(model, shapes, arch, first.file)
+    device = pick_device(options.device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    warnings = (*pool.warnings, *guessed, *doubts, *_carried(shapes, names, first))
+    return Bench(pool.for_model(names), model, data.to(device), device, options, arch, kwargs, warnings)
+
+
+def _architecture(
+    pool: Pool, shapes: dict[str, tuple[int, ...]], named: str | None
+) -> tuple[str, dict[str, Any], list[str]]:
+    """Name, arguments, and a warning where it was guessed: from the option, else the metadata, else the tensors."""
+    known = next((s.metadata for s in pool.summaries if s.metadata.arch), Metadata())
+    if known.arch and named in (None, known.arch):
+        return known.arch, known.arch_kwargs, []
+    if named:
+        return named, {}, []
+    file = pool.summaries[0].file
+    arch, kwargs, evidence = guess_arch(shapes, file)
+    return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
+
+
+def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: Summary) -> list[str]:
+    extras = [name for name in shapes if name not in names]
+    return [f"{first.file}: {', '.join(extras)} is no part of the network; carried over from the target"] * bool(extras)
+
+
+def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
+    """The data the tickets were trained on, split as it was then; val must hold no image that they were trained on."""
+    told = [s for s in pool.summaries if s.metadata.dataset]
+    if not told and options.dataset is None:
+        raise DataError(f"{pool.summaries[0].file}: does not say its data set; name it with --dataset")
+    trained_on = told[0].metadata.dataset if told else {}
+    split = trained_on.get("split", {})
+    mean, std = _normalisation(pool, options, trained_on)
+    shape = trained_on.get("image_shape")
+    data = load_data(
+        options.dataset or trained_on["name"],
+        options.data_dir,
+        val_fraction=_first(options.val_fraction, split.get("fraction"), 0.1),
+        split_seed=_first(options.split_seed, split.get("seed"), 0),
+        image_size=shape[-1] if shape else None,
+        normalisation=(mean, std) if mean and std else None,
+    )
+    if len(data.mean) != data.shape[0] or len(data.std) != data.shape[0]:
+        raise DataError(
+            f"{data.name}: images have {data.shape[0]} channels, but the normalisation has {len(data.mean)} means and "
+            f"{len(data.std)} standard deviations; give one of each per channel with --mean and --std"
+        )
+    for summary in told:
+        if summary.metadata.dataset.get("split", {}).get("hash") != data.split["hash"]:
+            raise DataError(
+                f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
+                "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
+            )
+    warnings = [
+        f"{s.file} does not say which images it was trained on; if val's are among them, its scores are flattered"
+        for s in pool.summaries
+        if not s.metadata.dataset
+    ]
+    if mean is None or std is None:
+        shown = ", ".join(f"{value:.4f}" for value in (*data.mean, *data.std))
+        warnings.insert(1, f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std")
+    return data, tuple(warnings[:2])
+
+
+def _normalisation(
+    pool: Pool, options: PoolOptions, trained_on: dict[str, Any]
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Mean and std as asked for, as the metadata says, or as a `normalize` module in the checkpoint holds them."""
+    mean, std = options.mean or trained_on.get("mean"), options.std or trained_on.get("std")
+    if mean or std or not {"normalize.mean", "normalize.std"} <= set(pool.summaries[0].tensors):
+        return mean, std
+    state = load_ticket(pool.summaries[0].file).state
+    return tuple(state["normalize.mean"].flatten().tolist()), tuple(state["normalize.std"].flatten().tolist())
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

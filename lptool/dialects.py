@@ -1,0 +1,107 @@
+"""How other programs name weights and masks. Each dialect is one small function from a file's names to a layout.
+
+A layout says for each tensor of the network, under its plain name, which tensor of the file holds the weight and
+which the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lptool.errors import CheckpointError
+
+# Prefixes that wrappers put before every name: DDP and DataParallel, torch.compile, Lightning and other trainers.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one tensor of the network lies in the file: names of its weight and, where there is one, its mask."""
+
+    weight: str
+    mask: str | None = None
+
+
+Layout = dict[str, Entry]
+
+
+def layout_of(names: Collection[str]) -> Layout:
+    """The layout of a file, from its names alone, in the order of the file."""
+    masks = {**_prune_masks(names), **_tensor_masks(names), **_module_masks(names)}
+    of_weight = {weight: mask for mask, weight in masks.items()}
+    layout = {}
+    for name in names:
+        if name not in masks:
+            plain = name.removesuffix("_orig") if name in of_weight else name
+            layout[plain] = Entry(name, of_weight.get(name))
+    return layout
+
+
+def _prune_masks(names: Collection[str]) -> dict[str, str]:
+    """`torch.nn.utils.prune` and the published Lottery Pools code: `X_orig` and `X_mask`, the weight is the product."""
+    bases = [name.removesuffix("_mask") for name in names if name.endswith("_mask")]
+    return {f"{base}_mask": f"{base}_orig" for base in bases if f"{base}_orig" in names}
+
+
+def _tensor_masks(names: Collection[str]) -> dict[str, str]:
+    """A mask named after its tensor: `X` and `X_mask` or `X.mask`."""
+    found = {}
+    for name in names:
+        for suffix in ("_mask", ".mask"):
+            if name.endswith(suffix) and name.removesuffix(suffix) in names:
+                found[name] = name.removesuffix(suffix)
+    return found
+
+
+def _module_masks(names: Collection[str]) -> dict[str, str]:
+    """TurboPrune: the module's buffer `mask` beside its `weight`."""
+    bases = [name.removesuffix(".mask") for name in names if name.endswith(".mask")]
+    return {f"{base}.mask": f"{base}.weight" for base in bases if f"{base}.weight" in names}
+
+
+def with_mask_file(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
+    """OpenLTH: masks by weight name in a file of their own, whose tensors were added under `prefix`."""
+    return {
+        name: Entry(entry.weight, f"{prefix}{name}") if name in masks and entry.mask is None else entry
+        for name, entry in layout.items()
+    }
+
+
+def unwrapped(names: Collection[str]) -> dict[str, str]:
+    """Name without the prefixes of wrappers → name as given.
+
+    A prefix, or a stack of them, is taken off where most names bear it, and no two names become one; names without
+    it, such as a Lightning module's loss weights, stay as they are.
+    """
+    plain = {name: name for name in names}
+    while True:
+        for prefix in _WRAPPERS:
+            stripped = {short.removeprefix(prefix): full for short, full in plain.items()}
+            borne = sum(short.startswith(prefix) for short in plain)
+            if 2 * borne > len(plain) and len(stripped) == len(plain) and "" not in stripped:
+                plain = stripped
+                break
+        else:
+            return plain
+
+
+def read_mask(tensors: Mapping[str, Tensor], entry: Entry, shape: tuple[int, ...], file: str) -> Tensor:
+    """The mask of an entry as bool. Raises CheckpointError where it has another shape or values but 0 and 1."""
+    assert entry.mask is not None
+    mask = tensors[entry.mask]
+    if tuple(mask.shape) != shape:
+        raise CheckpointError(
+            f"{file}: mask {entry.mask} is {list(mask.shape)}, expected {list(shape)} as {entry.weight} is"
+        )
+    if mask.dtype != torch.bool:
+        strange = mask[(mask != 0) & (mask != 1)]
+        if strange.numel():
+            raise CheckpointError(
+                f"{file}: mask {entry.mask} has {strange.numel()} values other than 0 and 1, such as "
+                f"{strange.flatten()[0].item():g}; is it a score and not a mask?"
+            )
+    return mask != 0

@@ -1,0 +1,80 @@
+"""What a search is judged on: the right network, the right images, the right normalisation."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lptool.bench import PoolOptions, open_bench
+from lptool.errors import ArchError, DataError
+from lptool.evaluate import hardest_first
+
+OPTIONS = PoolOptions(device="cpu", calibration_size=100)
+
+
+def test_the_bench_is_what_the_tickets_say(tickets: list[Path]) -> None:
+    bench = open_bench(tickets, OPTIONS)
+    assert (bench.arch, bench.arch_kwargs) == ("resnet8_cifar", {"num_classes": 10, "in_chans": 1})
+    described = bench.pool.summaries[0].metadata.dataset
+    assert bench.data.describe() == described
+    assert bench.warnings == ()
+
+
+def test_scores_do_not_depend_on_the_order_of_val(tickets: list[Path]) -> None:
+    """The search sees the hardest images first; reports see them in order; both count the same images."""
+    bench = open_bench(tickets, replace(OPTIONS, precision="fp32"))
+    state = bench.pool[1].state
+    assert bench.scorer.as_is(state).correct == bench.score(state, bench.data.val).correct
+
+
+def test_the_hardest_images_come_first(tickets: list[Path]) -> None:
+    bench = open_bench(tickets, replace(OPTIONS, precision="fp32"))
+    margins = bench._margins(torch.float32)
+    errors = (margins < 0).sum(0)[hardest_first(margins)]
+    assert errors.tolist() == sorted(errors.tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("options", [{"mean": (0.5,), "std": (0.25,)}])
+def test_a_normalisation_asked_for_is_used(tickets: list[Path], options: dict[str, tuple[float, ...]]) -> None:
+    bench = open_bench(tickets, replace(OPTIONS, **options))  # type: ignore[arg-type]
+    assert (bench.data.mean, bench.data.std) == ((0.5,), (0.25,))
+
+
+def test_a_normalisation_of_other_channels_is_refused(tickets: list[Path]) -> None:
+    with pytest.raises(DataError, match=r"have 1 channels, but the normalisation has 3 means and 1 standard"):
+        open_bench(tickets, replace(OPTIONS, mean=(0.5, 0.5, 0.5), std=(0.2,)))
+
+
+def test_an_architecture_of_the_users_own(tmp_path: Path, tickets: list[Path]) -> None:
+    """A class that wraps the network, so that all its names begin with `model.`; the file's do not."""
+    code = (
+        "import timm, torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.model = timm.create_model('resnet8_cifar', num_classes=num_classes, in_chans=1)\n"
+        "    def forward(self, x):\n"
+        "        return self.model(x)\n"
+    )
+    (tmp_path / "net.py").write_text(code)
+    own = open_bench(tickets, replace(OPTIONS, arch=f"{tmp_path / 'net.py'}:Net"))
+    plain = open_bench(tickets, OPTIONS)
+    assert own.pool.prunable == tuple(f"model.{name}" for name in plain.pool.prunable)
+    scores = [b.score(b.pool[2].state, b.data.test) for b in (own, plain)]
+    assert scores[0] == scores[1]
+
+
+def test_a_network_that_nothing_fits_has_to_be_named(tmp_path: Path) -> None:
+    for level in (0, 1):
+        save_file({"strange.weight": torch.full((3, 3), float(level))}, tmp_path / f"{level}.safetensors")
+    with pytest.raises(ArchError, match="none known has its tensors; name it with --arch"):
+        open_bench(sorted(tmp_path.iterdir()), replace(OPTIONS, dataset="digits"))
+
+
+def test_duplicates_are_dropped_with_a_warning(tmp_path: Path, tickets: list[Path]) -> None:
+    save_file(load_file(tickets[1]), tmp_path / "again.safetensors")
+    bench = open_bench([*tickets, tmp_path / "again.safetensors"], OPTIONS)
+    assert len(bench.pool) == len(tickets)
+    assert "again.safetensors: has the same weights as" in bench.warnings[0]
