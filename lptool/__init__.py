@@ -2,6 +2,7 @@
 
 The public names, loaded when first used, so that `lptool --help` does not wait for torch:
 
+    find_checkpoints the checkpoints in files, folders and globs
     load_ticket      read one checkpoint
     load_pool        read the checkpoints of a run: ordered, aligned, loaded one at a time
     save_ticket      write one `.safetensors` with exact zeros
@@ -20,6 +21,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lptool.checkpoints import find_checkpoints as find_checkpoints
     from lptool.checkpoints import load_pool as load_pool
     from lptool.checkpoints import load_ticket as load_ticket
     from lptool.errors import LptoolError as LptoolError
@@ -43,6 +45,7 @@ _HOME = {
     "Scorer": "evaluate",
     "Ticket": "tickets",
     "TrainOptions": "presets",
+    "find_checkpoints": "checkpoints",
     "interpolate": "interpolate",
     "load_model": "models",
     "load_pool": "checkpoints",

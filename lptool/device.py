@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 from types import ModuleType
 
@@ -53,6 +55,15 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in known:
         raise SetupError(f"unknown precision {precision!r}: expected auto, fp32 or bf16")
     return known[precision]
+
+
+def release_freed_memory() -> None:
+    """Hand freed memory back to the system, where the C library keeps it (glibc); elsewhere do nothing.
+
+    States of one size that come and go leave holes in glibc's heap, and the process would seem to grow with each.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ from typing import overload
 
 import torch
 
+from lptool.device import release_freed_memory
 from lptool.errors import PoolError, first_ten
 from lptool.masks import apply_mask
 from lptool.tickets import Summary, Ticket
@@ -60,6 +61,7 @@ class Pool(Sequence[Ticket]):
     def __getitem__(self, index: int | slice) -> Ticket | Sequence[Ticket]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        release_freed_memory()
         ticket = self._load(self.summaries[index])
         whole = {name: torch.ones_like(ticket.state[name], dtype=torch.bool) for name in self.prunable}
         mask = {name: ticket.mask.get(name, whole[name]) for name in self.prunable}

@@ -86,16 +86,16 @@ def pool_view(result: PoolResult) -> RenderableType:
 
 
 def _verdict(result: PoolResult) -> str:
+    accepted = len(result.trace.accepted)
+    if accepted and not result.improved:
+        return (
+            f"no candidate improved: {accepted} accepted, but with BatchNorm recalibrated on all of the training set "
+            f"{ROWS[result.shipped]!r} scores better on val, so that is the output"
+        )
     if not result.improved:
-        kept = "ticket + BN" if result.shipped == "ticket_bn" or _started_recalibrated(result) else "ticket"
-        return f"no candidate improved; the output is the incumbent it started from ({kept})"
+        return "no candidate improved; the output is the incumbent that the search started from"
     steps = ", ".join(f"level {result.pool.level(s.candidate)} (alpha {s.alpha:g})" for s in result.trace.accepted)
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
-
-
-def _started_recalibrated(result: PoolResult) -> bool:
-    trace = result.trace
-    return trace.ticket_bn is not None and trace.ticket_bn.correct > trace.ticket.correct
 
 
 def _how_to_load(result: PoolResult) -> list[str]:

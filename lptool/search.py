@@ -17,6 +17,7 @@ from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State, kept_count, magnitude_prune
 from lptool.pools import Pool
+from lptool.tickets import Ticket
 
 # Yin et al. 2023, section 3.2: the coefficients of the search.
 PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -128,8 +129,8 @@ def pool_tickets(
         raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
     target %= len(pool)
     coefficients = METHODS[method] or tuple(alphas)
-    start, ticket, ticket_bn = _start(pool, target, score, score_as_is)
-    model, steps = _greedy(pool, target, score, start, coefficients, on_progress)
+    ticket, ticket_bn = _scores_of_target(pool[target].state, score, score_as_is)
+    model, steps = _greedy(pool, target, (ticket, ticket_bn), score, coefficients, on_progress)
     if score_as_is is None:
         model = replace(model, recalibrated=False)
     return model, SearchTrace(method, target, coefficients, ticket, ticket_bn, steps)
@@ -144,23 +145,28 @@ def adjacent(target: int, count: int) -> list[int]:
     return sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
 
 
-def _start(
-    pool: Pool, target: int, score: ScoreFunction, score_as_is: ScoreFunction | None
-) -> tuple[Incumbent, Score, Score | None]:
-    """The incumbent to beat: the target with the BatchNorm statistics it has, or recalibrated where that is better."""
-    ticket = pool[target]
-    if score_as_is is None:
-        only = score(ticket.state)
-        return Incumbent(ticket.state, ticket.mask, only, recalibrated=False), only, None
-    as_is, with_bn = score_as_is(ticket.state), score(ticket.state)
-    better = with_bn.correct > as_is.correct
-    return Incumbent(ticket.state, ticket.mask, with_bn if better else as_is, recalibrated=better), as_is, with_bn
+def _scores_of_target(
+    state: State, score: ScoreFunction, score_as_is: ScoreFunction | None
+) -> tuple[Score, Score | None]:
+    """With the BatchNorm statistics it has, and recalibrated (None where `score` does not recalibrate)."""
+    return (score(state), None) if score_as_is is None else (score_as_is(state), score(state))
+
+
+def _start(ticket: Ticket, as_is: Score, with_bn: Score | None) -> Incumbent:
+    """The incumbent to beat: the target as it is, or recalibrated where that is better."""
+    better = with_bn is not None and with_bn.correct > as_is.correct
+    return Incumbent(ticket.state, ticket.mask, with_bn if better and with_bn else as_is, recalibrated=better)
 
 
 def _greedy(
-    pool: Pool, target: int, score: ScoreFunction, start: Incumbent, alphas: tuple[float, ...], on_progress: OnProgress
+    pool: Pool,
+    target: int,
+    scores: tuple[Score, Score | None],
+    score: ScoreFunction,
+    alphas: tuple[float, ...],
+    on_progress: OnProgress,
 ) -> tuple[Incumbent, tuple[Step, ...]]:
-    incumbent = start
+    incumbent = _start(pool[target], *scores)  # nothing else may hold the target: it is freed when it is replaced
     steps: list[Step] = []
     order = adjacent(target, len(pool))
     for candidate in order:
@@ -182,21 +188,25 @@ def _sweep(
     """Try every alpha of one candidate; the best mix where it scores at least as well as the incumbent, else None.
 
     The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the incumbent
-    and beats the best of this sweep.
+    and beats the best of this sweep. The best mix is made again at the end, so that one mix is in memory at a time.
     """
     candidate = pool[progress.candidate].state
     keep = kept_count(incumbent.mask)
-    best: tuple[float, Incumbent] | None = None
+
+    def mix(alpha: float) -> tuple[State, Mask]:
+        return magnitude_prune(interpolate(incumbent.state, candidate, alpha), pool.prunable, keep)
+
+    best: tuple[float, Score] | None = None
     attempts = []
     for tried, alpha in enumerate(alphas):
         on_progress(replace(progress, alpha=alpha, done=progress.done + tried))
-        state, mask = magnitude_prune(interpolate(incumbent.state, candidate, alpha), pool.prunable, keep)
-        bar = incumbent.score.correct if best is None else best[1].score.correct + 1
-        result = score(state, bar)
+        bar = incumbent.score.correct if best is None else best[1].correct + 1
+        result = score(mix(alpha)[0], bar)
         attempts.append((alpha, result))
         if result.complete and result.correct >= bar:
-            best = alpha, Incumbent(state, mask, result, recalibrated=True)
+            best = alpha, result
     if best is None:
         return None, Step(progress.candidate, None, False, None, tuple(attempts))
-    alpha, model = best
-    return model, Step(progress.candidate, alpha, True, model.score, tuple(attempts))
+    state, mask = mix(best[0])
+    step = Step(progress.candidate, best[0], True, best[1], tuple(attempts))
+    return Incumbent(state, mask, best[1], recalibrated=True), step

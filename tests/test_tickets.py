@@ -94,9 +94,7 @@ def test_a_value_of_the_wrong_type_is_refused(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99, "2", None])
 def test_another_version_is_refused_and_named(version: object) -> None:
-    with pytest.raises(
-        CheckpointError, match=f"f: written in format {version}, expected {FORMAT_VERSION}"
-    ):
+    with pytest.raises(CheckpointError, match=f"f: written in format {version}, expected {FORMAT_VERSION}"):
         Metadata.from_json(json.dumps(document(version=version)), "f")
 
 

@@ -51,6 +51,9 @@ def net(num_classes, in_chans, dropout=0.1):
 def certain(num_classes, in_chans):
     return net(num_classes, in_chans, dropout=0.0)
 
+def asleep(num_classes, in_chans):
+    return net(num_classes, in_chans).eval()
+
 def linear(num_classes, in_chans):
     return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
 
@@ -281,6 +284,14 @@ def test_tickets_are_those_of_the_algorithm_written_out(options: TrainOptions, t
         expected = by_the_paper(options, DATA, LEVELS)
     for file, state in zip(files, expected, strict=True):
         torch.testing.assert_close(load_ticket(file).state, state, rtol=1e-4, atol=1e-5)
+
+
+def test_network_that_comes_in_eval_mode_is_trained_like_any_other(
+    options: TrainOptions, networks: str, whole: Path, tmp_path: Path
+) -> None:
+    (file,) = run(replace(options, arch=f"{networks}:asleep"), tmp_path, levels=0)
+    awake = load_ticket(whole / file.name).state
+    assert all(torch.equal(tensor, awake[name]) for name, tensor in load_ticket(file).state.items())
 
 
 def test_streamed_images_give_the_same_tickets(options: TrainOptions, networks: str, tmp_path: Path) -> None:
@@ -554,3 +565,4 @@ def test_folder_holds_only_tickets_and_the_journal_in_sight(whole: Path) -> None
     """So that the shell's `DIR/*.safetensors` are the tickets."""
     visible = sorted(file.name for file in whole.iterdir() if not file.name.startswith("."))
     assert visible == [*(f"level_0{level}.safetensors" for level in range(LEVELS + 1)), "train.jsonl"]
+    assert not list(whole.rglob("*epoch*")), "the last epoch's checkpoint is of no more use"

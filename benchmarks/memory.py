@@ -1,0 +1,94 @@
+"""Peak memory of `lptool pool` and `lptool inspect` with few and with many tickets of one network.
+
+    python benchmarks/memory.py [--tickets 4 32] [--arch resnet18_cifar] [--json FILE]
+
+Writes tickets with random weights and nested masks to a temporary folder, runs each command in a process of its own,
+and prints the process's peak resident set. Memory must not grow with the number of tickets: the bar is that the
+difference stays under the size of one ticket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lptool.export import save_ticket
+from lptool.masks import magnitude_mask
+from lptool.models import build_model, prunable_weights
+from lptool.tickets import Metadata, Ticket
+
+MIB = 1 << 20
+
+
+def write_tickets(folder: Path, count: int, arch: str) -> list[Path]:
+    """Tickets of one network: the same weights with a little noise, each level with 10 % fewer of them."""
+    torch.manual_seed(0)
+    model = build_model(arch, num_classes=10, in_chans=1)
+    names = prunable_weights(model, "conv")
+    state, mask, files = model.state_dict(), None, []
+    for level in range(count):
+        state = {n: t + 1e-3 * torch.randn_like(t) if t.is_floating_point() else t for n, t in state.items()}
+        state |= {n: t.abs() for n, t in state.items() if n.endswith("running_var")}
+        keep = round(0.9**level * sum(state[name].numel() for name in names))
+        mask = magnitude_mask({name: state[name] for name in names}, keep, within=mask)
+        metadata = Metadata(arch=arch, arch_kwargs={"num_classes": 10, "in_chans": 1}, level=level, prunable=names)
+        files.append(folder / f"level_{level:02d}.safetensors")
+        save_ticket(Ticket(state, mask, metadata), files[-1])
+    return files
+
+
+def peak(arguments: list[str]) -> int:
+    """Peak resident set of `lptool ARGUMENTS`, in bytes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lptool", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"lptool {' '.join(arguments[:3])} … failed")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(folder: Path, counts: list[int], arch: str) -> dict[str, dict[int, int]]:
+    """Peak bytes per command and number of tickets."""
+    files = [str(path) for path in write_tickets(folder, max(counts), arch)]
+    data = ["--dataset", "digits", "--device", "cpu"]
+    search = [*data, "--alphas", "0.5", "--calibration-size", "64", "-o", str(folder / "out"), "--overwrite"]
+    return {
+        "inspect": {n: peak(["inspect", *files[:n]]) for n in counts},
+        "pool": {n: peak(["pool", *files[:n], *search]) for n in counts},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tickets", type=int, nargs=2, default=[4, 32])
+    parser.add_argument("--arch", default="resnet18_cifar")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = measure(Path(folder), options.tickets, options.arch)
+        ticket = (Path(folder) / "level_00.safetensors").stat().st_size
+    few, many = options.tickets
+    table = Table("command", f"{few} tickets", f"{many} tickets", "difference", "one ticket", title="peak memory, MiB")
+    for command, found in peaks.items():
+        cells = (found[few], found[many], found[many] - found[few], ticket)
+        table.add_row(command, *(f"{value / MIB:.1f}" for value in cells))
+    Console().print(table)
+    if options.json:
+        machine = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+        document = {"arch": options.arch, "ticket_bytes": ticket, "peak_bytes": peaks, **machine}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
