@@ -2,7 +2,7 @@
 
     lptool train -o runs/fashion --preset fashion-mnist-resnet8
     for m in average greedy; do
-      lptool pool runs/fashion -o "runs/fashion/$m/pooled.safetensors" --target all --method "$m" --json > "runs/$m.json"
+      lptool pool runs/fashion -o "runs/$m/pooled.safetensors" --target all --method "$m" --json > "runs/$m.json"
     done
     python benchmarks/levels.py runs/average.json runs/greedy.json --json benchmarks/results/fashion-mnist-resnet8.json
 

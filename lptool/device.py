@@ -9,7 +9,7 @@ from types import ModuleType
 
 import torch
 
-from lptool.errors import SetupError
+from lptool.errors import SetupError, first_line
 
 
 def import_timm() -> ModuleType:
@@ -17,7 +17,7 @@ def import_timm() -> ModuleType:
     try:
         importlib.import_module("torchvision")
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise SetupError(
             f"torchvision does not fit the installed torch {torch.__version__} ({reason}). "
             "Install a matching pair: pip install --upgrade --force-reinstall torch torchvision"
@@ -25,11 +25,7 @@ def import_timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
-        raise SetupError(f"timm cannot be imported ({_first_line(error)}). Install it: pip install timm") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise SetupError(f"timm cannot be imported ({first_line(error)}). Install it: pip install timm") from error
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -42,7 +38,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto") from error
     return device
 

@@ -44,6 +44,11 @@ def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
     return separator.join([*items[:10], *rest])
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line that is not too long."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

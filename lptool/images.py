@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from lptool.errors import DataError, first_line
+
 STATISTICS_IMAGES = 2048  # how many images of a streaming data set the normalisation is measured on
 
 
@@ -72,8 +74,11 @@ class Streamed:
     def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         batches = [self.indices[indices].tolist() for indices in order]
         workers = min(os.cpu_count() or 1, 8) if len(self) >= 512 else 0  # starting them costs more than a few images
-        for images, labels in DataLoader(self.source, batch_sampler=batches, num_workers=workers):
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        try:
+            for images, labels in DataLoader(self.source, batch_sampler=batches, num_workers=workers):
+                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+            raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
 
 
 def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -41,7 +43,7 @@ def build_model(arch: str, num_classes: int | None = None, in_chans: int | None 
     named = {"num_classes": num_classes, "in_chans": in_chans}
     wanted = {**{name: value for name, value in named.items() if value is not None}, **kwargs}
     try:
-        model = build(**_accepted(build, wanted))
+        model = _call(build, _accepted(build, wanted), optional=tuple(named))
     except Exception as error:  # a user's own code may raise anything
         raise ArchError(f"architecture {arch!r} cannot be built with {wanted}: {error}") from error
     if not isinstance(model, nn.Module):
@@ -60,23 +62,41 @@ def _from_timm(arch: str) -> Callable[..., nn.Module]:
 
 def _own(arch: str) -> Callable[..., nn.Module]:
     source, _, name = arch.rpartition(":")
+    is_file = source.endswith(".py")
+    # as `python -m` and `python file.py` would find what the user's code imports
+    beside = str(Path(source).resolve().parent) if is_file else os.getcwd()
+    sys.path.insert(0, beside)
     try:
-        module = _module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        module = _module_of_file(Path(source)) if is_file else importlib.import_module(source)
         found = getattr(module, name)
     except Exception as error:  # a user's own code may raise anything
         raise ArchError(f"architecture {arch!r}: cannot import {name!r} from {source!r} ({error})") from error
+    finally:
+        sys.path.remove(beside)
     if not callable(found):
         raise ArchError(f"architecture {arch!r}: {name!r} is a {type(found).__name__}, expected a class or function")
     return found  # type: ignore[no-any-return]
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"lptool_arch_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {path}")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
     spec.loader.exec_module(module)
     return module
+
+
+def _call(build: Callable[..., nn.Module], arguments: dict[str, Any], optional: tuple[str, ...]) -> nn.Module:
+    """Build, without those of the `optional` arguments that a `**kwargs` took in but the network does not know."""
+    try:
+        return build(**arguments)
+    except TypeError as error:
+        unknown = next((name for name in optional if name in arguments and f"'{name}'" in str(error)), None)
+        if unknown is None:
+            raise
+    return _call(build, {name: value for name, value in arguments.items() if name != unknown}, optional)
 
 
 def _accepted(build: Callable[..., nn.Module], wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -61,7 +62,13 @@ class TrainOptions:
             "prune": (self.prune in ("conv", "all"), "conv or all"),
             "keep": (self.keep in ("last", "best"), "last or best"),
             "batch_size": (self.batch_size >= 2, "at least 2, because BatchNorm needs two images"),
-            "lr": (self.lr > 0, "above 0"),
+            "lr": (0 < self.lr < math.inf, "a number above 0"),
+            "momentum": (0 <= self.momentum < 1, "in [0, 1)"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or a number above it"),
+            "crop_padding": (self.crop_padding is None or self.crop_padding >= 0, "0 or more pixels"),
+            "image_size": (self.image_size is None or self.image_size >= 1, "at least 1 pixel"),
+            "seed": (0 <= self.seed < 2**32, "from 0 to 2^32 − 1"),
+            "split_seed": (0 <= self.split_seed < 2**32, "from 0 to 2^32 − 1"),
             "precision": (self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16"),
             "val_fraction": (0 < self.val_fraction < 1, "in (0, 1)"),
         }

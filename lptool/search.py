@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from lptool.errors import PoolError
 from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
-from lptool.masks import Mask, State, kept_count, magnitude_prune
+from lptool.masks import Mask, State, kept_count, magnitude_mask
 from lptool.pools import Pool
 from lptool.tickets import Ticket
 
@@ -194,7 +194,11 @@ def _sweep(
     keep = kept_count(incumbent.mask)
 
     def mix(alpha: float) -> tuple[State, Mask]:
-        return magnitude_prune(interpolate(incumbent.state, candidate, alpha), pool.prunable, keep)
+        state = interpolate(incumbent.state, candidate, alpha)
+        mask = magnitude_mask({name: state[name] for name in pool.prunable}, keep)
+        for name, kept in mask.items():
+            state[name].masked_fill_(~kept, 0)  # in place: the mix is ours alone, and a copy would be one state more
+        return state, mask
 
     best: tuple[float, Score] | None = None
     attempts = []

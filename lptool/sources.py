@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, IterableDataset
 
 from lptool.device import import_timm
-from lptool.errors import DataError, near_miss
+from lptool.errors import DataError, first_line, near_miss
 from lptool.images import Images, InMemory, Streamed, image_shape
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
+Array = np.ndarray[Any, Any]
 IN_MEMORY_BYTES = 4 << 30  # a data set larger than this, decoded, streams from disk
 
 
@@ -74,7 +75,7 @@ def _resized(parts: Parts, side: int | None) -> Parts:
     return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))
 
 
-def _in_memory(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> InMemory:
+def _in_memory(images: Array, labels: Array) -> InMemory:
     """From uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
     channels_last = images[..., None] if images.ndim == 3 else images
     pixels = torch.from_numpy(np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2)))
@@ -101,12 +102,21 @@ _IDX_FILES = {
 def _fashion_mnist(root: Path | None) -> Parts:
     for place in (*([root, root / "FashionMNIST" / "raw"] if root else []), DEBIAN_FASHION_MNIST):
         if all((place / file).is_file() for files in _IDX_FILES.values() for file in files):
-            read = {part: _in_memory(*(_read_idx(place / f) for f in files)) for part, files in _IDX_FILES.items()}
-            return Parts(read["train"], read["test"], num_classes=10)
+            train, test = (_idx_part(place, *_IDX_FILES[part]) for part in ("train", "test"))
+            return Parts(train, test, num_classes=10)
     return _torchvision("fashion-mnist", root)
 
 
-def _read_idx(path: Path) -> np.ndarray[Any, Any]:
+def _idx_part(place: Path, images_file: str, labels_file: str) -> InMemory:
+    images, labels = _read_idx(place / images_file), _read_idx(place / labels_file)
+    if images.ndim != 3:
+        raise DataError(f"{place / images_file}: expected images [N, H, W], found {list(images.shape)}")
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{place / labels_file}: expected {len(images)} labels, found {list(labels.shape)}")
+    return _in_memory(images, labels)
+
+
+def _read_idx(path: Path) -> Array:
     """A gzipped IDX file of uint8: two zero bytes, type 8, number of dimensions, big-endian lengths, the data."""
     try:
         content = gzip.decompress(path.read_bytes())
@@ -122,17 +132,21 @@ def _torchvision(name: str, root: Path | None) -> Parts:
     from torchvision import datasets
 
     make = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    place = root or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lptool"
+    place = root or _default_place()
     try:
         parts = [_present_or_downloaded(make, place, train) for train in (True, False)]
     except (OSError, RuntimeError) as error:
         package = ", or install Debian's package dataset-fashion-mnist" if name == "fashion-mnist" else ""
         raise DataError(
             f"data set {name} not found: looked in {place} for torchvision's files, and the download failed "
-            f"({str(error).splitlines()[0]}); put them there or name their folder with --data-dir{package}"
+            f"({first_line(error)}); put them there or name their folder with --data-dir{package}"
         ) from error
     train, test = (_in_memory(np.asarray(p.data), np.asarray(p.targets)) for p in parts)
     return Parts(train, test, num_classes=len(parts[0].classes))
+
+
+def _default_place() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lptool"
 
 
 def _present_or_downloaded(make: Callable[..., Any], place: Path, train: bool) -> Any:
@@ -144,16 +158,29 @@ def _present_or_downloaded(make: Callable[..., Any], place: Path, train: bool) -
 
 def _npz(path: Path) -> Parts:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: not a readable .npz file ({error})") from error
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {key: np.asarray(file[key]) for key in file.files}
+    except Exception as error:  # numpy raises what zip, zlib, pickle and its own header parser raise
+        raise DataError(f"{path}: not a readable .npz file ({first_line(error)}); expected numpy.savez's") from error
     train, test = (_npz_part(path, arrays, part) for part in ("train", "test"))
     val = _npz_part(path, arrays, "val") if "val_images" in arrays else None
-    return Parts(train, test, num_classes=int(arrays["train_labels"].max()) + 1, val=val)
+    classes = int(train.labels.max()) + 1
+    for part, images in (("test", test), ("val", val)):
+        if images is not None:
+            _check_like(path, part, images, train, classes)
+    return Parts(train, test, classes, val)
 
 
-def _npz_part(path: Path, arrays: dict[str, np.ndarray[Any, Any]], part: str) -> InMemory:
+def _check_like(path: Path, part: str, images: InMemory, train: InMemory, classes: int) -> None:
+    if images.images.shape[1:] != train.images.shape[1:]:
+        found, expected = list(images.images.shape[1:]), list(train.images.shape[1:])
+        raise DataError(f"{path}: {part}_images are {found} (channels, height, width), expected {expected} as train")
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(f"{path}: {part}_labels go from {low} to {high}, expected 0 to {classes - 1} as in train")
+
+
+def _npz_part(path: Path, arrays: dict[str, Array], part: str) -> InMemory:
     names = (f"{part}_images", f"{part}_labels")
     absent = [name for name in names if name not in arrays]
     if absent:
@@ -187,45 +214,52 @@ def _folder(root: Path, image_size: int | None) -> Parts:
             raise DataError(
                 f"folder:{root}: {part} has the classes {found[part].classes}, expected {classes} as in train"
             )
-    side = image_size or _own_side(found["train"])
-    images = {part: _decoded(source, side) for part, source in found.items()}
+    images = _decoded_all(found, image_size)
     val = images["val"] if len(held_out) == 2 else None
     return Parts(images["train"], images[held_out[-1]], len(classes), val)
 
 
 def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
     timm_data = import_timm().data
+    if root is None and name.startswith("torch/"):
+        root = _default_place()  # torchvision has none of its own
     make = partial(timm_data.create_dataset, name, root=str(root) if root else None, download=True)
     try:
         train = make(split="train")
         test = make(split="validation" if name.startswith("torch/") else "test")
     except Exception as error:  # each of timm's readers has errors of its own
         raise DataError(
-            f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {error}"
+            f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {first_line(error)}"
         ) from error
-    side = image_size or _own_side(train)
-    images = [_decoded(source, side) for source in (train, test)]
-    labels = [images[0].labels] if isinstance(images[0], InMemory) else []
-    classes = getattr(train, "classes", None)
-    if classes is None and not labels:
+    images = _decoded_all({"train": train, "test": test}, image_size)
+    classes, decoded = getattr(train, "classes", None), images["train"]
+    if classes is not None:
+        return Parts(decoded, images["test"], len(classes))
+    if not isinstance(decoded, InMemory):
         raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
-    return Parts(images[0], images[1], len(classes) if classes is not None else int(labels[0].max()) + 1)
+    return Parts(decoded, images["test"], int(decoded.labels.max()) + 1)
 
 
-def _own_side(source: Any) -> int:
-    """The shorter side of the first image, 224 at most."""
-    image, _ = next(iter(source))
-    return min(int(image.size[0]), int(image.size[1]), 224)
+def _decoded_all(sources: dict[str, Any], image_size: int | None) -> dict[str, InMemory | Streamed]:
+    """Every part in the colours and size of the first training image: its shorter side, 224 pixels at most."""
+    try:
+        first, _ = next(iter(sources["train"]), (None, None))
+        if first is None:
+            raise DataError("this data set has no training image")
+        side = image_size or min(int(first.size[0]), int(first.size[1]), 224)
+        grey = first.mode in ("L", "1")
+        return {part: _decoded(_Decoded(source, side, grey)) for part, source in sources.items()}
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
     """A source of PIL images as uint8 tensors: shorter side scaled to `side`, then the centre cut out."""
 
-    def __init__(self, source: Any, side: int) -> None:
+    def __init__(self, source: Any, side: int, grey: bool) -> None:
         from torchvision.transforms import v2
 
-        grey = next(iter(source))[0].mode in ("L", "1")
-        self.source, self.channels = source, 1 if grey else 3
+        self.source, self.side, self.channels = source, side, 1 if grey else 3
         self.transform = v2.Compose(
             [
                 v2.Grayscale() if grey else v2.RGB(),
@@ -246,24 +280,21 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         return self.transform(image), int(label)
 
 
-def _decoded(source: Any, side: int) -> InMemory | Streamed:
-    """Decode everything where it fits in memory, else on the way. Damaged images raise DataError."""
-    decoded = _Decoded(source, side)
-    try:
-        if isinstance(source, IterableDataset):
-            return _stacked(map(decoded.decode, source))
-        everything = Streamed(decoded, torch.arange(len(decoded)))
-        if len(decoded) * decoded.channels * side * side > IN_MEMORY_BYTES:
-            return everything
-        parts = list(everything.raw(everything.indices.split(256), torch.device("cpu")))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"an image cannot be decoded: {error}") from error
+def _decoded(source: _Decoded) -> InMemory | Streamed:
+    """Decode everything where it fits in memory, else on the way."""
+    if isinstance(source.source, IterableDataset):
+        return _stacked(map(source.decode, source.source))
+    everything = Streamed(source, torch.arange(len(source)))
+    if len(source) * source.channels * source.side**2 > IN_MEMORY_BYTES:
+        return everything
+    parts = list(everything.raw(everything.indices.split(256), torch.device("cpu")))
     return InMemory(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))
 
 
 def _stacked(items: Iterator[tuple[Tensor, int]]) -> InMemory:
     """All images of a source that can only be read in order; it has to fit in memory."""
-    images, labels = [], []
+    images: list[Tensor] = []
+    labels: list[int] = []
     for image, label in items:
         images.append(image)
         labels.append(label)
@@ -272,4 +303,6 @@ def _stacked(items: Iterator[tuple[Tensor, int]]) -> InMemory:
                 f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
                 "export it to image folders and use folder:DIR"
             )
+    if not images:
+        raise DataError("a part of this data set has no image")
     return InMemory(torch.stack(images), torch.tensor(labels))

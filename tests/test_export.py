@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -104,3 +107,21 @@ def test_check_output(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message):
             check_output(output, inputs, overwrite=overwrite)
     assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+
+
+def test_a_stock_timm_network_loads_in_one_line_without_lptool(tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    state = model.state_dict()
+    mask = {"conv1.0.weight": torch.rand(state["conv1.0.weight"].shape) < 0.5}
+    metadata = Metadata(arch="test_resnet", arch_kwargs={"num_classes": 7}, prunable=tuple(mask))
+    save_ticket(Ticket(state, mask, metadata), tmp_path / "a.safetensors")
+    code = (
+        "import sys, timm\n"
+        "model = timm.create_model('test_resnet', num_classes=7, checkpoint_path=sys.argv[1])\n"
+        "assert 'lptool' not in sys.modules\n"
+        "print(int(model.conv1[0].weight.count_nonzero()))\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.safetensors"], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(shown) == int((state["conv1.0.weight"] * mask["conv1.0.weight"]).count_nonzero())

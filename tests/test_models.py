@@ -194,7 +194,6 @@ def test_missing_and_broken_sources_are_named(tmp_path: Path) -> None:
             build_model(f"{source}:Net", 5, 2)
 
 
-@pytest.mark.xfail(reason="reported: a file's module is not in sys.modules while it runs")
 def test_own_file_may_define_dataclasses(tmp_path: Path) -> None:
     lines = (
         "from __future__ import annotations",
@@ -207,7 +206,6 @@ def test_own_file_may_define_dataclasses(tmp_path: Path) -> None:
     build_model(f"{tmp_path}/net.py:Net", 5, 2)
 
 
-@pytest.mark.xfail(reason="reported: in_chans is passed on through **kwargs to a network that does not know it")
 def test_networks_of_torchvision_are_own_callables_too() -> None:
     build_model("torchvision.models:resnet18", 5, 3)
 
