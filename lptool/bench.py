@@ -18,7 +18,7 @@ from lptool.errors import DataError
 from lptool.evaluate import Batches, Score, Scorer, evaluate, hardest_first, margins
 from lptool.images import Images, sample
 from lptool.masks import State
-from lptool.models import build_model, fit_names, guess_arch
+from lptool.models import build_model, check_forward, fit_names, guess_arch
 from lptool.pools import Pool
 from lptool.search import PAPER_ALPHAS
 from lptool.tickets import Metadata, Summary
@@ -114,6 +114,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
     model = build_model(arch, **kwargs)
     names = fit_names(model, shapes, arch, first.file)
+    check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     warnings = (*pool.warnings, *guessed, *doubts, *_carried(shapes, names, first))

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from lptool.checkpoints import load_ticket
 from lptool.device import import_timm
 from lptool.dialects import unwrapped
-from lptool.errors import ArchError, first_ten, near_miss
+from lptool.errors import ArchError, first_line, first_ten, near_miss
+from lptool.recalibrate import in_eval_mode
 
 timm = import_timm()
 from timm.models import register_model  # noqa: E402  (only after the torch/torchvision check above)
@@ -142,6 +143,19 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
             + first_ten(problems)
         )
     return {name: own[name] for name in shapes if name in own}
+
+
+def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> None:
+    """Try the network, on the CPU, on two black images. Raises ArchError where it cannot take them or lacks classes."""
+    try:
+        with torch.inference_mode(), in_eval_mode(model):
+            logits = model(torch.zeros(2, *image_shape))
+    except Exception as error:  # a user's own code may raise anything
+        reason = first_line(error)
+        raise ArchError(f"architecture {arch!r} cannot take images of {list(image_shape)}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2 or logits.shape[1] < num_classes:
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ArchError(f"architecture {arch!r} gives {shape} for 2 images, expected logits of {num_classes} classes")
 
 
 def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ the very tickets that an uninterrupted run gives, because every epoch draws its 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from lptool.evaluate import Score, evaluate
 from lptool.export import save_ticket
 from lptool.images import random_crop_flip
 from lptool.masks import Mask, apply_mask, kept_count, magnitude_mask, sparsity
-from lptool.models import build_model, prunable_weights
+from lptool.models import build_model, check_forward, prunable_weights
 from lptool.presets import TrainOptions
 from lptool.run_folder import Progress, Record, RunFolder
 from lptool.tickets import Metadata, Ticket
@@ -106,6 +107,7 @@ def _start(
         torch.manual_seed(options.seed)
         model = build_model(options.arch, data.num_classes, data.shape[0])
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_forward(model, data.shape, data.num_classes, options.arch)
     prunable = prunable_weights(model, options.prune)
     if not prunable:
         raise TrainError(f"architecture {options.arch!r} has no weights that --prune {options.prune} may touch")
@@ -194,11 +196,12 @@ def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss, correct, seen = _optimise(run, level, epoch, mask, optimizer)
-    if not torch.isfinite(torch.tensor(loss)):
-        raise TrainError(f"level {level}, epoch {epoch}: the loss became {loss}; try a lower --lr or --precision fp32")
     trained = time.perf_counter() - started
     batches = run.data.batches(run.data.val, 512, run.device)
     score = evaluate(run.model, batches, len(run.data.val))
+    worst = loss if not math.isfinite(loss) else score.nll  # the last step shows only on val
+    if not math.isfinite(worst):
+        raise TrainError(f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32")
     record = {
         "level": level,
         "epoch": epoch,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lptool.errors import ArchError
 from lptool.export import save_ticket
 from lptool.masks import magnitude_prune
-from lptool.models import BasicBlock, build_model, fit_names, guess_arch, load_model, prunable_weights
+from lptool.models import BasicBlock, build_model, check_forward, fit_names, guess_arch, load_model, prunable_weights
 from lptool.tickets import Metadata, Ticket
 
 REGISTERED = ["resnet18_cifar", "vgg16_bn_cifar", "resnet20_cifar", "resnet8_cifar"]
@@ -299,3 +299,21 @@ def test_names_and_shapes_of_the_tensors_tell_the_architecture() -> None:
     name, kwargs, evidence = guess_arch({n: tuple(t.shape) for n, t in state.items()}, "a.pt")
     assert (name, kwargs) == ("vgg16_bn_cifar", {"num_classes": 7, "in_chans": 1})
     assert evidence.startswith(f"all {len(state)} tensors")
+
+
+# Whether it runs
+
+
+def test_images_too_small_for_the_network_are_refused_before_training() -> None:
+    model = build_model("vgg16_bn_cifar", 10, 1)
+    check_forward(model, (1, 32, 32), 10, "vgg16_bn_cifar")
+    with pytest.raises(ArchError, match=r"'vgg16_bn_cifar' cannot take images of \[1, 8, 8\]"):
+        check_forward(model, (1, 8, 8), 10, "vgg16_bn_cifar")
+
+
+def test_a_network_with_too_few_classes_is_refused_and_left_in_its_mode() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).train()
+    check_forward(model, (1, 2, 2), 3, "mine")
+    with pytest.raises(ArchError, match=r"'mine' gives \[2, 3\] for 2 images, expected logits of 4 classes"):
+        check_forward(model, (1, 2, 2), 4, "mine")
+    assert model.training
