@@ -73,12 +73,17 @@ class Streamed:
 
     def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         batches = [self.indices[indices].tolist() for indices in order]
-        workers = min(os.cpu_count() or 1, 8) if len(self) >= 512 else 0  # starting them costs more than a few images
+        workers = min(_cores(), 8) if len(self) >= 512 else 0  # starting them costs more than a few images
         try:
             for images, labels in DataLoader(self.source, batch_sampler=batches, num_workers=workers):
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
             raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -125,12 +125,9 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
     state = model.state_dict()
     own = unwrapped(state)
     problems = [f"{name}: missing in the file" for name in own if name not in shapes]
-    modules = {name.partition(".")[0] for name in own}
-    problems += [
-        f"{name}: unexpected in the file"
-        for name, shape in shapes.items()
-        if name not in own and (name.partition(".")[0] in modules or (len(shape) > 1 and math.prod(shape) > 16))
-    ]
+    foreign = [name for name in shapes if name not in own]
+    carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in own})
+    problems += [f"{name}: unexpected in the file" for name in foreign if name not in carried]
     problems += [
         f"{name}: expected {list(state[own[name]].shape)}, found {list(shape)}"
         for name, shape in shapes.items()
@@ -143,6 +140,21 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
             + first_ten(problems)
         )
     return {name: own[name] for name in shapes if name in own}
+
+
+def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[str]:
+    """Of the tensors a network lacks, those that no layer can be missed for.
+
+    They belong to a module that the network lacks altogether, and are all small, as the mean and standard deviation
+    of a normalising layer are, or a single vector, as the class weights of a loss are.
+    """
+    found: set[str] = set()
+    for module in {name.partition(".")[0] for name in foreign} - modules:
+        names = [name for name in foreign if name.partition(".")[0] == module]
+        small = all(math.prod(foreign[name]) <= 16 for name in names)
+        if small or (len(names) == 1 and len(foreign[names[0]]) == 1):
+            found.update(names)
+    return found
 
 
 def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> None:
@@ -318,7 +330,8 @@ _FAMILIES = {
 def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, dict[str, int], str]:
     """An architecture in which every tensor has its name and shape.
 
-    Ours are tried first, then those of the timm families that name their weights alike, short names first.
+    Ours are tried first, then those of the timm families that name their weights alike, short names first. The first
+    that fits is taken: others may have the same tensors and compute something else, so say what was guessed.
 
     Args:
         shapes: plain name → shape.
@@ -333,11 +346,11 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
     kwargs = {"num_classes": _last_rows(shapes), "in_chans": _first_inputs(shapes)}
     patterns = [p for marker, found in _FAMILIES.items() if marker in shapes for p in found]
     names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
-    fitting = [n for n in (*OWN_ARCHS, *(n for n in names if n not in OWN_ARCHS)) if _fits(n, kwargs, shapes, file)]
-    if not fitting:
+    candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
+    arch = next((name for name in candidates if _fits(name, kwargs, shapes, file)), None)
+    if arch is None:
         raise ArchError(f"{file}: does not say its architecture, and none known has its tensors; name it with --arch")
-    also = f"; so do {first_ten(fitting[1:], ', ')}" if fitting[1:] else ""
-    return fitting[0], kwargs, f"all {len(shapes)} tensors have its names and shapes{also}"
+    return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
 
 
 def _fits(arch: str, kwargs: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], file: str) -> bool:

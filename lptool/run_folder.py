@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lptool.containers import read_header
-from lptool.errors import TrainError
+from lptool.errors import OutputError, TrainError
 from lptool.export import write_atomically, write_tensors
 
 Record = dict[str, Any]  # one line of train.jsonl
@@ -65,6 +65,8 @@ class RunFolder:
 
     def claim(self, options: Mapping[str, Any]) -> None:
         """Remember the options of this run. Raises TrainError where the folder was begun with others."""
+        for left_behind in self.path.glob(".level_*.safetensors.*"):  # by a kill in the middle of a write
+            left_behind.unlink()
         if self._options.exists():
             begun = json.loads(self._options.read_text())
             differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
@@ -118,13 +120,16 @@ class RunFolder:
 
     def append(self, record: Record) -> None:
         """Add an epoch to the journal."""
-        with open(self.journal, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with open(self.journal, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
 
     def forget_after(self, level: int, epoch: int) -> None:
-        """Drop the records of epochs that will be trained again, and a line that was cut off."""
+        """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
         if not self.journal.exists():
             return
         lines = [line for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        kept = [line for line in lines if (json.loads(line)["level"], json.loads(line)["epoch"]) < (level, epoch)]
+        kept = [line for line in lines if json.loads(line)["level"] != level or json.loads(line)["epoch"] < epoch]
         write_atomically(self.journal, lambda file: file.write_text("".join(kept)))

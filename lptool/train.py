@@ -106,8 +106,8 @@ def _start(
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         model = build_model(options.arch, data.num_classes, data.shape[0])
+        check_forward(model, data.shape, data.num_classes, options.arch)
     model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_forward(model, data.shape, data.num_classes, options.arch)
     prunable = prunable_weights(model, options.prune)
     if not prunable:
         raise TrainError(f"architecture {options.arch!r} has no weights that --prune {options.prune} may touch")
