@@ -235,7 +235,7 @@ def pool(
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
     from lptool import report
     from lptool.bench import PoolOptions, open_bench
-    from lptool.pipeline import choose_targets, outputs_of, pool_target
+    from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of, pool_target
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -246,7 +246,9 @@ def pool(
     targets = choose_targets(bench)
     outputs = outputs_of(bench, targets, out, overwrite=overwrite)
     if dry_run:
-        click.echo(report.to_json(report.plan_document(bench, targets, outputs)))
+        click.echo(
+            report.to_json(report.plan_document(bench, targets, outputs, evaluations_at_most(options, len(bench.pool))))
+        )
         return
     results = []
     for target, output in zip(targets, outputs, strict=True):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from lptool.barrier import Barrier
-from lptool.bench import Bench
 from lptool.evaluate import Score
 from lptool.inspection import Finding, Inspection
 from lptool.masks import density, sparsity
-from lptool.pipeline import PoolResult, evaluations_at_most
+
+if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
+    from lptool.barrier import Barrier
+    from lptool.bench import Bench
+    from lptool.pipeline import PoolResult
 
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -61,14 +63,14 @@ def _scores(scores: dict[str, Score]) -> dict[str, Any]:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> dict[str, Any]:
+def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path], evaluations: int) -> dict[str, Any]:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
     return {
         "pool": files,
         "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
         "method": bench.options.method,
-        "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(files)),
+        "evaluations_at_most": len(targets) * evaluations,
     }
 
 
