@@ -171,7 +171,10 @@ def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
 def _print(view: RenderableType) -> None:
     from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(view)
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, highlight=False, width=100)  # in a pipe or a file nothing is cut off at 80
+    console.print(view)
 
 
 @main.command()

@@ -212,20 +212,20 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
     title = "one file" if len(findings) == 1 else f"{len(findings)} tickets, densest first"
     table = Table(title=f"{title} ({folders.pop()})" if len(folders) == 1 else title)
     shown = (lambda file: file) if folders else (lambda file: Path(file).name)
-    table.add_column("file", no_wrap=True)
+    table.add_column("file", overflow="fold")
     for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     for finding in findings:
         summary, near = finding.summary, finding.neighbours
         kept, total = summary.kept(), summary.size()
         compared = (
-            ("yes" if near.nested else "no", percent(near.overlap), f"{near.distance:.3f}") if near else ("–",) * 3
+            ("yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}") if near else ("–",) * 3
         )
         level = "–" if summary.metadata.level is None else str(summary.metadata.level)
         table.add_row(
             shown(summary.file),
             level,
-            percent(1 - summary.density()),
+            f"{1 - summary.density():.2%}",
             f"{kept:,} / {total:,}",
             *compared,
         )

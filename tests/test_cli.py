@@ -35,7 +35,7 @@ def refused(result: Result, code: int = 1) -> str:
 
 def test_train_pool_inspect(tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out.safetensors"
-    trained = lptool("train", "-o", run, "--preset", "quickstart", "--levels", 2, "--epochs", 3, "--device", "cpu")
+    trained = lptool("train", "-o", run, "--preset", "quickstart", "--levels", 2, "--epochs", 4, "--device", "cpu")
     assert trained.exit_code == 0, trained.output
     assert trained.stdout.startswith("3 tickets in ")
     pooled = lptool("pool", run, "-o", out, *FAST)
