@@ -17,6 +17,7 @@ from lptool.device import autocast_dtype, pick_device
 from lptool.errors import DataError
 from lptool.evaluate import Batches, Score, Scorer, evaluate, hardest_first, margins
 from lptool.images import Images, sample
+from lptool.inspection import not_nested
 from lptool.masks import State
 from lptool.models import build_model, check_forward, fit_names, guess_arch
 from lptool.pools import Pool
@@ -117,7 +118,8 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    warnings = (*pool.warnings, *guessed, *doubts, *_carried(shapes, names, first))
+    notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
+    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
     return Bench(pool.for_model(names), model, data.to(device), device, options, arch, kwargs, warnings)
 
 

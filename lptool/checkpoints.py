@@ -16,7 +16,7 @@ from torch import Tensor
 from lptool.containers import Contents, open_file, read_torch
 from lptool.dialects import Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.errors import CheckpointError, first_ten
-from lptool.pools import Pool
+from lptool.pools import Pool, natural
 from lptool.tickets import Metadata, Summary, Tally, Ticket, digest_of
 
 _MASK_FILE = "mask.pth"  # OpenLTH, beside the weights
@@ -213,12 +213,12 @@ def _expanded(path: Path) -> list[Path]:
         raise CheckpointError(f"{path}: cannot be read (No such file or directory); check the name")
     if not found:
         raise CheckpointError(f"{path}: no checkpoint in it; expected files such as level_00.safetensors")
-    return sorted(found, key=_natural)
+    return sorted(found, key=lambda p: natural(str(p)))
 
 
 def _tickets_in(folder: Path) -> list[Path]:
     """The tickets of a folder; where it has none, those of its subfolders. Hidden files are not looked at."""
-    inside = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=_natural)
+    inside = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: natural(p.name))
     files = [p for p in inside if p.is_file() and (p.suffix in _SUFFIXES or p.name.endswith(".safetensors.index.json"))]
     for pattern in _TICKETS_OF:
         known = [p for p in files if pattern.fullmatch(p.name)]
@@ -226,8 +226,3 @@ def _tickets_in(folder: Path) -> list[Path]:
             return known[-1:] if pattern in (_TICKETS_OF[0], _TICKETS_OF[-1]) else known
     files = [p for p in files if p.name != _MASK_FILE]
     return files or [ticket for p in inside if p.is_dir() for ticket in _tickets_in(p)]
-
-
-def _natural(path: Path) -> list[int | str]:
-    """So that level_10 comes after level_9. Text and numbers alternate, so like is compared with like."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]

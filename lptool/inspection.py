@@ -85,14 +85,30 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
     return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else oddities(distinct))))
 
 
+def not_nested(summaries: Sequence[Summary]) -> list[str]:
+    """A line for each ticket of an ordered pool that keeps weights pruned in the one before it."""
+    names = prunable_names(summaries)
+    pairs = zip(summaries[1:], summaries, strict=False)
+    return [_not_nested_in(denser, summary) for summary, denser in pairs if not _nested(summary, denser, names)]
+
+
+def _nested(summary: Summary, denser: Summary, names: Sequence[str]) -> bool:
+    near = _compare(summary, denser, names)
+    return near is None or near.nested
+
+
+def _not_nested_in(denser: Summary, summary: Summary) -> str:
+    return f"{summary.file}: not nested in {denser.file}: keeps weights that are pruned there"
+
+
 def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> Finding:
     neighbours = _compare(summary, denser, names) if denser is not None else None
-    warnings = list(summary.notes)
+    warnings = [f"{summary.file}: {note}" for note in summary.notes]
     broken = [name for name, tally in summary.tensors.items() if not tally.finite]
     if broken:
-        warnings.append(f"NaN or infinite values in {first_ten(broken, ', ')}")
+        warnings.append(f"{summary.file}: NaN or infinite values in {first_ten(broken, ', ')}")
     if neighbours is not None and denser is not None and not neighbours.nested:
-        warnings.append(f"not nested in {denser.file}: keeps weights that are pruned there")
+        warnings.append(_not_nested_in(denser, summary))
     return Finding(summary, neighbours, tuple(warnings))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import overload
@@ -30,7 +31,7 @@ class Pool(Sequence[Ticket]):
         kept, duplicates = without_duplicates(summaries)
         problems = find_problems(kept)
         if problems:
-            raise PoolError("these tickets cannot be pooled:\n  " + first_ten(duplicates + problems))
+            raise PoolError("\n  ".join(["these tickets cannot be pooled:", *duplicates, *problems]))
         self.summaries = tuple(in_order(kept))
         self.prunable = prunable_names(kept)
         self.warnings = (*duplicates, *oddities(self.summaries))
@@ -88,12 +89,18 @@ def prunable_names(summaries: Sequence[Summary]) -> tuple[str, ...]:
 
 
 def in_order(summaries: Sequence[Summary]) -> list[Summary]:
-    """By level where every file says one, else densest first; the order given breaks ties."""
+    """By level where every file says one, else densest first; names in natural order break ties."""
+    summaries = sorted(summaries, key=lambda s: natural(s.file))
     levels = [s.metadata.level for s in summaries]
     if all(level is not None for level in levels):
         return sorted(summaries, key=lambda s: s.metadata.level or 0)
     names = prunable_names(summaries)
     return sorted(summaries, key=lambda s: -s.density([n for n in names if n in s.tensors]))
+
+
+def natural(name: str) -> list[int | str]:
+    """A sort key by which level_10 comes after level_9. Text and numbers alternate, so like is compared with like."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def without_duplicates(summaries: Sequence[Summary]) -> tuple[list[Summary], list[str]]:

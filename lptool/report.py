@@ -171,7 +171,7 @@ def inspect_view(inspection: Inspection) -> RenderableType:
     findings = inspection.findings
     parts: list[RenderableType] = [_pool_table(findings)]
     parts += [f"warning: {warning}" for warning in inspection.oddities]
-    parts += [f"warning: {f.summary.file}: {warning}" for f in findings for warning in f.warnings]
+    parts += [f"warning: {warning}" for finding in findings for warning in finding.warnings]
     if len(findings) == 1:
         parts.append(_layer_table(findings[0]))
         if findings[0].summary.metadata.kind == "pooled":
@@ -213,7 +213,7 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
     table = Table(title=f"{title} ({folders.pop()})" if len(folders) == 1 else title)
     shown = (lambda file: file) if folders else (lambda file: Path(file).name)
     table.add_column("file", overflow="fold")
-    for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2"):
+    for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"):
         table.add_column(heading, justify="right", overflow="fold")
     for finding in findings:
         summary, near = finding.summary, finding.neighbours
@@ -228,6 +228,7 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
             f"{1 - summary.density():.2%}",
             f"{kept:,} / {total:,}",
             *compared,
+            summary.mask_source,
         )
     return table
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from lptool.bench import PoolOptions, open_bench
 from lptool.errors import ArchError, DataError
 from lptool.evaluate import hardest_first
+from lptool.pipeline import pool_target
 
 OPTIONS = PoolOptions(device="cpu", calibration_size=100)
 
@@ -78,3 +79,36 @@ def test_duplicates_are_dropped_with_a_warning(tmp_path: Path, tickets: list[Pat
     bench = open_bench([*tickets, tmp_path / "again.safetensors"], OPTIONS)
     assert len(bench.pool) == len(tickets)
     assert "again.safetensors: has the same weights as" in bench.warnings[0]
+
+
+def test_whatever_is_odd_about_a_pool_is_said_and_accepted(tmp_path: Path, tickets: list[Path]) -> None:
+    """No dense ticket, and masks that keep other weights than the denser ones do."""
+    files = []
+    for level, seed in ((1, 0), (2, 1)):
+        state = load_file(tickets[level])
+        noise = torch.Generator().manual_seed(seed)
+        state = {n: t * (torch.rand(t.shape, generator=noise) < 0.5) if "conv" in n else t for n, t in state.items()}
+        files.append(tmp_path / f"{level}.safetensors")
+        save_file(state, files[-1])
+    bench = open_bench(files, replace(OPTIONS, dataset="digits", arch="resnet8_cifar"))
+    said = "\n".join(bench.warnings)
+    assert "no dense ticket" in said
+    assert "2.safetensors: not nested in" in said
+    assert "every exact zero counts as pruned" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_tickets_give_a_half_precision_file(
+    tmp_path: Path, tickets: list[Path], dtype: torch.dtype
+) -> None:
+    files = []
+    for path in tickets[:2]:
+        state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in load_file(path).items()}
+        files.append(tmp_path / path.name)
+        save_file(state, files[-1])
+    bench = open_bench(files, replace(OPTIONS, dataset="digits", alphas=(0.5,)))
+    result = pool_target(bench, 1, tmp_path / "out.safetensors")
+    written = load_file(result.output)
+    assert {t.dtype for t in written.values()} == {dtype, torch.int64}
+    bench.model.load_state_dict(written)
+    assert bench.score(written, bench.data.test) == result.test["pooled"]

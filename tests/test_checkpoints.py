@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from lptool.checkpoints import file_sha256, find_checkpoints, load_pool, load_ticket, summarise_file
 from lptool.containers import read_header
 from lptool.errors import CheckpointError, PoolError
+from lptool.models import build_model
 
 STATE = {"conv.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "conv.bias": torch.tensor([0.0, 1.0])}
 
@@ -130,3 +131,27 @@ def test_folders_and_globs_expand_in_natural_order(tmp_path: Path) -> None:
     for nothing in (tmp_path / "empty", tmp_path / "*.bin"):
         with pytest.raises(CheckpointError, match="no checkpoint in it"):
             find_checkpoints([nothing])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"in_chans": 3}, r"conv1.weight is \[16, 3, 3, 3\], expected \[16, 1, 3, 3\]"),
+        ({"num_classes": 7}, r"fc.weight is \[7, 64\], expected \[10, 64\].*\n.*fc.bias is \[7\], expected \[10\]"),
+        ({"arch": "resnet20_cifar"}, r"has layer1.1.conv1.weight, layer1.1.bn1.weight"),
+    ],
+)
+def test_pools_of_two_networks_are_refused_tensor_by_tensor(
+    tmp_path: Path, tickets: list[Path], other: dict[str, object], message: str
+) -> None:
+    kwargs = {"arch": "resnet8_cifar", "num_classes": 10, "in_chans": 1, **other}
+    torch.save(build_model(**kwargs).state_dict(), tmp_path / "other.pth")  # type: ignore[arg-type]
+    with pytest.raises(PoolError, match=message):
+        load_pool([tickets[0], tmp_path / "other.pth"])
+
+
+def test_ties_are_broken_by_names_in_natural_order(tmp_path: Path) -> None:
+    for name in ("run_10", "run_9"):
+        save_file({"w": torch.tensor([[float(name[4:]), 0.0]])}, tmp_path / f"{name}.safetensors")
+    pool = load_pool([tmp_path / "run_10.safetensors", tmp_path / "run_9.safetensors"])
+    assert [Path(s.file).stem for s in pool.summaries] == ["run_9", "run_10"]
