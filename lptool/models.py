@@ -1,4 +1,4 @@
-"""Networks by name: timm's, the paper's CIFAR shapes (registered with timm), and a user's own callable."""
+"""Networks by name: timm's, ours, and a user's own callable; whether they fit a file, and which one a file is of."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lptool.checkpoints import load_ticket
 from lptool.device import import_timm
 from lptool.dialects import unwrapped
 from lptool.errors import ArchError, first_line, first_ten, near_miss
+from lptool.networks import OWN_ARCHS
 from lptool.recalibrate import in_eval_mode
 
 timm = import_timm()
-from timm.models import register_model  # noqa: E402  (only after the torch/torchvision check above)
 
 
 def build_model(arch: str, num_classes: int | None = None, in_chans: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a network, with random weights from torch's global generator.
 
     Args:
-        arch: a timm name (those of this module included), `module:callable` or `file.py:callable`. The callable is
-            given `num_classes` and `in_chans` where its signature takes them.
+        arch: a timm name (those of `lptool.networks` included), `module:callable` or `file.py:callable`. The
+            callable is given `num_classes` and `in_chans` where its signature takes them.
         num_classes, in_chans: of the data set; None leaves the architecture's own.
         kwargs: passed on to the architecture.
 
@@ -178,121 +177,6 @@ def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:
     return tuple(f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds))
 
 
-def _refuse_pretrained(name: str, pretrained: bool) -> None:
-    if pretrained:
-        raise ArchError(f"{name} has no pretrained weights")
-
-
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a parameter-free shortcut (He et al. 2016, option A)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride, self.pad = stride, (outputs - inputs) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        shortcut = x
-        if self.stride != 1 or self.pad:
-            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
-        return F.relu(self.bn2(self.conv2(out)) + shortcut, inplace=True)
-
-
-class CifarResNet(nn.Module):
-    """The CIFAR ResNet of He et al. 2016, section 4.2: depth 6n + 2, stages of widths (w, 2w, 4w).
-
-    Maps float images [B, in_chans, H, W] to logits [B, num_classes].
-    """
-
-    def __init__(self, blocks: int, width: int, num_classes: int, in_chans: int) -> None:
-        super().__init__()
-        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, 4 * width
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(blocks, width, width, 1)
-        self.layer2 = self._stage(blocks, width, 2 * width, 2)
-        self.layer3 = self._stage(blocks, 2 * width, 4 * width, 2)
-        self.fc = nn.Linear(4 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @staticmethod
-    def _stage(blocks: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(inputs, outputs, stride)
-        return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
-
-
-class CifarVgg(nn.Module):
-    """VGG with BatchNorm and one linear layer, as the pruning literature runs it on CIFAR.
-
-    Maps float images [B, in_chans, H, W], H and W at least 16, to logits [B, num_classes].
-    """
-
-    def __init__(self, plan: tuple[int | str, ...], num_classes: int, in_chans: int) -> None:
-        super().__init__()
-        self.num_classes, self.in_chans = num_classes, in_chans
-        layers: list[nn.Module] = []
-        channels = in_chans
-        for step in plan:
-            if isinstance(step, str):
-                layers.append(nn.MaxPool2d(2, 2))
-                continue
-            layers += [nn.Conv2d(channels, step, 3, padding=1, bias=False), nn.BatchNorm2d(step), nn.ReLU(inplace=True)]
-            channels = step
-        self.features = nn.Sequential(*layers)
-        self.num_features = channels
-        self.fc = nn.Linear(channels, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.features(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
-
-
-# Simonyan & Zisserman 2015, table 1, column D, without the last pooling (a 32×32 image is 2×2 by then).
-_VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
-
-
-@register_model
-def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool, as for 32×32 images."""
-    _refuse_pretrained("resnet18_cifar", pretrained)
-    model: nn.Module = timm.create_model("resnet18", **kwargs)
-    model.conv1 = nn.Conv2d(kwargs.get("in_chans", 3), 64, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
-    return model
-
-
-@register_model
-def vgg16_bn_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
-    """VGG-16 with BatchNorm for 32×32 images: 13 convolutions, global average pool, one linear layer."""
-    _refuse_pretrained("vgg16_bn_cifar", pretrained)
-    return CifarVgg(_VGG16, num_classes, in_chans)
-
-
-@register_model
-def resnet20_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
-    """ResNet-20 of He et al. 2016 for 32×32 images (0.27 M parameters)."""
-    _refuse_pretrained("resnet20_cifar", pretrained)
-    return CifarResNet(3, 16, num_classes, in_chans)
-
-
-@register_model
-def resnet8_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
-    """The smallest network of the same family (75 k parameters): seconds on digits, minutes on Fashion-MNIST."""
-    _refuse_pretrained("resnet8_cifar", pretrained)
-    return CifarResNet(1, 16, num_classes, in_chans)
-
-
 def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str | None = None) -> nn.Module:
     """The network of a ticket or pooled model, with its weights, in eval mode.
 
@@ -370,6 +254,3 @@ def _last_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
 def _first_inputs(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Channels of the images: the inputs of the first convolution."""
     return next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
-
-
-OWN_ARCHS = ("resnet8_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")

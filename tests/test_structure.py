@@ -25,6 +25,7 @@ ORDER = [
     "evaluate",
     "search",
     "export",
+    "networks",
     "models",
     "images",
     "sources",
