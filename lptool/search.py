@@ -9,6 +9,7 @@ The search sees a pool and a function `score(state, bar)`; model, images and BN 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -188,7 +189,7 @@ def _sweep(
     """Try every alpha of one candidate; the best mix where it scores at least as well as the incumbent, else None.
 
     The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the incumbent
-    and beats the best of this sweep. The best mix is made again at the end, so that one mix is in memory at a time.
+    and beats the best of this sweep. A score that is not finite counts as a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
     """
     candidate = pool[progress.candidate].state
     keep = kept_count(incumbent.mask)
@@ -207,7 +208,7 @@ def _sweep(
         bar = incumbent.score.correct if best is None else best[1].correct + 1
         result = score(mix(alpha)[0], bar)
         attempts.append((alpha, result))
-        if result.complete and result.correct >= bar:
+        if result.complete and result.correct >= bar and math.isfinite(result.nll):
             best = alpha, result
     if best is None:
         return None, Step(progress.candidate, None, False, None, tuple(attempts))

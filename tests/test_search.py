@@ -337,3 +337,16 @@ def test_without_recalibration_in_the_score_the_result_asks_for_none() -> None:
     assert not alone.recalibrated
     both, _ = pool_tickets(Pool.of(tickets), score, target=0, alphas=(0.5,), score_as_is=score)
     assert both.recalibrated
+
+
+@pytest.mark.parametrize("nll", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_a_rejection(nll: float) -> None:
+    """A mix whose logits overflow may still get images right by luck."""
+    tickets = [Ticket({"w": torch.tensor([[value, 1.0]])}, {}) for value in (0.0, 1.0)]
+
+    def score(state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        return Score(1, 0.0, 10) if state["w"][0, 0] == 0 else Score(9, nll, 10)
+
+    model, trace = pool_tickets(Pool.of(tickets), score, target=0)
+    assert trace.accepted == ()
+    assert model.score.correct == 1
