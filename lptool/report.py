@@ -101,11 +101,16 @@ def _verdict(result: PoolResult) -> str:
 
 
 def _how_to_load(result: PoolResult) -> list[str]:
-    metadata = result.ticket.metadata
+    """One line of Python; networks that are ours have to be registered with timm before."""
+    from lptool.networks import OWN_ARCHS
+
+    metadata, path = result.ticket.metadata, str(result.output)
+    plain = all(name == own for name, own in result.ticket.own_names.items())
+    if metadata.arch is None or ":" in metadata.arch or not plain:
+        return [f"load it: model.load_state_dict(safetensors.torch.load_file({path!r}))"]
     arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
-    if ":" in (metadata.arch or ""):
-        return [f"load it: model.load_state_dict(safetensors.torch.load_file({str(result.output)!r}))"]
-    return [f"load it: timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={str(result.output)!r})"]
+    first = "import lptool.networks; " if metadata.arch in OWN_ARCHS else ""
+    return [f"load it: {first}timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={path!r})"]
 
 
 def summary_view(results: Sequence[PoolResult]) -> RenderableType:

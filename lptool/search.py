@@ -189,7 +189,8 @@ def _sweep(
     """Try every alpha of one candidate; the best mix where it scores at least as well as the incumbent, else None.
 
     The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the incumbent
-    and beats the best of this sweep. A score that is not finite counts as a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
+    and beats the best of this sweep. A score that is not finite is a rejection. The best mix is made again at the end,
+    so that one mix is in memory at a time.
     """
     candidate = pool[progress.candidate].state
     keep = kept_count(incumbent.mask)
