@@ -62,7 +62,16 @@ def measure(folder: Path, counts: list[int], arch: str) -> dict[str, dict[int, i
     """Peak bytes per command and number of tickets."""
     files = [str(path) for path in write_tickets(folder, max(counts), arch)]
     data = ["--dataset", "digits", "--device", "cpu"]
-    search = [*data, "--alphas", "0.5", "--calibration-size", "64", "-o", str(folder / "out"), "--overwrite"]
+    search = [
+        *data,
+        "--alphas",
+        "0.5",
+        "--calibration-size",
+        "64",
+        "-o",
+        str(folder / "out.safetensors"),
+        "--overwrite",
+    ]
     return {
         "inspect": {n: peak(["inspect", *files[:n]]) for n in counts},
         "pool": {n: peak(["pool", *files[:n], *search]) for n in counts},

@@ -10,7 +10,7 @@ from lptool.evaluate import Score
 from lptool.interpolate import interpolate
 
 POINTS = 11
-# Frankle et al. 2020 (Linear Mode Connectivity), section 3: networks are stable where the error rises by less.
+# Frankle et al. 2020 (Linear Mode Connectivity), section 3: two networks are connected where the error rises by less.
 STABLE = 0.02
 
 
@@ -24,7 +24,7 @@ class Barrier:
 
     @property
     def error(self) -> float:
-        """Highest error on the line minus the mean error of its ends (Frankle et al. 2020, equation 1)."""
+        """How far the error rises above the straight line between its ends (Entezari et al. 2022, equation 1); ≥ 0."""
         return _rise([1 - score.accuracy for score in self.scores])
 
     @property
@@ -41,7 +41,8 @@ class Barrier:
 
 
 def _rise(line: list[float]) -> float:
-    return max(line) - (line[0] + line[-1]) / 2
+    last = len(line) - 1
+    return max(y - ((last - i) * line[0] + i * line[-1]) / last for i, y in enumerate(line))
 
 
 def barriers(bench: Bench) -> Iterator[Barrier]:

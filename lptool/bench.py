@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -72,6 +73,7 @@ class Bench:
     options: PoolOptions
     arch: str
     arch_kwargs: dict[str, Any]
+    inputs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def batches(self, images: Images) -> Batches:
@@ -120,7 +122,15 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
-    return Bench(pool.for_model(names), model, data.to(device), device, options, arch, kwargs, warnings)
+    inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
+    return Bench(pool.for_model(names), model, data.to(device), device, options, arch, kwargs, inputs, warnings)
+
+
+def _files_in(*names: str) -> list[str]:
+    """The files that an architecture `file.py:callable` or a data set `npz:FILE` is read from."""
+    return [
+        part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]) if Path(part).is_file()
+    ]
 
 
 def _architecture(
@@ -150,13 +160,13 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
     trained_on = told[0].metadata.dataset if told else {}
     split = trained_on.get("split", {})
     mean, std = _normalisation(pool, options, trained_on)
-    shape = trained_on.get("image_shape")
+    trained_with = told[0].metadata.train if told else {}
     data = load_data(
         options.dataset or trained_on["name"],
         options.data_dir,
         val_fraction=_first(options.val_fraction, split.get("fraction"), 0.1),
         split_seed=_first(options.split_seed, split.get("seed"), 0),
-        image_size=shape[-1] if shape else None,
+        image_size=trained_with.get("image_size"),
         normalisation=(mean, std) if mean and std else None,
     )
     if len(data.mean) != data.shape[0] or len(data.std) != data.shape[0]:
@@ -164,8 +174,15 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
             f"{data.name}: images have {data.shape[0]} channels, but the normalisation has {len(data.mean)} means and "
             f"{len(data.std)} standard deviations; give one of each per channel with --mean and --std"
         )
+    if not all(map(math.isfinite, (*data.mean, *data.std))) or min(data.std) <= 0:
+        raise DataError("the normalisation needs finite means and standard deviations above 0; check --mean and --std")
+    shape = trained_on.get("image_shape")
+    if shape and list(data.shape) != shape:
+        raise DataError(
+            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
+        )
     for summary in told:
-        if summary.metadata.dataset.get("split", {}).get("hash") != data.split["hash"]:
+        if not _same_split(summary.metadata.dataset.get("split", {}), data.split):
             raise DataError(
                 f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
                 "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
@@ -179,6 +196,12 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
         shown = ", ".join(f"{value:.4f}" for value in (*data.mean, *data.std))
         warnings.insert(1, f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std")
     return data, tuple(warnings[:2])
+
+
+def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether val is the same images: by its indices, and by the labels where both are known."""
+    labels = [split.get("labels") for split in (then, now)]
+    return then.get("hash") == now["hash"] and (None in labels or labels[0] == labels[1])
 
 
 def _normalisation(

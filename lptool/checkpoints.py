@@ -77,6 +77,7 @@ class Checkpoint:
             sha256=file_sha256(self.path),
             weights=digest_of(tallies),
             notes=self.notes,
+            files=(str(self.path), *map(str, self.contents.files)),
         )
 
     def _tally(self, name: str) -> Tally:
@@ -119,7 +120,9 @@ def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
     if absent:
         raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
     tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
-    return Contents(tensors, contents.format, notes=contents.notes), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
+    return Contents(tensors, contents.format, notes=contents.notes, files=(beside,)), with_mask_file(
+        layout, masks, _MASK_FILE_PREFIX
+    )
 
 
 def _metadata_of(contents: Contents, path: Path) -> Metadata:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from lptool import __version__
 from lptool.errors import CheckpointError, LptoolError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = TrainOptions()
+_SEED = click.IntRange(0, 2**32 - 1)
 _PAPER_LEVELS = 18  # Yin et al. 2023, section 4
 _ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 
@@ -73,7 +76,7 @@ def _train_options(command: Command) -> Command:
         ),
         click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data lies or is downloaded to."),
         click.option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{_PAPER_LEVELS}]"),
-        click.option("--seed", type=int, help=f"Of initialisation, order and augmentation. [{d.seed}]"),
+        click.option("--seed", type=_SEED, help=f"Of initialisation, order and augmentation. [{d.seed}]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -82,9 +85,12 @@ def _train_options(command: Command) -> Command:
 def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     """Numbers and commas."""
     try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
+        numbers = None if text is None else tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise click.BadParameter(f"expected numbers and commas, found {text!r}") from error
+    if numbers and not all(map(math.isfinite, numbers)):
+        raise click.BadParameter(f"expected finite numbers, found {text!r}")
+    return numbers
 
 
 def _normalisation_options(command: Command) -> Command:
@@ -116,7 +122,7 @@ def _normalisation_options(command: Command) -> Command:
 )
 @click.option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]")
 @click.option("--val-fraction", type=float, help=f"Share of train held out as val. [{_DEFAULTS.val_fraction}]")
-@click.option("--split-seed", type=int, help=f"Of the choice of val. [{_DEFAULTS.split_seed}]")
+@click.option("--split-seed", type=_SEED, help=f"Of the choice of val. [{_DEFAULTS.split_seed}]")
 @clear_errors
 def train(out: Path, preset: str | None, levels: int | None, data_dir: Path | None, device: str, **given: Any) -> None:
     """Train the tickets of one IMP run with late rewinding. A rerun of the same command resumes.
@@ -194,7 +200,7 @@ def _print(view: RenderableType) -> None:
 @_normalisation_options
 @_train_options
 @click.option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]")
-@click.option("--split-seed", type=int, help="Of the choice of val. [as the tickets say, else 0]")
+@click.option("--split-seed", type=_SEED, help="Of the choice of val. [as the tickets say, else 0]")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
@@ -236,13 +242,29 @@ def pool(
     """
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
+    explicit = click.get_current_context().get_parameter_source("alphas") is not ParameterSource.DEFAULT
+    if explicit and given["method"] == "average":
+        raise click.UsageError("--method average tries alpha 0.5 only; leave out --alphas, or use --method greedy")
+    if not train_first and (preset or levels):
+        raise click.UsageError("--preset and --levels shape the tickets that --train makes; add --train")
     from lptool import report
     from lptool.bench import PoolOptions, open_bench
+    from lptool.export import check_output
     from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of, pool_target
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
-    files = _checkpoints(checkpoints, out, train_first, (preset, levels, seed), options)
+    folder = _folder_to_train(checkpoints, out) if train_first else None
+    if folder is None:
+        files = _found(checkpoints)
+    elif dry_run:
+        shown, count = _shape_of_tickets(preset, levels, seed, options)
+        click.echo(report.to_json({"train": {"folder": str(folder), "levels": count, **shown.to_json()}}))
+        return
+    else:
+        if options.target != "all":
+            check_output(out, [], overwrite=overwrite)  # before the hours that training may take
+        files = _train(*_shape_of_tickets(preset, levels, seed, options), folder, options.data_dir, options.device)
     bench = open_bench(files, options)
     for warning in bench.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -272,25 +294,31 @@ def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:
         _print(report.summary_view(results))
 
 
-def _checkpoints(
-    given: Sequence[Path],
-    out: Path,
-    train_first: bool,
-    training: tuple[str | None, int | None, int | None],
-    options: PoolOptions,
-) -> list[Path]:
-    """The checkpoint files named, or trained where there are none and `--train` asks for it."""
+def _found(given: Sequence[Path]) -> list[Path]:
     from lptool.checkpoints import find_checkpoints
 
-    if not train_first and not given:
+    if not given:
         raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
-    if given and not (train_first and len(given) == 1 and _lacks_tickets(given[0])):
-        return find_checkpoints(given)
-    folder = given[0] if given else out.with_name(f"{out.stem}_tickets")
-    name, levels, seed = training
-    shaped = {"arch": options.arch, "dataset": options.dataset, "seed": seed}
-    train_options, levels = _chosen(name, levels, shaped)
-    return _train(train_options, levels, folder, options.data_dir, options.device)
+    return find_checkpoints(given)
+
+
+def _folder_to_train(given: Sequence[Path], out: Path) -> Path | None:
+    """Where `--train` makes the tickets: the folder named, else one beside the output; None where they are there."""
+    if not given:
+        return out.parent / f"{out.stem or 'pooled'}_tickets"
+    if len(given) == 1 and _lacks_tickets(given[0]):
+        return given[0]
+    click.echo("tickets found; nothing is trained", err=True)
+    return None
+
+
+def _shape_of_tickets(
+    name: str | None, levels: int | None, seed: int | None, options: PoolOptions
+) -> tuple[TrainOptions, int]:
+    """What the options of `pool` say about tickets that have to be made first."""
+    shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
+    precision = None if options.precision == "auto" else options.precision
+    return _chosen(name, levels, {**shaped, "precision": precision, "seed": seed})
 
 
 def _lacks_tickets(folder: Path) -> bool:
@@ -338,7 +366,10 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
 
     found = find_checkpoints(files)
     inspection = inspect_files(found)
-    barriers = _barriers(found, given) if given["dataset"] and not inspection.problems and len(found) > 1 else []
+    comparable = len(found) > 1 and not inspection.problems
+    if given["dataset"] and not comparable:
+        click.echo("Warning: no barrier is measured: that takes two tickets or more that can be pooled", err=True)
+    barriers = _barriers(found, given) if given["dataset"] and comparable else []
     if as_json:
         document = report.inspect_document(inspection)
         document["pool"]["barriers"] = report.barrier_documents(barriers)

@@ -38,6 +38,7 @@ class Contents:
         header: metadata strings of a safetensors file.
         config: timm's `config.json` beside the file, else empty.
         notes: what a person should know, such as which of several state dicts was taken.
+        files: those that lie beside the named one and hold part of its tensors.
     """
 
     tensors: Mapping[str, Tensor]
@@ -45,6 +46,7 @@ class Contents:
     header: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def open_file(path: Path) -> Contents:
@@ -135,7 +137,8 @@ def _sharded(index: Path) -> Contents:
     if absent:
         raise CheckpointError(f"{index}: names {first_ten(absent, ', ')}, which its shard lacks; copy the shards again")
     tensors = _Shards({tensor: opened[name] for tensor, name in places.items()})
-    return Contents(tensors, "safetensors, sharded", config=_config_beside(index))
+    shards = tuple(index.parent / name for name in opened)
+    return Contents(tensors, "safetensors, sharded", config=_config_beside(index), files=shards)
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def read_torch(path: Path) -> Any:
 def _refusal(path: Path, error: str) -> str:
     name = re.search(r"(?:GLOBAL|global|class) `?([\w.]+\.[\w.]+)", error)
     if name is None:
-        return f"{path}: not a whole or not a safe PyTorch checkpoint ({error.splitlines()[0][:200]}); copy it again"
+        return f"{path}: not a whole PyTorch checkpoint, or one that holds more than tensors; copy or export it again"
     return (
         f"{path}: needs {name[1]} to load, which could execute code; in the program that wrote it, load it and save "
         "the weights alone: torch.save(model.state_dict(), 'weights.pth')"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lptool.errors import DataError
-from lptool.images import Images, channel_statistics, image_shape
+from lptool.images import Images, InMemory, channel_statistics, image_shape
 from lptool.sources import Parts, load_parts
 
 
@@ -24,7 +24,8 @@ class Data:
     Attributes:
         train: what tickets are trained on. val: held out from it, to choose on. test: reported once.
         mean, std: per channel, of images scaled to [0, 1]; measured on train, or what the tickets were trained with.
-        split: how train and val were parted: `fraction`, `seed`, and the `hash` of val's indices.
+        split: how train and val were parted: `fraction`, `seed`, the `hash` of val's indices, and a digest of the
+            `labels` of the images they were chosen from.
     """
 
     name: str
@@ -114,7 +115,13 @@ def load_data(
 def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, dict[str, Any]]:
     """Train, val, and what to remember of the split. The hash tells two splits apart whatever made them."""
     if parts.val is not None:
-        return parts.train, parts.val, {"fraction": None, "seed": None, "hash": "given"}
+        split: dict[str, Any] = {
+            "fraction": None,
+            "seed": None,
+            "hash": "given",
+            "labels": _digest_of_labels(parts.val),
+        }
+        return parts.train, parts.val, split
     total = len(parts.train)
     held_out = round(total * fraction)
     if not 0 < held_out < total:
@@ -122,5 +129,12 @@ def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, di
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     val, train = order[:held_out].sort().values, order[held_out:].sort().values
     digest = hashlib.sha256(f"{total}:".encode() + val.numpy().astype("<i8").tobytes()).hexdigest()
-    split = {"fraction": fraction, "seed": seed, "hash": digest}
+    split = {"fraction": fraction, "seed": seed, "hash": digest, "labels": _digest_of_labels(parts.train)}
     return parts.train.subset(train), parts.train.subset(val), split
+
+
+def _digest_of_labels(images: Images) -> str | None:
+    """Tells data sets of the same size apart; None where labels cannot be had without decoding the images."""
+    if not isinstance(images, InMemory):
+        return None
+    return hashlib.sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()

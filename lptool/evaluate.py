@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,9 +37,10 @@ class Score:
         """Right over n, in [0, 1]."""
         return self.correct / self.n
 
-    def to_json(self) -> dict[str, float | int]:
+    def to_json(self) -> dict[str, float | int | None]:
         """The form of every score in JSON documents and file headers."""
-        return {"accuracy": self.accuracy, "nll": self.nll, "n": self.n}
+        nll = self.nll if math.isfinite(self.nll) else None  # JSON has no word for it
+        return {"accuracy": self.accuracy, "nll": nll, "n": self.n}
 
 
 class ScoreFunction(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lptool.errors import OutputError
+from lptool.errors import OutputError, first_ten
 from lptool.masks import apply_mask, sparsity
 from lptool.tickets import Ticket
 
@@ -26,6 +26,9 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    broken = [n for n, t in ticket.state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')} holds NaN or infinite values")
     header = {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
     tensors = {**apply_mask(ticket.state, ticket.mask), **ticket.extras}
     write_tensors({ticket.own_names.get(name, name): t for name, t in tensors.items()}, header, path)
@@ -85,12 +88,14 @@ def _umask() -> int:
 def check_output(path: str | Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
     """Refuse, before any work, an output that is an input, exists, or cannot be written. Raises OutputError."""
     path = Path(path)
-    if any(path.resolve() == Path(given).resolve() for given in inputs):
-        raise OutputError(f"{path}: is also an input; choose another output")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; choose another output or add --overwrite")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.suffix != ".safetensors":
+        raise OutputError(f"{path}: expected a name that ends in .safetensors, which is what is written")
     try:
+        if any(path.resolve() == Path(given).resolve() for given in inputs):
+            raise OutputError(f"{path}: is also an input; choose another output")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(f"{path}: exists; choose another output or add --overwrite")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
         if path.is_dir():
             raise IsADirectoryError
         tempfile.TemporaryFile(dir=nearest).close()  # asking is surer than reading permission bits

@@ -10,7 +10,7 @@ from typing import Any
 
 from lptool.bench import Bench, PoolOptions
 from lptool.checkpoints import file_sha256
-from lptool.errors import PoolError
+from lptool.errors import OutputError, PoolError
 from lptool.evaluate import Score, recalibrated
 from lptool.export import check_output, save_ticket
 from lptool.masks import State
@@ -53,10 +53,14 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bo
     Raises:
         OutputError: an output exists, is an input, or cannot be written.
     """
-    inputs = [summary.file for summary in bench.pool.summaries]
     outputs = [_output_for(out, bench.pool.level(target), bench.options.target) for target in targets]
+    twice = {str(output) for output in outputs if outputs.count(output) > 1}
+    if twice:
+        raise OutputError(
+            f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
+        )
     for output in outputs:
-        check_output(output, inputs, overwrite=overwrite)
+        check_output(output, bench.inputs, overwrite=overwrite)
     return outputs
 
 
@@ -86,7 +90,8 @@ def choose_targets(bench: Bench) -> list[int]:
 
 
 def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
-    return max(places, key=lambda i: (-pool.kept(i), i))
+    """Of equally sparse tickets the last one; one that was trained before one that was pooled already."""
+    return max(places, key=lambda i: (-pool.kept(i), pool.summaries[i].metadata.kind != "pooled", i))
 
 
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:

@@ -159,7 +159,7 @@ def oddities(summaries: Sequence[Summary]) -> list[str]:
     if not names:
         return ["nothing is pruned in any ticket: no masks, and no zeros; the pooled model will be dense"]
     densities = [s.density(names) for s in summaries]
-    lines = []
+    lines = [f"{s.file}: is a pooled model and not a ticket" for s in summaries if s.metadata.kind == "pooled"]
     if densities[0] < 1:
         lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {densities[0]:.2%} of the weights")
     for before, after, a, b in zip(summaries, summaries[1:], densities, densities[1:], strict=False):

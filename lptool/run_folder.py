@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from lptool.containers import read_header
+from lptool.containers import SafetensorsFile, read_header
 from lptool.errors import OutputError, TrainError
 from lptool.export import write_atomically, write_tensors
 
@@ -68,7 +67,7 @@ class RunFolder:
         for left_behind in self.path.glob(".level_*.safetensors.*"):  # by a kill in the middle of a write
             left_behind.unlink()
         if self._options.exists():
-            begun = json.loads(self._options.read_text())
+            begun = self._begun()
             differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
             if differing:
                 raise TrainError(
@@ -79,6 +78,13 @@ class RunFolder:
         else:
             write_atomically(self._options, lambda file: file.write_text(json.dumps(dict(options), indent=1)))
 
+    def _begun(self) -> dict[str, Any]:
+        try:
+            begun = json.loads(self._options.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TrainError(f"{self._options}: damaged ({error}); train into a new folder") from error
+        return begun if isinstance(begun, dict) else {}
+
     def save_rewind(self, state: Mapping[str, Tensor]) -> None:
         """Keep the weights to go back to."""
         write_tensors(state, {"format": "pt"}, self.rewind)
@@ -87,7 +93,7 @@ class RunFolder:
         """The weights to go back to. Raises TrainError where they are gone."""
         if not self.rewind.exists():
             raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
-        return load_file(self.rewind, device=str(device))
+        return {name: tensor.to(device) for name, tensor in SafetensorsFile(self.rewind).items()}
 
     def save_progress(self, level: int, progress: Progress) -> None:
         """Keep everything the next epoch depends on."""
@@ -104,9 +110,9 @@ class RunFolder:
         if header["level"] != level:
             return None
         progress = Progress(header["epoch"], best_correct=header["best_correct"])
-        for key, tensor in load_file(self._epoch, device=str(device)).items():
+        for key, tensor in SafetensorsFile(self._epoch).items():
             group, _, name = key.partition("/")
-            getattr(progress, group)[name] = tensor
+            getattr(progress, group)[name] = tensor.to(device)
         return progress
 
     @property

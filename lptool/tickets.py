@@ -156,6 +156,7 @@ class Summary:
         mask_source: where the mask came from: `mask tensors`, `mask.pth`, `metadata`, `zeros` (inferred) or `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
+        files: all that were read for it, such as shards and masks.
     """
 
     file: str
@@ -167,6 +168,7 @@ class Summary:
     sha256: str
     weights: str
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, ticket: Ticket) -> Summary:

@@ -16,15 +16,17 @@ def line(*correct: int) -> Barrier:
     return Barrier("a", "b", tuple(Score(c, 1 - c / 100, 100) for c in correct))
 
 
-def test_the_height_is_the_worst_error_over_the_mean_of_the_ends() -> None:
-    barrier = line(90, 85, 50, 80)
-    assert barrier.error == pytest.approx(0.50 - (0.10 + 0.20) / 2)
-    assert barrier.nll == pytest.approx(0.50 - (0.10 + 0.20) / 2)
+def test_the_height_is_the_worst_error_over_the_straight_line() -> None:
+    barrier = line(90, 85, 50, 81)
+    straight = 0.10 + (0.19 - 0.10) * 2 / 3
+    assert barrier.error == pytest.approx(0.50 - straight)
+    assert barrier.nll == pytest.approx(0.50 - straight)
     assert "cannot be pooled" in barrier.verdict
 
 
 def test_a_flat_line_can_be_pooled() -> None:
     assert line(90, 91, 92, 90).error == 0
+    assert line(90, 80, 70, 60).error == pytest.approx(0)  # one end is worse, and nothing lies between
     assert line(90, 89, 90).verdict.startswith("can be pooled")
     assert STABLE == 0.02  # Frankle et al. 2020
 

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints import file_sha256
+from lptool.checkpoints import file_sha256, load_ticket
 from lptool.cli import _ALPHAS, main
 from lptool.presets import PRESETS
 from lptool.search import METHODS, PAPER_ALPHAS
@@ -238,3 +239,83 @@ def test_a_state_dict_of_another_program_pools(tmp_path: Path, tickets: list[Pat
     assert result.exit_code == 0, result.output
     assert "Warning: " in result.stderr
     assert set(load_file(out)) == set(load_file(tickets[0]))
+
+
+def test_every_file_that_was_read_is_an_input(tmp_path: Path, copies: list[Path]) -> None:
+    """Also one dropped as a duplicate, and the file that holds the network."""
+    twin = Path(shutil.copy(copies[1], tmp_path / "twin.safetensors"))
+    assert "is also an input" in refused_last(lptool("pool", *copies, twin, "-o", twin, "--overwrite"))
+    assert twin.read_bytes() == copies[1].read_bytes()
+
+
+def refused_last(result: Result) -> str:
+    """The error of a command that warned before it."""
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    return result.stderr.rstrip().splitlines()[-1]
+
+
+def test_two_tickets_of_one_level_cannot_share_an_output(tmp_path: Path, copies: list[Path]) -> None:
+    run, out = copies[0].parent, tmp_path / "a.safetensors"
+    assert lptool("pool", *copies, "-o", run / "pooled.safetensors", *FAST).exit_code == 0
+    result = lptool("pool", run, "-o", out, "--target", "all", *FAST)
+    assert "two tickets have this level" in refused_last(result)
+    plan = lptool("pool", run, "-o", out, "--dry-run")
+    assert "pooled.safetensors: is a pooled model and not a ticket" in plan.stderr
+    assert json.loads(plan.stdout)["targets"][0]["file"] == str(copies[-1])
+
+
+def test_train_first_checks_the_output_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").touch()
+    for out in ("a.safetensors", "."):
+        assert refused(lptool("pool", "--train", "--preset", "quickstart", "-o", tmp_path / out))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_dry_run_does_not_train(tmp_path: Path) -> None:
+    result = lptool("pool", "--train", "--preset", "quickstart", "--dry-run", "-o", tmp_path / "a.safetensors")
+    plan = json.loads(result.stdout)["train"]
+    assert (plan["levels"], plan["dataset"]) == (PRESETS["quickstart"].levels, "digits")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--method", "average", "--alphas", "0.1"],
+        ["--preset", "quickstart"],
+        ["--levels", "3"],
+        ["--mean", "nan"],
+        ["--seed", "-1"],
+        ["--split-seed", "99999999999999999999"],
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_wrong_usage(tickets: list[Path], options: list[str]) -> None:
+    assert lptool("pool", *tickets, "-o", "a.safetensors", *options).exit_code == 2
+
+
+def test_a_normalisation_that_divides_by_nothing(tmp_path: Path, tickets: list[Path]) -> None:
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--std", "0")
+    assert "standard deviations above 0" in refused(result)
+
+
+def test_inspect_says_why_it_measures_no_barrier(tickets: list[Path]) -> None:
+    assert "no barrier is measured" in lptool("inspect", tickets[0], "--data", "digits").stderr
+
+
+def test_images_that_are_not_square_are_scored_as_they_were_trained(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = {"train": 80, "test": 20}
+    arrays = {f"{part}_images": rng.integers(0, 256, (n, 8, 16, 3), np.uint8) for part, n in parts.items()}
+    labels = {f"{part}_labels": np.arange(n) % 2 for part, n in parts.items()}
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    shape = ["--arch", "resnet8_cifar", "--epochs", 2, "--rewind-epoch", 1, "--levels", 1, "--batch-size", 32]
+    run = tmp_path / "run"
+    assert lptool("train", "-o", run, "--dataset", f"npz:{tmp_path}/a.npz", *shape, "--device", "cpu").exit_code == 0
+    out = tmp_path / "a.safetensors"
+    assert lptool("pool", run, "-o", out, *FAST).exit_code == 0
+    assert load_ticket(out).metadata.dataset["image_shape"] == [3, 8, 16]
+    labels["train_labels"] = labels["train_labels"][::-1].copy()  # another data set of the same size
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    result = lptool("pool", run, "-o", tmp_path / "b.safetensors", *FAST)
+    assert "was trained on another split" in refused(result)

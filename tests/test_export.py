@@ -92,21 +92,25 @@ def test_interrupting_a_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_check_output(tmp_path: Path) -> None:
-    there = tmp_path / "there"
+    there = tmp_path / "there.safetensors"
     there.write_text("")
     (tmp_path / "link").symlink_to(there)
-    check_output(tmp_path / "new" / "folder" / "file", [there], overwrite=False)
+    (tmp_path / "broken.safetensors").symlink_to(tmp_path / "nowhere")
+    check_output(tmp_path / "new" / "folder" / "file.safetensors", [there], overwrite=False)
     check_output(there, [], overwrite=True)
     for output, inputs, overwrite, message in [
         (there, [], False, "exists"),
         (there, [tmp_path / "link"], True, "also an input"),
-        (there / "below", [], False, "cannot be written"),
-        (tmp_path, [], True, "cannot be written"),
-        (Path("/proc/file"), [], False, "cannot be written"),
+        (tmp_path / "broken.safetensors", [], False, "exists"),
+        (there / "below.safetensors", [], False, "cannot be written"),
+        (Path("/proc/file.safetensors"), [], False, "cannot be written"),
+        (tmp_path / f"{'a' * 300}.safetensors", [], False, "cannot be written"),
+        (tmp_path, [], True, r"expected a name that ends in \.safetensors"),
+        (tmp_path / "a.pt", [], True, r"expected a name that ends in \.safetensors"),
     ]:
         with pytest.raises(OutputError, match=message):
             check_output(output, inputs, overwrite=overwrite)
-    assert sorted(os.listdir(tmp_path)) == ["link", "there"]
+    assert sorted(os.listdir(tmp_path)) == ["broken.safetensors", "link", "there.safetensors"]
 
 
 def test_a_stock_timm_network_loads_in_one_line_without_lptool(tmp_path: Path) -> None:

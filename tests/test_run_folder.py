@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.errors import TrainError
+from lptool.errors import LptoolError, TrainError
 from lptool.run_folder import Progress, RunFolder
 
 CPU = torch.device("cpu")
@@ -68,3 +68,17 @@ def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
     folder.forget_after(1, 1)
     records = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_a_damaged_folder_is_one_clear_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim({"lr": 0.1})
+    folder.save_rewind({"a": torch.ones(9)})
+    for file, read in (
+        ("rewind.safetensors", lambda: folder.load_rewind(CPU)),
+        ("options.json", lambda: folder.claim({})),
+    ):
+        path = tmp_path / ".resume" / file
+        path.write_bytes(path.read_bytes()[:7])
+        with pytest.raises(LptoolError, match=file):
+            read()
