@@ -240,13 +240,7 @@ def pool(
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool --train --preset quickstart -o pooled.safetensors
     """
-    if not all(0 <= alpha <= 1 for alpha in alphas):
-        raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
-    explicit = click.get_current_context().get_parameter_source("alphas") is not ParameterSource.DEFAULT
-    if explicit and given["method"] == "average":
-        raise click.UsageError("--method average tries alpha 0.5 only; leave out --alphas, or use --method greedy")
-    if not train_first and (preset or levels):
-        raise click.UsageError("--preset and --levels shape the tickets that --train makes; add --train")
+    _refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
     from lptool import report
     from lptool.bench import PoolOptions, open_bench
     from lptool.export import check_output
@@ -282,6 +276,17 @@ def pool(
         if not as_json:
             _print(report.pool_view(results[-1]))
     _finish(results, options.target, as_json)
+
+
+def _refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
+    """Options out of range, and options that would do nothing."""
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
+    explicit = click.get_current_context().get_parameter_source("alphas") is not ParameterSource.DEFAULT
+    if explicit and method == "average":
+        raise click.UsageError("--method average tries alpha 0.5 only; leave out --alphas, or use --method greedy")
+    if not trains_what_it_shapes:
+        raise click.UsageError("--preset and --levels shape the tickets that --train makes; add --train")
 
 
 def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:
