@@ -169,6 +169,12 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
         image_size=trained_with.get("image_size"),
         normalisation=(mean, std) if mean and std else None,
     )
+    _check_normalisation(data)
+    _check_unseen(data, told)
+    return data, _doubts(pool, data, measured=mean is None or std is None)
+
+
+def _check_normalisation(data: Data) -> None:
     if len(data.mean) != data.shape[0] or len(data.std) != data.shape[0]:
         raise DataError(
             f"{data.name}: images have {data.shape[0]} channels, but the normalisation has {len(data.mean)} means and "
@@ -176,7 +182,11 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
         )
     if not all(map(math.isfinite, (*data.mean, *data.std))) or min(data.std) <= 0:
         raise DataError("the normalisation needs finite means and standard deviations above 0; check --mean and --std")
-    shape = trained_on.get("image_shape")
+
+
+def _check_unseen(data: Data, told: Sequence[Summary]) -> None:
+    """Refuse data of another shape or split than the tickets say they were trained on."""
+    shape = told[0].metadata.dataset.get("image_shape") if told else None
     if shape and list(data.shape) != shape:
         raise DataError(
             f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
@@ -187,15 +197,20 @@ def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[s
                 f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
                 "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
             )
-    warnings = [
-        f"{s.file} does not say which images it was trained on; if val's are among them, its scores are flattered"
-        for s in pool.summaries
-        if not s.metadata.dataset
-    ]
-    if mean is None or std is None:
+
+
+def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
+    """What the tickets do not say and was assumed."""
+    lines = []
+    silent = next((s.file for s in pool.summaries if not s.metadata.dataset), None)
+    if silent is not None:
+        lines.append(
+            f"{silent} does not say which images it was trained on; if val's are among them, its scores are flattered"
+        )
+    if measured:
         shown = ", ".join(f"{value:.4f}" for value in (*data.mean, *data.std))
-        warnings.insert(1, f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std")
-    return data, tuple(warnings[:2])
+        lines.append(f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std")
+    return tuple(lines)
 
 
 def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:

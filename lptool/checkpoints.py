@@ -40,12 +40,13 @@ class Checkpoint:
     own_names: dict[str, str]
     prunable: tuple[str, ...]
     mask_source: str
-    notes: tuple[str, ...]
 
     def mask(self, name: str) -> Tensor:
-        """The mask of a prunable tensor, bool."""
+        """The mask of a tensor, bool; all kept where this file does not prune it."""
         entry = self.layout[name]
         weight = self.contents.tensors[entry.weight]
+        if name not in self.prunable:
+            return torch.ones_like(weight, dtype=torch.bool)
         if entry.mask is None:
             return weight != 0
         return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
@@ -76,7 +77,7 @@ class Checkpoint:
             mask_source=self.mask_source,
             sha256=file_sha256(self.path),
             weights=digest_of(tallies),
-            notes=self.notes,
+            notes=self.contents.notes,
             files=(str(self.path), *map(str, self.contents.files)),
         )
 
@@ -104,7 +105,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if entry.mask is not None and not contents.tensors[entry.weight].is_floating_point():
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
     prunable, source = _prunable(path, contents.tensors, layout, metadata, plain)
-    return Checkpoint(path, contents, metadata, layout, plain, prunable, source, contents.notes)
+    return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
 
 
 def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from lptool.checkpoints import Checkpoint, open_checkpoint
+from lptool.checkpoints import Checkpoint, open_checkpoint, summarise_file
 from lptool.errors import first_ten
 from lptool.pools import find_problems, in_order, oddities, prunable_names, without_duplicates
 from lptool.tickets import Summary, l2_distance
@@ -75,7 +72,7 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
     Raises:
         CheckpointError: a file cannot be read.
     """
-    summaries = in_order([open_checkpoint(file).summary for file in files])
+    summaries = in_order([summarise_file(file) for file in files])
     names = prunable_names(summaries)
     findings = tuple(_finding(s, d, names) for s, d in zip(summaries, [None, *summaries], strict=False))
     if len(summaries) == 1:
@@ -86,15 +83,14 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
 
 
 def not_nested(summaries: Sequence[Summary]) -> list[str]:
-    """A line for each ticket of an ordered pool that keeps weights pruned in the one before it."""
+    """A line for each ticket of an ordered and aligned pool that keeps weights pruned in the one before it."""
     names = prunable_names(summaries)
-    pairs = zip(summaries[1:], summaries, strict=False)
-    return [_not_nested_in(denser, summary) for summary, denser in pairs if not _nested(summary, denser, names)]
-
-
-def _nested(summary: Summary, denser: Summary, names: Sequence[str]) -> bool:
-    near = _compare(summary, denser, names)
-    return near is None or near.nested
+    lines = []
+    for summary, denser in zip(summaries[1:], summaries, strict=False):
+        kept, shared = _kept_and_shared(open_checkpoint(summary.file), open_checkpoint(denser.file), names)
+        if shared < kept:
+            lines.append(_not_nested_in(denser, summary))
+    return lines
 
 
 def _not_nested_in(denser: Summary, summary: Summary) -> str:
@@ -104,9 +100,8 @@ def _not_nested_in(denser: Summary, summary: Summary) -> str:
 def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> Finding:
     neighbours = _compare(summary, denser, names) if denser is not None else None
     warnings = [f"{summary.file}: {note}" for note in summary.notes]
-    broken = [name for name, tally in summary.tensors.items() if not tally.finite]
-    if broken:
-        warnings.append(f"{summary.file}: NaN or infinite values in {first_ten(broken, ', ')}")
+    if summary.not_finite:
+        warnings.append(f"{summary.file}: NaN or infinite values in {first_ten(summary.not_finite, ', ')}")
     if neighbours is not None and denser is not None and not neighbours.nested:
         warnings.append(_not_nested_in(denser, summary))
     return Finding(summary, neighbours, tuple(warnings))
@@ -119,21 +114,16 @@ def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbo
         if tallies[0] is None or tallies[1] is None or tallies[0].shape != tallies[1].shape:
             return None
     mine, theirs = open_checkpoint(summary.file), open_checkpoint(denser.file)
-    kept = shared = 0
-    for name in names:
-        own, other = _mask(mine, name), _mask(theirs, name)
-        kept, shared = kept + int(own.count_nonzero()), shared + int((own & other).count_nonzero())
+    kept, shared = _kept_and_shared(mine, theirs, names)
     smaller = min(kept, denser.kept(names))
-    distance = l2_distance(_pairs(mine, theirs, names))
+    distance = l2_distance((mine.tensor(name), theirs.tensor(name)) for name in names)
     return Neighbours(shared == kept, shared / smaller if smaller else 1.0, distance)
 
 
-def _pairs(a: Checkpoint, b: Checkpoint, names: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((a.tensor(name), b.tensor(name)) for name in names)
-
-
-def _mask(checkpoint: Checkpoint, name: str) -> Tensor:
-    """The mask of a tensor; all kept where this file does not prune it."""
-    if name in checkpoint.prunable:
-        return checkpoint.mask(name)
-    return torch.ones_like(checkpoint.tensor(name), dtype=torch.bool)
+def _kept_and_shared(mine: Checkpoint, theirs: Checkpoint, names: Sequence[str]) -> tuple[int, int]:
+    """How many weights one file keeps, and how many of them the other keeps too."""
+    kept = shared = 0
+    for name in names:
+        own, other = mine.mask(name), theirs.mask(name)
+        kept, shared = kept + int(own.count_nonzero()), shared + int((own & other).count_nonzero())
+    return kept, shared

@@ -13,6 +13,7 @@ from lptool.checkpoints import file_sha256
 from lptool.errors import OutputError, PoolError
 from lptool.evaluate import Score, recalibrated
 from lptool.export import check_output, save_ticket
+from lptool.images import Images
 from lptool.masks import State
 from lptool.pools import Pool
 from lptool.search import METHODS, OnProgress, SearchTrace, pool_tickets
@@ -119,20 +120,30 @@ def pool_target(bench: Bench, target: int, output: Path, on_progress: OnProgress
         return recalibrated(bench.model, state, bench.batches(bench.data.train))
 
     ticket = pool[target]
-    states = {"ticket": ticket.state, "pooled": finished(best.state) if best.recalibrated else best.state}
+    states = {"ticket": ticket.state}
     if scorer.recalibrates:
         states["ticket_bn"] = finished(ticket.state)
-    val = {name: bench.score(state, bench.data.val) for name, state in states.items()}
+    if trace.accepted:
+        states["pooled"] = finished(best.state) if best.recalibrated else best.state
+    else:
+        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
+    val = _scores(bench, states, bench.data.val)
     # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
     shipped = max(("pooled", "ticket", "ticket_bn"), key=lambda name: val[name].correct if name in val else -1)
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else ticket.mask
-    test = {name: bench.score(state, bench.data.test) for name, state in states.items()}
+    test = _scores(bench, states, bench.data.test)
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output))
     save_ticket(pooled, output)
     seconds = time.perf_counter() - started
     return PoolResult(output, file_sha256(output), pooled, trace, pool, shipped, seconds, val, test)
+
+
+def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:
+    """The score of each state; two names of one state are scored once."""
+    distinct = {id(state): bench.score(state, images) for state in {id(s): s for s in states.values()}.values()}
+    return {name: distinct[id(state)] for name, state in states.items()}
 
 
 def _pooled_metadata(

@@ -64,8 +64,10 @@ class Pool(Sequence[Ticket]):
             return [self[i] for i in range(*index.indices(len(self)))]
         release_freed_memory()
         ticket = self._load(self.summaries[index])
-        whole = {name: torch.ones_like(ticket.state[name], dtype=torch.bool) for name in self.prunable}
-        mask = {name: ticket.mask.get(name, whole[name]) for name in self.prunable}
+        mask = {
+            name: ticket.mask[name] if name in ticket.mask else torch.ones_like(ticket.state[name], dtype=torch.bool)
+            for name in self.prunable
+        }
         return replace(ticket, state=apply_mask(ticket.state, mask), mask=mask)
 
     def level(self, index: int) -> int:
@@ -118,9 +120,8 @@ def find_problems(summaries: Sequence[Summary]) -> list[str]:
     """All that keeps the tickets from being pooled, one line each; empty where they can be."""
     problems = []
     for summary in summaries:
-        broken = [name for name, tally in summary.tensors.items() if not tally.finite]
-        if broken:
-            text = first_ten(broken, ", ")
+        if summary.not_finite:
+            text = first_ten(summary.not_finite, ", ")
             problems.append(f"{summary.file}: {text} holds NaN or infinite values; leave this ticket out")
     if len(summaries) < 2:
         problems.append(f"a pool needs at least two tickets, found {len(summaries)}; name more checkpoints")

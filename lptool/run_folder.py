@@ -64,8 +64,6 @@ class RunFolder:
 
     def claim(self, options: Mapping[str, Any]) -> None:
         """Remember the options of this run. Raises TrainError where the folder was begun with others."""
-        for left_behind in self.path.glob(".level_*.safetensors.*"):  # by a kill in the middle of a write
-            left_behind.unlink()
         if self._options.exists():
             begun = self._begun()
             differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
@@ -77,6 +75,8 @@ class RunFolder:
             raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
         else:
             write_atomically(self._options, lambda file: file.write_text(json.dumps(dict(options), indent=1)))
+        for left_behind in self.path.glob(".level_*.safetensors.*"):  # by a kill in the middle of a write
+            left_behind.unlink()
 
     def _begun(self) -> dict[str, Any]:
         try:

@@ -179,6 +179,11 @@ class Summary:
         source = "mask tensors" if ticket.mask else "none"
         return cls(ticket.file, "memory", ticket.metadata, tensors, tuple(ticket.mask), source, digest, digest)
 
+    @property
+    def not_finite(self) -> list[str]:
+        """Names of the tensors with NaN or infinite values."""
+        return [name for name, tally in self.tensors.items() if not tally.finite]
+
     def renamed(self, names: Mapping[str, str]) -> Summary:
         """The same summary under the names of a network; tensors that are no part of it are left out."""
         tensors = {names[name]: tally for name, tally in self.tensors.items() if name in names}

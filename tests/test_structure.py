@@ -40,17 +40,7 @@ ORDER = [
     "report",
     "cli",
 ]
-POOLING_LINE = [
-    "masks",
-    "tickets",
-    "pools",
-    "checkpoints",
-    "interpolate",
-    "recalibrate",
-    "evaluate",
-    "search",
-    "export",
-]
+POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
 
 
 def imported(module: str) -> set[str]:
