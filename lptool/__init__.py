@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lptool.checkpoints import load_ticket as load_ticket
     from lptool.errors import LptoolError as LptoolError
     from lptool.evaluate import Score as Score
-    from lptool.evaluate import Scorer as Scorer
     from lptool.export import save_ticket as save_ticket
     from lptool.interpolate import interpolate as interpolate
     from lptool.masks import magnitude_prune as magnitude_prune
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from lptool.pools import Pool as Pool
     from lptool.presets import TrainOptions as TrainOptions
     from lptool.recalibrate import recalibrate_bn as recalibrate_bn
+    from lptool.scorer import Scorer as Scorer
     from lptool.search import pool_tickets as pool_tickets
     from lptool.tickets import Ticket as Ticket
     from lptool.train import train_tickets as train_tickets
@@ -42,7 +42,7 @@ _HOME = {
     "LptoolError": "errors",
     "Pool": "pools",
     "Score": "evaluate",
-    "Scorer": "evaluate",
+    "Scorer": "scorer",
     "Ticket": "tickets",
     "TrainOptions": "presets",
     "find_checkpoints": "checkpoints",

@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lptool.batching import BatchSize, probe
 from lptool.checkpoints import load_pool, load_ticket
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import DataError
-from lptool.evaluate import Batches, Score, Scorer, evaluate, hardest_first, margins
-from lptool.images import Images, sample
+from lptool.evaluate import Batches, Score, cast_forward, evaluate, recalibrated
+from lptool.images import Images, decoded, digest_of_images, sample
 from lptool.inspection import not_nested
 from lptool.masks import State
 from lptool.models import build_model, check_forward, fit_names, guess_arch
 from lptool.pools import Pool
+from lptool.recalibrate import in_eval_mode
+from lptool.scorer import Scorer
 from lptool.search import PAPER_ALPHAS
 from lptool.tickets import Metadata, Summary
 
-BATCH_SIZE = 512
+# Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
+BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,21 @@ class PoolOptions:
     Attributes:
         target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
             one of the files.
-        method, alphas: see `pool_tickets`.
+        method, alphas, alpha_search: see `pool_tickets`.
         arch, dataset, data_dir: None takes what the tickets say; an architecture is also guessed from the tensors.
         mean, std: per channel, of images scaled to [0, 1]; None takes what the tickets say, else measures them.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
         calibration_size: training images for BN recalibration in the search; at the end all are used.
-        seed: of the choice of those images.
+        batch_size: of all images; None takes 256, and for scoring in the search what the device is fastest with.
+        seed: of the choice of calibration images.
     """
 
     target: str = "sparsest"
     method: str = "greedy"
     alphas: tuple[float, ...] = PAPER_ALPHAS
+    alpha_search: str = "grid"
     arch: str | None = None
     dataset: str | None = None
     data_dir: Path | None = None
@@ -59,6 +65,7 @@ class PoolOptions:
     precision: str = "auto"
     recalibrate: bool = True
     calibration_size: int = 2048
+    batch_size: int | None = None
     seed: int = 0
 
 
@@ -76,31 +83,55 @@ class Bench:
     inputs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def batches(self, images: Images) -> Batches:
-        """Makes the batches of one part of the data, un-augmented and in order."""
-        return partial(self.data.batches, images, BATCH_SIZE, self.device)
+    def batches(self, images: Images, *, even: bool = True) -> Batches:
+        """Makes the batches of one part of the data, un-augmented."""
+        return partial(self.data.batches, images, device=self.device, even=even)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """What the search computes in."""
+        return autocast_dtype(self.options.precision, self.device)
+
+    @cached_property
+    def digests(self) -> dict[str, str | None]:
+        """Of the images that a search sees; None where they stream."""
+        return {"train": digest_of_images(self.data.train), "val": digest_of_images(self.data.val)}
+
+    @cached_property
+    def batch_size(self) -> BatchSize:
+        """Of all that is not the scoring of the search."""
+        return BatchSize(self.options.batch_size or BATCH_SIZE)
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The function the search maximises, over val with the hardest images first."""
-        compute = autocast_dtype(self.options.precision, self.device)
-        calibration = sample(self.data.train, self.options.calibration_size, self.options.seed)
-        chosen = self.batches(calibration) if self.options.recalibrate else None
-        val = self.data.val.subset(hardest_first(self._margins(compute)))
-        return Scorer(self.model, self.batches(val), len(val), chosen, compute)
+        """The function the search maximises, over val."""
+        calibration = None
+        if self.options.recalibrate:
+            chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
+            calibration = self.batches(decoded(chosen, self.device))
+        return Scorer(
+            self.model,
+            self.batches(decoded(self.data.val, self.device), even=False),
+            len(self.data.val),
+            calibration,
+            self.compute,
+            batch_size=BatchSize(self.options.batch_size or self._probed()),
+            calibration_batch=self.batch_size,
+        )
 
-    def _margins(self, compute: torch.dtype) -> Tensor:
-        """Of every val image under every ticket, float [tickets, N]."""
-        found = []
-        for ticket in self.pool:
-            self.model.load_state_dict(ticket.state)
-            found.append(margins(self.model, self.batches(self.data.val)(), compute))
-        return torch.stack(found)
+    def _probed(self) -> int:
+        with in_eval_mode(self.model):
+            return probe(cast_forward(self.model, self.compute), self.data.shape, self.device)
 
     def score(self, state: State, images: Images) -> Score:
         """Score a state as it is on a part of the data."""
         self.model.load_state_dict(state)
-        return evaluate(self.model, self.batches(images)(), len(images))
+        return self.batch_size.fit(lambda size: evaluate(self.model, self.batches(images)(size)))
+
+    def recalibrated(self, state: State) -> State:
+        """The state with BatchNorm recalibrated on all training images."""
+        batches = self.batches(self.data.train)
+        return self.batch_size.fit(lambda size: recalibrated(self.model, state, batches(size)))
 
 
 def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
@@ -123,7 +154,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
-    return Bench(pool.for_model(names), model, data.to(device), device, options, arch, kwargs, inputs, warnings)
+    return Bench(pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings)
 
 
 def _files_in(*names: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +14,17 @@ import click
 from click.core import ParameterSource
 
 from lptool import __version__
-from lptool.errors import CheckpointError, LptoolError
+from lptool.errors import CheckpointError, LptoolError, PeerError
 from lptool.presets import PRESETS, TrainOptions, preset
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lptool.barrier import Barrier
-    from lptool.bench import PoolOptions
+    from lptool.bench import Bench, PoolOptions
     from lptool.pipeline import PoolResult
-    from lptool.pools import Pool
-    from lptool.search import OnProgress
+    from lptool.ranks import Ranks
+    from lptool.search import Progress
 
 # torch and timm take seconds to import: each command imports them inside, after its arguments have been understood.
 
@@ -41,10 +42,14 @@ def clear_errors(command: Command) -> Command:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
+        except PeerError:
+            time.sleep(1)  # torchrun ends all ranks with the first: let the one that failed say why
+            raise SystemExit(1) from None
         except LptoolError as error:
             raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted; nothing half-written. The same command starts again.", err=True)
+        except KeyboardInterrupt as stop:
+            text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
+            click.echo(text, err=True)
             raise SystemExit(130) from None
 
     return wrapped  # type: ignore[return-value]
@@ -163,13 +168,13 @@ def _train(options: TrainOptions, levels: int, out: Path, data_dir: Path | None,
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+def _bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar on stderr; gives the function that moves it to (done, total, text)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
 
@@ -197,6 +202,13 @@ def _print(view: RenderableType) -> None:
 @click.option(
     "--alphas", default=_ALPHAS, show_default=True, callback=_numbers, help="Weights of the current model, in [0, 1]."
 )
+@click.option(
+    "--alpha-search",
+    type=click.Choice(["grid", "coarse"]),
+    default="grid",
+    show_default=True,
+    help="grid tries every alpha; coarse every second one, then the neighbours of the best: less work, other results.",
+)
 @_normalisation_options
 @_train_options
 @click.option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]")
@@ -215,6 +227,11 @@ def _print(view: RenderableType) -> None:
     default=2048,
     show_default=True,
     help="Training images for BN recalibration in the search; all of them once at the end.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Images at once. [256; for the scorings of the search what this device is fastest with]",
 )
 @click.option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
@@ -239,50 +256,107 @@ def pool(
     lptool pool runs/digits/*.safetensors -o pooled.safetensors
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool --train --preset quickstart -o pooled.safetensors
+    torchrun --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
+
+    Each score goes to OUTPUT.search.jsonl: the same command goes on where a search was cut off. Under torchrun the
+    alphas, or with --target all the targets, are spread over the processes; the result is the same.
     """
-    _refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
+    _refuse_odd_usage(alphas, given["method"], given["alpha_search"], train_first or not (preset or levels))
     from lptool import report
     from lptool.bench import PoolOptions, open_bench
     from lptool.export import check_output
-    from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of, pool_target
+    from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of
+    from lptool.ranks import join_ranks
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
     folder = _folder_to_train(checkpoints, out) if train_first else None
-    if folder is None:
-        files = _found(checkpoints)
-    elif dry_run:
+    if folder is not None and dry_run:
         shown, count = _shape_of_tickets(preset, levels, seed, options)
         click.echo(report.to_json({"train": {"folder": str(folder), "levels": count, **shown.to_json()}}))
         return
-    else:
+    ranks = join_ranks()
+    first = ranks.rank == 0
+
+    def tickets() -> list[Path]:
+        if folder is None:
+            return _found(checkpoints)
         if options.target != "all":
             check_output(out, [], overwrite=overwrite)  # before the hours that training may take
-        files = _train(*_shape_of_tickets(preset, levels, seed, options), folder, options.data_dir, options.device)
-    bench = open_bench(files, options)
-    for warning in bench.warnings:
+        shape = _shape_of_tickets(preset, levels, seed, options)
+        ranks.share({0: lambda: _train(*shape, folder, options.data_dir, options.device)})
+        return _found([folder])
+
+    bench = ranks.agree(lambda: open_bench(tickets(), options))
+    for warning in bench.warnings * first:
         click.echo(f"Warning: {warning}", err=True)
-    targets = choose_targets(bench)
-    outputs = outputs_of(bench, targets, out, overwrite=overwrite)
+    targets = choose_targets(bench, ranks)
+    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
     if dry_run:
-        click.echo(
-            report.to_json(report.plan_document(bench, targets, outputs, evaluations_at_most(options, len(bench.pool))))
-        )
+        evaluations = evaluations_at_most(options, len(bench.pool))
+        click.echo(report.to_json(report.plan_document(bench, targets, outputs, evaluations)))
         return
-    results = []
-    for target, output in zip(targets, outputs, strict=True):
-        with _bar("pooling") as advance:
-            results.append(pool_target(bench, target, output, _follow(bench.pool, advance)))
-        if not as_json:
-            _print(report.pool_view(results[-1]))
-    _finish(results, options.target, as_json)
+    results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
+    if first:
+        _finish(results, options.target, as_json)
 
 
-def _refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
+def _pool_all(
+    bench: Bench, targets: Sequence[int], outputs: Sequence[Path], ranks: Ranks, *, overwrite: bool, shown: bool
+) -> list[PoolResult]:
+    """Pool each target: several are dealt out over the ranks, one at a time is searched by all of them together."""
+    from lptool import report
+    from lptool.ranks import ALONE
+
+    dealt = ranks.count > 1 and len(targets) > 1
+    together = ALONE if dealt else ranks
+
+    def run(target: int, output: Path) -> PoolResult:
+        result = _pool_one(bench, target, output, together, overwrite=overwrite, shown=ranks.rank == 0)
+        if shown and not dealt:
+            _print(report.pool_view(result))
+        return result
+
+    tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
+    results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
+    for result in results * (shown and dealt):
+        _print(report.pool_view(result))
+    return results
+
+
+def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrite: bool, shown: bool) -> PoolResult:
+    """Pool one target under a progress bar; Ctrl-C tells how far it came."""
+    from lptool.journal import journal_of
+    from lptool.pipeline import pool_target
+
+    reached = "before the first scoring"
+    with _bar("pooling", shown=shown) as advance:
+
+        def follow(progress: Progress) -> None:
+            nonlocal reached
+            reached = f"after {progress.done} of {progress.total} mixes"
+            place = progress.scored[-1].candidate
+            candidate = "target" if place is None else f"candidate level {bench.pool.level(place)}"
+            advance(progress.done, progress.total, f"{candidate}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
+
+        try:
+            return pool_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=follow)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted {reached} for {output}, which is not written. "
+                f"The same command goes on from there; the scores are in {journal_of(output)}"
+            ) from None
+
+
+def _refuse_odd_usage(alphas: tuple[float, ...], method: str, alpha_search: str, trains_what_it_shapes: bool) -> None:
     """Options out of range, and options that would do nothing."""
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
     explicit = click.get_current_context().get_parameter_source("alphas") is not ParameterSource.DEFAULT
+    if method == "average" and alpha_search != "grid":
+        raise click.UsageError(
+            "--method average tries alpha 0.5 only; leave out --alpha-search, or use --method greedy"
+        )
     if explicit and method == "average":
         raise click.UsageError("--method average tries alpha 0.5 only; leave out --alphas, or use --method greedy")
     if not trains_what_it_shapes:
@@ -335,15 +409,6 @@ def _lacks_tickets(folder: Path) -> bool:
         return not find_checkpoints([folder]) or RunFolder(folder).unfinished
     except CheckpointError:
         return True
-
-
-def _follow(pool: Pool, advance: Callable[[int, int, str], None]) -> OnProgress:
-    def follow(p: Any) -> None:
-        incumbent = f"incumbent {100 * p.incumbent.accuracy:.2f} %"
-        text = f"candidate level {pool.level(p.candidate)}, alpha {p.alpha:g}, {incumbent}"
-        advance(p.done, p.total, text)
-
-    return follow
 
 
 @main.command()

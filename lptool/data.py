@@ -60,20 +60,23 @@ class Data:
         device: torch.device,
         *,
         order: Tensor | None = None,
+        even: bool = True,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images [B, C, H, W] (channels last) and int64 labels [B], on `device`.
 
-        Batches are of equal size to within one image, and never larger than `batch_size`: BatchNorm statistics
-        weigh batches equally, and a batch of one image has no variance.
-
         Args:
             images: one of this data set's parts, or a subset of one.
+            batch_size: at most this many in a batch.
             order: indices into `images`; all in order by default.
+            even: batches of equal size to within one image, because BatchNorm statistics weigh batches equally, and
+                a batch of one image has no variance; else all but the last are of `batch_size`.
             augment: applied to the uint8 batch.
         """
         order = torch.arange(len(images)) if order is None else order
-        chunks = order.tensor_split(math.ceil(len(order) / batch_size)) if len(order) else []
+        if len(order) == 0:
+            return
+        chunks = order.tensor_split(math.ceil(len(order) / batch_size)) if even else order.split(batch_size)
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
         for raw, labels in images.raw(chunks, device):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import os
 from types import ModuleType
 
 import torch
@@ -29,10 +30,13 @@ def import_timm() -> ModuleType:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises SetupError."""
+    """The device called `name`; `auto` takes CUDA, then Apple's MPS, then the CPU. Raises SetupError.
+
+    Under torchrun each process of a machine takes a GPU of its own.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -51,6 +55,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in known:
         raise SetupError(f"unknown precision {precision!r}: expected auto, fp32 or bf16")
     return known[precision]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def release_freed_memory() -> None:

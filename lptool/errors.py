@@ -38,6 +38,14 @@ class SetupError(LptoolError):
     """This installation or this machine lacks what was asked for."""
 
 
+class RankError(LptoolError):
+    """Another process of a torchrun run ended."""
+
+
+class PeerError(RankError):
+    """Another rank failed and says why; this one has nothing to add."""
+
+
 def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
     """Join up to ten items; a count stands for the rest."""
     rest = [f"… and {len(items) - 10} more"] if len(items) > 10 else []

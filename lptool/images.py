@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,8 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from lptool.device import usable_cores
 from lptool.errors import DataError, first_line
+from lptool.tickets import digest_of_tensor
 
+DECODED_BYTES = 2 << 30  # of images that a search goes over again and again
 STATISTICS_IMAGES = 2048  # how many images of a streaming data set the normalisation is measured on
 
 
@@ -73,17 +77,30 @@ class Streamed:
 
     def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         batches = [self.indices[indices].tolist() for indices in order]
-        workers = min(_cores(), 8) if len(self) >= 512 else 0  # starting them costs more than a few images
+        # Starting workers costs more than decoding a few images.
+        workers = min(usable_cores(), 8) if sum(map(len, batches)) >= 512 else 0
+        loader = DataLoader(self.source, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda")
         try:
-            for images, labels in DataLoader(self.source, batch_sampler=batches, num_workers=workers):
+            for images, labels in loader:
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
             raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def decoded(images: Images, device: torch.device, limit: int = DECODED_BYTES) -> Images:
+    """The same images decoded once and kept on `device`, where they take at most `limit` bytes; else as they are."""
+    if isinstance(images, InMemory) or len(images) * math.prod(image_shape(images)) > limit:
+        return images
+    batches = list(images.raw(torch.arange(len(images)).split(512), device))
+    return InMemory(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def digest_of_images(images: Images) -> str | None:
+    """Hex sha256 of images and labels; None where they are not in memory."""
+    if not isinstance(images, InMemory):
+        return None
+    digests = (digest_of_tensor(images.images), digest_of_tensor(images.labels))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:

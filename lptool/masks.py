@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,32 +81,50 @@ def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str
     magnitude = torch.cat([w.detach().flatten().to(dtype) for w in weights.values()]).abs_()
     if bool(magnitude.isnan().any()):
         raise ValueError("the weights hold NaN, which has no magnitude to prune by")
-    if within is not None:
-        allowed = torch.cat([within[name].flatten() for name in weights])
-        magnitude = torch.where(allowed, magnitude, -torch.ones_like(magnitude))
-    limit = int((magnitude >= 0).count_nonzero())
+    allowed = None if within is None else torch.cat([within[name].flatten() for name in weights])
+    limit = len(magnitude) if allowed is None else int(allowed.count_nonzero())
     if not 0 <= keep <= limit:
         raise ValueError(f"keep must be from 0 to {limit}, found {keep}")
-    pieces = _largest(magnitude, keep).split([w.numel() for w in weights.values()])
+    if allowed is None:
+        kept = _largest(magnitude, keep)
+    else:
+        kept = torch.zeros_like(allowed).masked_scatter_(allowed, _largest(magnitude[allowed], keep))
+    pieces = kept.split([w.numel() for w in weights.values()])
     return {name: piece.view(w.shape) for (name, w), piece in zip(weights.items(), pieces, strict=True)}
 
 
-def _largest(values: Tensor, keep: int) -> Tensor:
-    """True at the `keep` largest of a flat tensor; of equal values the first ones."""
-    if keep == 0:
-        return torch.zeros_like(values, dtype=torch.bool)
-    threshold = _nth_smallest(values, values.numel() - keep)
-    above = values > threshold
-    ties = (values == threshold).nonzero().flatten()
+def _largest(magnitude: Tensor, keep: int) -> Tensor:
+    """True at the `keep` largest of a flat tensor of magnitudes; of equal ones the first."""
+    if keep in (0, len(magnitude)):
+        return torch.full_like(magnitude, keep > 0, dtype=torch.bool)
+    threshold = _nth_smallest(magnitude, len(magnitude) - keep)
+    above = magnitude > threshold
+    ties = (magnitude == threshold).nonzero().flatten()
     above[ties[: keep - int(above.count_nonzero())]] = True
     return above
 
 
-def _nth_smallest(values: Tensor, n: int) -> float:
-    """The value that n others are not larger than, by partial selection."""
-    if values.device.type == "cpu":  # 2.5 times as fast as kthvalue, which also carries an index per value
-        return float(np.partition(values.numpy(), n)[n])
-    return float(values.kthvalue(n + 1).values)
+def _nth_smallest(magnitude: Tensor, n: int) -> Tensor:
+    """The value that n others are not larger than.
+
+    Floats that are not negative are in order of their bits. So counting the upper halves tells the upper half looked
+    for, and counting the lower halves below it the rest: two passes, on any device, however many values are equal.
+    A quickselect takes three times as long, and twenty times where most weights are pruned to 0 already.
+    """
+    if magnitude.dtype != torch.float32:
+        return magnitude.kthvalue(n + 1).values
+    bits = magnitude.view(torch.int32)
+    upper = bits >> 16
+    high, n = _bucket(upper, n)
+    low, _ = _bucket(bits[upper == high] & 0xFFFF, n)
+    return torch.tensor(high << 16 | low, dtype=torch.int32, device=magnitude.device).view(torch.float32)
+
+
+def _bucket(values: Tensor, n: int) -> tuple[int, int]:
+    """The nth smallest (from 0) of int32 values under 2^16, and how many of those equal to it come before it."""
+    up_to = values.bincount(minlength=1).cumsum(0)
+    bucket = int(torch.searchsorted(up_to, n, right=True))
+    return bucket, n - (int(up_to[bucket - 1]) if bucket else 0)
 
 
 def magnitude_prune(state: Mapping[str, Tensor], names: Iterable[str], keep: int) -> tuple[State, Mask]:

@@ -5,40 +5,52 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from lptool import __version__
 from lptool.bench import Bench, PoolOptions
 from lptool.checkpoints import file_sha256
 from lptool.errors import OutputError, PoolError
-from lptool.evaluate import Score, recalibrated
+from lptool.evaluate import Score
 from lptool.export import check_output, save_ticket
 from lptool.images import Images
-from lptool.masks import State
+from lptool.journal import Journal, check_journal, journal_of
+from lptool.masks import State, sparsity
 from lptool.pools import Pool
-from lptool.search import METHODS, OnProgress, SearchTrace, pool_tickets
+from lptool.ranks import ALONE, Ranks
+from lptool.search import METHODS, Incumbent, OnProgress, Progress, SearchTrace, pool_tickets
 from lptool.tickets import Metadata, Summary, Ticket
 
 
 @dataclass(frozen=True)
 class PoolResult:
-    """One pooled model, as written.
+    """One pooled model, as written; plain values, which one process can tell another.
 
     Attributes:
+        files, levels: of the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
         shipped: `pooled`, or the control written in its place because it scores better on val.
+        metadata: as in the file's header. plain_names: whether its tensors have the network's own names.
+        seconds: all that it took.
     """
 
     output: Path
     sha256: str
-    ticket: Ticket
+    sparsity: float
+    files: tuple[str, ...]
+    levels: tuple[int, ...]
     trace: SearchTrace
-    pool: Pool
     shipped: str
-    seconds: float
     val: dict[str, Score]
     test: dict[str, Score]
+    metadata: Metadata
+    plain_names: bool
+    seconds: float = 0.0
 
     @property
     def improved(self) -> bool:
@@ -52,7 +64,7 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bo
     With target `all` one file per level: `STEM_level_NN.safetensors` beside `out`, or in it where it is a folder.
 
     Raises:
-        OutputError: an output exists, is an input, or cannot be written.
+        OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
     """
     outputs = [_output_for(out, bench.pool.level(target), bench.options.target) for target in targets]
     twice = {str(output) for output in outputs if outputs.count(output) > 1}
@@ -60,8 +72,9 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bo
         raise OutputError(
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
-    for output in outputs:
+    for target, output in zip(targets, outputs, strict=True):
         check_output(output, bench.inputs, overwrite=overwrite)
+        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
     return outputs
 
 
@@ -73,7 +86,7 @@ def _output_for(out: Path, level: int, target: str) -> Path:
     return out / f"level_{level:02d}.safetensors"
 
 
-def choose_targets(bench: Bench) -> list[int]:
+def choose_targets(bench: Bench, ranks: Ranks = ALONE) -> list[int]:
     """Places in the pool of the tickets to improve. `matching` scores tickets on val. Raises PoolError."""
     pool, target = bench.pool, bench.options.target
     if target == "all":
@@ -81,13 +94,18 @@ def choose_targets(bench: Bench) -> list[int]:
     if target == "sparsest":
         return [_sparsest(pool, range(len(pool)))]
     if target == "matching":
-        correct = [bench.score(ticket.state, bench.data.val).correct for ticket in pool]
-        return [_sparsest(pool, [i for i, right in enumerate(correct) if right >= correct[0]])]
+        scorings = {i: partial(_images_right, bench, i) for i in range(len(pool))}
+        correct = ranks.share(scorings)
+        return [_sparsest(pool, [i for i, right in correct.items() if right >= correct[0]])]
     for i, summary in enumerate(pool.summaries):
         if target == str(pool.level(i)) or Path(target).resolve() == Path(summary.file).resolve():
             return [i]
     levels = ", ".join(str(pool.level(i)) for i in range(len(pool)))
     raise PoolError(f"no target {target!r}: expected sparsest, matching, all, a level ({levels}) or one of the files")
+
+
+def _images_right(bench: Bench, place: int) -> int:
+    return bench.score(bench.pool[place].state, bench.data.val).correct
 
 
 def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
@@ -101,30 +119,103 @@ def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     return 1 + options.recalibrate + (tickets - 1) * len(alphas)
 
 
-def pool_target(bench: Bench, target: int, output: Path, on_progress: OnProgress = lambda progress: None) -> PoolResult:
-    """Search, recalibrate on the whole training set, score once on test, and write the file."""
-    started = time.perf_counter()
-    options, pool = bench.options, bench.pool
-    scorer = bench.scorer
-    best, trace = pool_tickets(
-        pool,
+def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
+    """All that a score of a search depends on, as JSON values: inputs, options, data, versions, hardware."""
+    options = bench.options
+    return {
+        "tickets": [summary.sha256 for summary in bench.pool.summaries],
+        "target": bench.pool.summaries[target].sha256,
+        "method": options.method,
+        "alphas": list(METHODS[options.method] or options.alphas),
+        "alpha_search": options.alpha_search,
+        "arch": bench.arch,
+        "arch_kwargs": bench.arch_kwargs,
+        "data": bench.data.describe(),
+        "images": bench.digests,
+        "bn_recalibration": options.recalibrate,
+        "calibration_size": options.calibration_size,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "precision": str(bench.compute).removeprefix("torch."),
+        "device": bench.device.type,
+        "lptool": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def search_target(
+    bench: Bench,
+    target: int,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    on_progress: OnProgress = lambda progress: None,
+) -> tuple[Incumbent, SearchTrace]:
+    """Search, each score kept in the journal beside `output`; what the journal holds already is not scored again.
+
+    Every rank returns the same. Rank 0 alone writes the journal.
+
+    Raises:
+        OutputError: the journal is of another search (unless `overwrite`), or cannot be written.
+    """
+    scorer, path = bench.scorer, journal_of(output)
+
+    def opened() -> Journal:
+        return Journal.open(path, fingerprint(bench, target), scorer.batch_size.images, overwrite=overwrite)
+
+    journal = ranks.share({0: opened})[0]
+    scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
+    scorer.known.update(journal.known)
+
+    def note(progress: Progress) -> None:
+        for scored in progress.scored:
+            scorer.known[scored.score.state] = scored.score
+            if ranks.rank == 0:
+                level = None if scored.candidate is None else bench.pool.level(scored.candidate)
+                journal.add({"candidate": level, "alpha": scored.alpha}, scored.score)
+        on_progress(progress)
+
+    return pool_tickets(
+        bench.pool,
         scorer,
         target=target,
-        method=options.method,
-        alphas=options.alphas,
+        method=bench.options.method,
+        alphas=bench.options.alphas,
+        alpha_search=bench.options.alpha_search,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
-        on_progress=on_progress,
+        ranks=ranks,
+        on_progress=note,
     )
 
-    def finished(state: State) -> State:
-        return recalibrated(bench.model, state, bench.batches(bench.data.train))
 
-    ticket = pool[target]
+def pool_target(
+    bench: Bench,
+    target: int,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    on_progress: OnProgress = lambda progress: None,
+) -> PoolResult:
+    """Search (see `search_target`), recalibrate on the whole training set, score once on test, and write the file.
+
+    After the search rank 0 works alone; every rank returns its result.
+    """
+    started = time.perf_counter()
+    best, trace = search_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=on_progress)
+    result = ranks.share({0: lambda: _write_pooled(bench, output, best, trace)})[0]
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrace) -> PoolResult:
+    pool = bench.pool
+    ticket = pool[trace.target]
     states = {"ticket": ticket.state}
-    if scorer.recalibrates:
-        states["ticket_bn"] = finished(ticket.state)
+    if trace.ticket_bn:
+        states["ticket_bn"] = bench.recalibrated(ticket.state)
     if trace.accepted:
-        states["pooled"] = finished(best.state) if best.recalibrated else best.state
+        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
     else:
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     val = _scores(bench, states, bench.data.val)
@@ -136,8 +227,19 @@ def pool_target(bench: Bench, target: int, output: Path, on_progress: OnProgress
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output))
     save_ticket(pooled, output)
-    seconds = time.perf_counter() - started
-    return PoolResult(output, file_sha256(output), pooled, trace, pool, shipped, seconds, val, test)
+    return PoolResult(
+        output=output,
+        sha256=file_sha256(output),
+        sparsity=sparsity(mask),
+        files=tuple(summary.file for summary in pool.summaries),
+        levels=tuple(pool.level(i) for i in range(len(pool))),
+        trace=trace,
+        shipped=shipped,
+        val=val,
+        test=test,
+        metadata=metadata,
+        plain_names=all(name == own for name, own in ticket.own_names.items()),
+    )
 
 
 def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:
@@ -156,6 +258,7 @@ def _pooled_metadata(
         "method": trace.method,
         "target": _named(origin, pool.level(trace.target)),
         "alphas": list(trace.alphas),
+        "alpha_search": options.alpha_search,
         "members": [
             _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
             for s in trace.steps

@@ -44,12 +44,12 @@ class Pool(Sequence[Ticket]):
         summaries = [replace(Summary.of(ticket), file=name) for name, ticket in by_file.items()]
         return cls(summaries, lambda summary: by_file[summary.file])
 
-    def for_model(self, names: Mapping[str, str]) -> Pool:
-        """The same pool under the names of a network: plain name → the network's name; other tensors become extras."""
+    def for_model(self, names: Mapping[str, str], device: torch.device) -> Pool:
+        """The same pool for a network on `device`: plain name → the network's name; other tensors become extras."""
         renamed = copy.copy(self)
         renamed.summaries = tuple(summary.renamed(names) for summary in self.summaries)
         renamed.prunable = tuple(names[name] for name in self.prunable if name in names)
-        renamed._load = lambda summary: self._load(summary).renamed(names)
+        renamed._load = lambda summary: self._load(summary).renamed(names).to(device)
         return renamed
 
     def __len__(self) -> int:

@@ -45,7 +45,7 @@ def recalibrate_bn(
     first = next(batches, None)
     if first is None:
         raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
-    with torch.no_grad(), _averaging(model, layers):
+    with torch.inference_mode(), _averaging(model, layers):
         for batch in _chain(first, batches):
             (forward or model)(batch)
             seen += len(batch)

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from lptool.evaluate import Score
 from lptool.inspection import Finding, Inspection
-from lptool.masks import density, sparsity
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.barrier import Barrier
@@ -29,22 +28,21 @@ def percent(fraction: float) -> str:
 
 def pool_document(result: PoolResult) -> dict[str, Any]:
     """The `--json` document of one pooled model."""
-    trace, pool = result.trace, result.pool
-    origin = pool.summaries[trace.target]
+    trace = result.trace
     return {
         "output": str(result.output),
         "sha256": result.sha256,
         "method": trace.method,
         "target": {
-            "file": origin.file,
-            "level": pool.level(trace.target),
-            "sparsity": 1 - pool.density(trace.target),
+            "file": result.files[trace.target],
+            "level": result.levels[trace.target],
+            "sparsity": result.sparsity,
         },
-        "sparsity": sparsity(result.ticket.mask),
+        "sparsity": result.sparsity,
         "members": [
             {
-                "file": pool.summaries[step.candidate].file,
-                "level": pool.level(step.candidate),
+                "file": result.files[step.candidate],
+                "level": result.levels[step.candidate],
                 "alpha": step.alpha,
                 "accepted": step.accepted,
             }
@@ -53,6 +51,7 @@ def pool_document(result: PoolResult) -> dict[str, Any]:
         "improved": result.improved,
         "shipped": result.shipped,
         "evaluations": trace.evaluations,
+        "not_finite": trace.not_finite,
         "seconds": round(result.seconds, 3),
         "val": _scores(result.val),
         "test": _scores(result.test),
@@ -76,14 +75,17 @@ def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path],
 
 def pool_view(result: PoolResult) -> RenderableType:
     """The result of one search for a person: scores, members, the file and how to load it."""
-    trace, pool = result.trace, result.pool
-    target = f"level {pool.level(trace.target)}, {percent(sparsity(result.ticket.mask))} sparse"
+    trace = result.trace
+    target = f"level {result.levels[trace.target]}, {percent(result.sparsity)} sparse"
     scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{trace.method} → {target}")
     for row, label in ROWS.items():
         if row in result.val:
             parts = (result.val[row], result.test[row])
             scores.add_row(label, *(cell for s in parts for cell in (percent(s.accuracy), f"{s.nll:.4f}")))
-    lines = [_verdict(result), f"wrote {result.output} (sha256 {result.sha256[:16]}…)", *_how_to_load(result)]
+    lines = [_verdict(result)]
+    if trace.not_finite:
+        lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
+    lines += [f"wrote {result.output} (sha256 {result.sha256[:16]}…)", *_how_to_load(result)]
     return Group(scores, *lines)
 
 
@@ -96,7 +98,7 @@ def _verdict(result: PoolResult) -> str:
         )
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
-    steps = ", ".join(f"level {result.pool.level(s.candidate)} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
 
 
@@ -104,9 +106,8 @@ def _how_to_load(result: PoolResult) -> list[str]:
     """One line of Python; networks that are ours have to be registered with timm before."""
     from lptool.networks import OWN_ARCHS
 
-    metadata, path = result.ticket.metadata, str(result.output)
-    plain = all(name == own for name, own in result.ticket.own_names.items())
-    if metadata.arch is None or ":" in metadata.arch or not plain:
+    metadata, path = result.metadata, str(result.output)
+    if metadata.arch is None or ":" in metadata.arch or not result.plain_names:
         return [f"load it: model.load_state_dict(safetensors.torch.load_file({path!r}))"]
     arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
     first = "import lptool.networks; " if metadata.arch in OWN_ARCHS else ""
@@ -120,8 +121,8 @@ def summary_view(results: Sequence[PoolResult]) -> RenderableType:
         table.add_column(label, justify="right")
     for result in results:
         table.add_row(
-            str(result.pool.level(result.trace.target)),
-            percent(density(result.ticket.mask)),
+            str(result.levels[result.trace.target]),
+            percent(1 - result.sparsity),
             *(_both(result, row) for row in ROWS),
             str(len(result.trace.accepted)) if result.improved else "none improved",
         )

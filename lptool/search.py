@@ -10,14 +10,16 @@ The search sees a pool and a function `score(state, bar)`; model, images and BN 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lptool.errors import PoolError
 from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State, kept_count, magnitude_mask
 from lptool.pools import Pool
+from lptool.ranks import ALONE, Ranks
 from lptool.tickets import Ticket
 
 # Yin et al. 2023, section 3.2: the coefficients of the search.
@@ -45,7 +47,7 @@ class Step:
     Attributes:
         candidate: its place in the pool.
         alpha: the best coefficient; None where no alpha could reach the incumbent (all were cut short).
-        score: of the best mix. attempts: every (alpha, score) in the order tried.
+        score: of the best mix. attempts: every (alpha, score), in the order of the alphas.
     """
 
     candidate: int
@@ -72,23 +74,38 @@ class SearchTrace:
         return 1 + (self.ticket_bn is not None) + sum(len(step.attempts) for step in self.steps)
 
     @property
+    def not_finite(self) -> int:
+        """How many mixes were rejected because their score is not finite."""
+        return sum(not math.isfinite(score.nll) for step in self.steps for _, score in step.attempts)
+
+    @property
     def accepted(self) -> tuple[Step, ...]:
         """The steps that made the result."""
         return tuple(step for step in self.steps if step.accepted)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a search stands, before each scoring: scoring `done` + 1 of `total`."""
+class Scored:
+    """A state that was scored: a mix with the candidate at this place of the pool, or the target itself (None)."""
 
-    candidate: int
-    alpha: float
+    candidate: int | None
+    alpha: float | None
+    score: Score
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands: what was scored since it was last told, and how many mixes of how many."""
+
+    scored: tuple[Scored, ...]
     incumbent: Score
     done: int
     total: int
 
 
 OnProgress = Callable[[Progress], None]
+# Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
+Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
 
 def pool_tickets(
@@ -98,7 +115,9 @@ def pool_tickets(
     target: int = -1,
     method: str = "greedy",
     alphas: Sequence[float] = PAPER_ALPHAS,
+    alpha_search: str = "grid",
     score_as_is: ScoreFunction | None = None,
+    ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
 ) -> tuple[Incumbent, SearchTrace]:
     """Pool tickets into one model at the target's sparsity.
@@ -109,32 +128,47 @@ def pool_tickets(
         target: place in the pool of the ticket to improve; by default the sparsest.
         method: `greedy` tries every alpha; `average` only 0.5.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
+        alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
         score_as_is: scores the target without BN recalibration, so that the search starts from the better of the
             two; None where `score` does not recalibrate.
-        on_progress: called before each scoring of a mix.
+        ranks: the processes to spread the alphas over. The result is the same however many they are.
+        on_progress: called after each round of scorings, on every rank.
 
     Returns:
         The best model, with exactly as many kept weights as the target, and the trace of the search. Where no
         candidate was accepted the model is the target, with the BatchNorm statistics that score better.
 
     Raises:
-        PoolError: unknown method, an alpha outside [0, 1], or no such target.
+        PoolError: unknown method or alpha search, an alpha outside [0, 1], or no such target.
+        RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
     """
     if method not in METHODS:
         raise PoolError(f"unknown method {method!r}: expected {' or '.join(METHODS)}")
+    if alpha_search not in ALPHA_SEARCHES:
+        raise PoolError(f"unknown alpha search {alpha_search!r}: expected {' or '.join(ALPHA_SEARCHES)}")
     if not alphas or not all(0.0 <= alpha <= 1.0 for alpha in alphas):
         raise PoolError(f"alphas must be numbers in [0, 1], found {list(alphas)}")
     if not -len(pool) <= target < len(pool):
         raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
     target %= len(pool)
     coefficients = METHODS[method] or tuple(alphas)
-    ticket, ticket_bn = _scores_of_target(pool[target].state, score, score_as_is)
-    model, steps = _greedy(pool, target, (ticket, ticket_bn), score, coefficients, on_progress)
+    # Nothing here may hold the target's weights: they are freed when the first candidate is accepted.
+    incumbent, ticket, ticket_bn = _start(pool[target], score, score_as_is)
+    order = adjacent(target, len(pool))
+    total = len(order) * len(coefficients)
+    starts = tuple(Scored(None, None, found) for found in (ticket, ticket_bn) if found)
+    on_progress(Progress(starts, incumbent.score, 0, total))
+    search = _Search(pool, score, coefficients, ALPHA_SEARCHES[alpha_search], ranks, on_progress, total)
+    steps: list[Step] = []
+    for candidate in order:
+        best, step = search.sweep(incumbent, candidate, done=len(steps) * len(coefficients))
+        steps.append(step)
+        incumbent = best or incumbent
     if score_as_is is None:
-        model = replace(model, recalibrated=False)
-    return model, SearchTrace(method, target, coefficients, ticket, ticket_bn, steps)
+        incumbent = replace(incumbent, recalibrated=False)
+    return incumbent, SearchTrace(method, target, coefficients, ticket, ticket_bn, tuple(steps))
 
 
 # What each method tries; None: the alphas asked for.
@@ -146,73 +180,90 @@ def adjacent(target: int, count: int) -> list[int]:
     return sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
 
 
-def _scores_of_target(
-    state: State, score: ScoreFunction, score_as_is: ScoreFunction | None
-) -> tuple[Score, Score | None]:
-    """With the BatchNorm statistics it has, and recalibrated (None where `score` does not recalibrate)."""
-    return (score(state), None) if score_as_is is None else (score_as_is(state), score(state))
+def _start(
+    ticket: Ticket, score: ScoreFunction, score_as_is: ScoreFunction | None
+) -> tuple[Incumbent, Score, Score | None]:
+    """The incumbent to beat, the target as it is or recalibrated where that is better; and both scores."""
+    if score_as_is is None:
+        found = score(ticket.state)
+        return Incumbent(ticket.state, ticket.mask, found, recalibrated=False), found, None
+    as_is, with_bn = score_as_is(ticket.state), score(ticket.state)
+    better = with_bn.correct > as_is.correct
+    return Incumbent(ticket.state, ticket.mask, with_bn if better else as_is, recalibrated=better), as_is, with_bn
 
 
-def _start(ticket: Ticket, as_is: Score, with_bn: Score | None) -> Incumbent:
-    """The incumbent to beat: the target as it is, or recalibrated where that is better."""
-    better = with_bn is not None and with_bn.correct > as_is.correct
-    return Incumbent(ticket.state, ticket.mask, with_bn if better and with_bn else as_is, recalibrated=better)
+@dataclass(frozen=True)
+class _Search:
+    """What stays the same from candidate to candidate."""
+
+    pool: Pool
+    score: ScoreFunction
+    alphas: tuple[float, ...]
+    explore: Explore
+    ranks: Ranks
+    on_progress: OnProgress
+    total: int
+
+    def sweep(self, incumbent: Incumbent, place: int, done: int) -> tuple[Incumbent | None, Step]:
+        """Try the alphas of one candidate; the best mix where it scores at least as well as the incumbent, else None.
+
+        The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the
+        incumbent and beats the best of this sweep, which an earlier alpha does with an equal score. A score that is
+        not finite is a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
+        """
+        candidate = self.pool[place].state
+        mix = partial(_mix, incumbent.state, candidate, self.pool.prunable, kept_count(incumbent.mask))
+        tried: dict[int, Score] = {}
+        best: int | None = None
+
+        def bar(i: int) -> int:
+            return incumbent.score.correct if best is None else tried[best].correct + (i > best)
+
+        while places := self.explore(self.alphas, tried, best):
+            for start in range(0, len(places), self.ranks.count):
+                block = places[start : start + self.ranks.count]
+                scorings = [partial(self._score_mix, mix, self.alphas[i], bar(i)) for i in block]
+                found = dict(zip(block, self.ranks.share(dict(enumerate(scorings))).values(), strict=True))
+                tried |= found
+                for i, result in sorted(found.items()):
+                    if result.complete and result.correct >= bar(i) and math.isfinite(result.nll):
+                        best = i
+                scored = tuple(Scored(place, self.alphas[i], result) for i, result in found.items())
+                self.on_progress(Progress(scored, incumbent.score, done + len(tried), self.total))
+        attempts = tuple((self.alphas[i], tried[i]) for i in sorted(tried))
+        if best is None:
+            return None, Step(place, None, False, None, attempts)
+        state, mask = mix(self.alphas[best])
+        step = Step(place, self.alphas[best], True, tried[best], attempts)
+        return Incumbent(state, mask, tried[best], recalibrated=True), step
+
+    def _score_mix(self, mix: Callable[[float], tuple[State, Mask]], alpha: float, bar: int) -> Score:
+        return self.score(mix(alpha)[0], bar)
 
 
-def _greedy(
-    pool: Pool,
-    target: int,
-    scores: tuple[Score, Score | None],
-    score: ScoreFunction,
-    alphas: tuple[float, ...],
-    on_progress: OnProgress,
-) -> tuple[Incumbent, tuple[Step, ...]]:
-    incumbent = _start(pool[target], *scores)  # nothing else may hold the target: it is freed when it is replaced
-    steps: list[Step] = []
-    order = adjacent(target, len(pool))
-    for candidate in order:
-        progress = Progress(candidate, alphas[0], incumbent.score, len(steps) * len(alphas), len(order) * len(alphas))
-        best, step = _sweep(pool, incumbent, alphas, score, progress, on_progress)
-        steps.append(step)
-        incumbent = best or incumbent
-    return incumbent, tuple(steps)
+def _mix(current: State, candidate: State, prunable: Sequence[str], keep: int, alpha: float) -> tuple[State, Mask]:
+    """The mix of two states, pruned to `keep` weights, and its mask."""
+    state = interpolate(current, candidate, alpha)
+    mask = magnitude_mask({name: state[name] for name in prunable}, keep)
+    for name, kept in mask.items():
+        state[name].masked_fill_(~kept, 0)  # in place: the mix is ours alone, and a copy would be one state more
+    return state, mask
 
 
-def _sweep(
-    pool: Pool,
-    incumbent: Incumbent,
-    alphas: tuple[float, ...],
-    score: ScoreFunction,
-    progress: Progress,
-    on_progress: OnProgress,
-) -> tuple[Incumbent | None, Step]:
-    """Try every alpha of one candidate; the best mix where it scores at least as well as the incumbent, else None.
+def grid(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
+    """Every alpha, in the order given."""
+    return [i for i in range(len(alphas)) if i not in tried]
 
-    The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the incumbent
-    and beats the best of this sweep. A score that is not finite is a rejection. The best mix is made again at the end,
-    so that one mix is in memory at a time.
-    """
-    candidate = pool[progress.candidate].state
-    keep = kept_count(incumbent.mask)
 
-    def mix(alpha: float) -> tuple[State, Mask]:
-        state = interpolate(incumbent.state, candidate, alpha)
-        mask = magnitude_mask({name: state[name] for name in pool.prunable}, keep)
-        for name, kept in mask.items():
-            state[name].masked_fill_(~kept, 0)  # in place: the mix is ours alone, and a copy would be one state more
-        return state, mask
-
-    best: tuple[float, Score] | None = None
-    attempts = []
-    for tried, alpha in enumerate(alphas):
-        on_progress(replace(progress, alpha=alpha, done=progress.done + tried))
-        bar = incumbent.score.correct if best is None else best[1].correct + 1
-        result = score(mix(alpha)[0], bar)
-        attempts.append((alpha, result))
-        if result.complete and result.correct >= bar and math.isfinite(result.nll):
-            best = alpha, result
+def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
+    """Every second alpha by size; then the neighbours of the best, until it is the best of its neighbours."""
+    by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
+    if not tried:
+        return by_size[1::2] or by_size
     if best is None:
-        return None, Step(progress.candidate, None, False, None, tuple(attempts))
-    state, mask = mix(best[0])
-    step = Step(progress.candidate, best[0], True, best[1], tuple(attempts))
-    return Incumbent(state, mask, best[1], recalibrated=True), step
+        return []
+    at = by_size.index(best)
+    return [i for i in by_size[max(0, at - 1) : at + 2] if i not in tried]
+
+
+ALPHA_SEARCHES: dict[str, Explore] = {"grid": grid, "coarse": coarse}

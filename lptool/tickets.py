@@ -106,6 +106,11 @@ class Ticket:
     own_names: Mapping[str, str] = field(default_factory=dict)
     extras: State = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> Ticket:
+        """The same ticket with its weights on `device`; extras stay where they are."""
+        state = {name: t.to(device) for name, t in self.state.items()}
+        return replace(self, state=state, mask={name: kept.to(device) for name, kept in self.mask.items()})
+
     def renamed(self, names: Mapping[str, str]) -> Ticket:
         """The same ticket under the names of a network: plain name → the network's; other tensors become extras."""
         own = {names.get(name, name): self.own_names.get(name, name) for name in (*self.state, *self.extras)}
@@ -131,13 +136,12 @@ class Tally:
     @classmethod
     def of(cls, tensor: Tensor, kept: int | None) -> Tally:
         """Read a tensor once."""
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         return cls(
             shape=tuple(tensor.shape),
             kept=kept,
             nonzero=int(tensor.count_nonzero()),
             finite=bool(tensor.isfinite().all()),
-            digest=hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode() + content.tobytes()).hexdigest(),
+            digest=digest_of_tensor(tensor),
         )
 
     @property
@@ -202,6 +206,13 @@ class Summary:
         """Kept fraction over `names`, by default over the prunable ones; 1.0 where there are none."""
         size = self.size(names)
         return self.kept(names) / size if size else 1.0
+
+
+def digest_of_tensor(tensor: Tensor) -> str:
+    """Hex sha256 of a tensor's dtype, shape and values."""
+    digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def digest_of(tensors: Mapping[str, Tally]) -> str:

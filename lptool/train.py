@@ -198,7 +198,7 @@ def _train_epoch(run: _Run, level: int, epoch: int, mask: Mask, optimizer: torch
     loss, correct, seen = _optimise(run, level, epoch, mask, optimizer)
     trained = time.perf_counter() - started
     batches = run.data.batches(run.data.val, 512, run.device)
-    score = evaluate(run.model, batches, len(run.data.val))
+    score = evaluate(run.model, batches)
     worst = loss if not math.isfinite(loss) else score.nll  # the last step shows only on val
     if not math.isfinite(worst):
         raise TrainError(f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32")

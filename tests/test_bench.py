@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from lptool.bench import PoolOptions, open_bench
 from lptool.errors import ArchError, DataError
-from lptool.evaluate import hardest_first
 from lptool.pipeline import pool_target
 
 OPTIONS = PoolOptions(device="cpu", calibration_size=100)
@@ -30,11 +29,38 @@ def test_scores_do_not_depend_on_the_order_of_val(tickets: list[Path]) -> None:
     assert bench.scorer.as_is(state).correct == bench.score(state, bench.data.val).correct
 
 
-def test_the_hardest_images_come_first(tickets: list[Path]) -> None:
-    bench = open_bench(tickets, replace(OPTIONS, precision="fp32"))
-    margins = bench._margins(torch.float32)
-    errors = (margins < 0).sum(0)[hardest_first(margins)]
-    assert errors.tolist() == sorted(errors.tolist(), reverse=True)
+def test_the_batch_size_is_probed_unless_it_is_given(tickets: list[Path]) -> None:
+    """And what goes into the result, recalibration and reported scores, does not depend on the probe."""
+    probed = open_bench(tickets, OPTIONS)
+    assert probed.scorer.batch_size.images in (32, 64, 128, 256, 512)
+    assert probed.batch_size.images == 256
+    given = open_bench(tickets, replace(OPTIONS, batch_size=48))
+    assert (given.scorer.batch_size.images, given.batch_size.images) == (48, 48)
+
+
+def test_a_state_in_the_search_scores_as_it_does_in_the_report(tickets: list[Path]) -> None:
+    """Calibrated on all training images, in float32, the search's score is that of the finished model."""
+    options = replace(OPTIONS, precision="fp32", calibration_size=10**6)
+    bench = open_bench(tickets, options)
+    state = bench.pool[2].state
+    assert bench.scorer(state).correct == bench.score(bench.recalibrated(state), bench.data.val).correct
+
+
+def test_a_batch_that_does_not_fit_is_halved(tickets: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    small, large = (open_bench(tickets, replace(OPTIONS, batch_size=size)) for size in (100, 400))
+
+    def forbid(module: torch.nn.Module, images: tuple[torch.Tensor]) -> None:
+        if len(images[0]) > 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    large.model.register_forward_pre_hook(forbid)
+    state = small.pool[1].state
+    for part in (small.data.val, small.data.test):
+        assert large.score(state, part).correct == small.score(state, part).correct
+    assert large.scorer(state).correct == small.scorer(state).correct
+    for name, t in small.recalibrated(state).items():
+        assert torch.equal(t, large.recalibrated(state)[name])
+    assert "400 images at once do not fit in memory; going on with half" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"mean": (0.5,), "std": (0.25,)}])

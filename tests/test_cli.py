@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.cli import _ALPHAS, main
+from lptool.containers import read_header
 from lptool.presets import PRESETS
 from lptool.search import METHODS, PAPER_ALPHAS
 
@@ -207,8 +208,10 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path, tickets: list[Path], monkeyp
     monkeypatch.setattr("lptool.pipeline.pool_tickets", interrupt)
     result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors")
     assert result.exit_code == 130
-    assert result.stderr.rstrip().splitlines()[-1].startswith("Interrupted")
-    assert list(tmp_path.iterdir()) == []
+    told = result.stderr.rstrip().splitlines()[-1]
+    assert told.startswith("Interrupted before the first scoring for ")
+    assert told.endswith(f"the scores are in {tmp_path / 'a.safetensors.search.jsonl'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.search.jsonl"]
 
 
 def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
@@ -257,7 +260,8 @@ def refused_last(result: Result) -> str:
 
 def test_two_tickets_of_one_level_cannot_share_an_output(tmp_path: Path, copies: list[Path]) -> None:
     run, out = copies[0].parent, tmp_path / "a.safetensors"
-    assert lptool("pool", *copies, "-o", run / "pooled.safetensors", *FAST).exit_code == 0
+    pooled = lptool("pool", *copies, "-o", run / "pooled.safetensors", "--target", 1, *FAST, "--json")
+    assert json.loads(pooled.stdout)["improved"]  # else it would be dropped, as a duplicate of its target
     result = lptool("pool", run, "-o", out, "--target", "all", *FAST)
     assert "two tickets have this level" in refused_last(result)
     plan = lptool("pool", run, "-o", out, "--dry-run")
@@ -283,6 +287,10 @@ def test_a_dry_run_does_not_train(tmp_path: Path) -> None:
     "options",
     [
         ["--method", "average", "--alphas", "0.1"],
+        ["--method", "average", "--alpha-search", "coarse"],
+        ["--alpha-search", "fine"],
+        ["--calibration-size", "0"],
+        ["--batch-size", "0"],
         ["--preset", "quickstart"],
         ["--levels", "3"],
         ["--mean", "nan"],
@@ -319,3 +327,60 @@ def test_images_that_are_not_square_are_scored_as_they_were_trained(tmp_path: Pa
     np.savez(tmp_path / "a.npz", **arrays, **labels)
     result = lptool("pool", run, "-o", tmp_path / "b.safetensors", *FAST)
     assert "was trained on another split" in refused(result)
+
+
+def test_the_options_of_the_search_reach_it(tmp_path: Path, tickets: list[Path]) -> None:
+    options = ["--batch-size", 50, "--alpha-search", "coarse", "--calibration-size", 64, "--device", "cpu"]
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", *options, "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["evaluations"] < 2 + 3 * len(PAPER_ALPHAS)
+    assert document["not_finite"] == 0
+    header, *lines = map(json.loads, (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines())
+    assert (header["batch_size"], header["fingerprint"]["alpha_search"]) == (50, "coarse")
+    assert len(lines) == document["evaluations"]
+    assert (lines[-1]["candidate"], lines[-1]["alpha"]) == (0, 0.9)
+
+
+def test_the_journal_of_another_search_is_refused_before_any_work(tmp_path: Path, tickets: list[Path]) -> None:
+    out = tmp_path / "a.safetensors"
+    assert lptool("pool", *tickets, "-o", out, *FAST).exit_code == 0
+    out.unlink()
+    journal = tmp_path / "a.safetensors.search.jsonl"
+    before = journal.read_bytes()
+    for extra in ([], ["--dry-run"]):
+        message = refused(lptool("pool", *tickets, "-o", out, *FAST, "--seed", "7", *extra))
+        assert message.startswith(f"{journal}: is the journal of another search (it differs in seed: 0, now 7)")
+    message = refused(lptool("pool", *tickets[:3], "-o", out, *FAST))
+    assert "differs in tickets" in message
+    assert journal.read_bytes() == before
+    assert lptool("pool", *tickets, "-o", out, *FAST, "--seed", "7", "--overwrite").exit_code == 0
+    assert json.loads(journal.read_text().splitlines()[0])["fingerprint"]["seed"] == 7
+
+
+def test_other_images_under_the_same_labels_are_another_search(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {f"{p}_images": rng.integers(0, 256, (n, 8, 8), np.uint8) for p, n in {"train": 80, "test": 20}.items()}
+    arrays |= {"train_labels": np.arange(80) % 2, "test_labels": np.arange(20) % 2}
+    np.savez(tmp_path / "a.npz", **arrays)
+    shape = ["--arch", "resnet8_cifar", "--epochs", 2, "--rewind-epoch", 1, "--levels", 1, "--batch-size", 32]
+    run, out = tmp_path / "run", tmp_path / "a.safetensors"
+    assert lptool("train", "-o", run, "--dataset", f"npz:{tmp_path}/a.npz", *shape, "--device", "cpu").exit_code == 0
+    assert lptool("pool", run, "-o", out, *FAST).exit_code == 0
+    out.unlink()
+    np.savez(tmp_path / "a.npz", **arrays | {"train_images": arrays["train_images"] + 1})
+    assert "another search (it differs in images" in refused(lptool("pool", run, "-o", out, *FAST))
+
+
+def test_not_finite_scores_are_counted_and_said(tmp_path: Path, copies: list[Path]) -> None:
+    """Huge weights in one candidate: every mix with it overflows."""
+    state = load_file(copies[1])
+    state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
+    header = {"format": "pt", "lptool": read_header(copies[1])["lptool"]}
+    save_file(state, copies[1], header)
+    options = [*copies, "--target", 2, *FAST, "--precision", "fp32"]
+    document = json.loads(lptool("pool", *options, "-o", tmp_path / "a.safetensors", "--json").stdout)
+    assert document["not_finite"] == 1
+    assert not next(m for m in document["members"] if m["level"] == 1)["accepted"]
+    shown = lptool("pool", *options, "-o", tmp_path / "b.safetensors").stdout
+    assert "1 mixes had scores that are not finite, and were rejected" in shown

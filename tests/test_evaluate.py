@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
-from lptool.evaluate import Batch, Score, Scorer, evaluate, hardest_first, margins, recalibrated
+from lptool.evaluate import Batch, Score, cast_forward, evaluate, mark, recalibrated
 
 SIZES = (7, 7, 7, 4)
 TOTAL = sum(SIZES)
 
 
-def network(seed: int = 0) -> nn.Module:
+def network(seed: int = 0) -> nn.Sequential:
     """A small BatchNorm network with dropout; another seed gives other weights and statistics."""
     torch.manual_seed(seed)
     net = nn.Sequential(
@@ -28,9 +28,13 @@ def network(seed: int = 0) -> nn.Module:
     return net
 
 
-def labelled_batches(seed: int = 1) -> list[Batch]:
+def labelled_batches(seed: int = 1, sizes: tuple[int, ...] = SIZES) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(n, 1, 4, 4, generator=generator), torch.randint(4, (n,), generator=generator)) for n in SIZES]
+    return [(torch.randn(n, 1, 4, 4, generator=generator), torch.randint(4, (n,), generator=generator)) for n in sizes]
+
+
+def images_of(batches: list[Batch]) -> list[Tensor]:
+    return [images for images, _ in batches]
 
 
 def plain_loop(net: nn.Module, batches: list[Batch]) -> tuple[int, float]:
@@ -45,92 +49,125 @@ def plain_loop(net: nn.Module, batches: list[Batch]) -> tuple[int, float]:
     return correct, sum(losses) / len(losses)
 
 
-def assert_score(score: Score, correct: int, nll: float) -> None:
-    assert (score.correct, score.n, score.complete) == (correct, TOTAL, True)
-    assert score.nll == pytest.approx(nll, rel=1e-4)
+def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert list(state) == list(expected)
+    assert all(torch.equal(t, expected[name]) for name, t in state.items())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_score_is_that_of_a_plain_loop(seed: int) -> None:
-    net, batches = network(seed), labelled_batches(seed)
-    score = evaluate(net, batches, TOTAL)
+@pytest.mark.parametrize("sizes", [SIZES, (25,), (1, 24), (1, 1, 1)])
+def test_a_score_is_that_of_a_plain_loop(seed: int, sizes: tuple[int, ...]) -> None:
+    net, batches = network(seed), labelled_batches(seed, sizes)
+    score = evaluate(net, batches)
     correct, nll = plain_loop(net, batches)
-    assert_score(score, correct, nll)
-    assert score.accuracy == correct / TOTAL
-    assert score.to_json() == {"accuracy": correct / TOTAL, "nll": score.nll, "n": TOTAL}
+    assert (score.correct, score.n, score.complete) == (correct, sum(sizes), True)
+    assert score.nll == pytest.approx(nll, rel=1e-5)
+    assert score.accuracy == correct / sum(sizes)
+    assert score.to_json() == {"accuracy": correct / sum(sizes), "nll": score.nll, "n": sum(sizes)}
 
 
 def test_by_hand() -> None:
     """Two classes with logits ±x: one right with p = 3/4, one wrong with p = 1/4."""
     x = math.log(3) / 2
     images, labels = torch.tensor([[x, -x], [x, -x]]), torch.tensor([0, 1])
-    score = evaluate(nn.Identity(), [(images, labels)], 2)
+    score = evaluate(nn.Identity(), [(images, labels)])
     assert (score.correct, score.accuracy) == (1, 0.5)
     assert score.nll == pytest.approx((math.log(4 / 3) + math.log(4)) / 2)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("guessing", range(len(SIZES) + 1))
-def test_stopping_early_never_changes_a_decision(seed: int, guessing: int) -> None:
-    """`complete and correct ≥ bar` is true exactly where the full score reaches the bar; a full score is the same.
-
-    All images after the first `guessing` batches are right, so bars are reached at the very last moment too.
-    """
-    net = network(seed).eval()
-    batches = [
-        (images, labels if i < guessing else net(images).argmax(dim=1))
-        for i, (images, labels) in enumerate(labelled_batches(seed))
-    ]
-    full = evaluate(net, batches, TOTAL)
-    for bar in range(TOTAL + 3):
-        score = evaluate(net, batches, TOTAL, bar)
-        assert (score.complete and score.correct >= bar) == (full.correct >= bar)
-        assert score == full if score.complete else score.n < TOTAL
+def test_each_image_is_marked_by_hand() -> None:
+    """Equal logits: the first class wins, and every class is as likely."""
+    right, loss = mark(torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, -9.0]]), torch.tensor([0, 1, 1]))
+    assert right.tolist() == [True, False, False]
+    assert loss.tolist() == pytest.approx([math.log(2), math.log(2), 18 + math.exp(-18)])
 
 
-@pytest.mark.parametrize("bar", [0, 10, 15, 19, 22, TOTAL])
-def test_scoring_stops_after_the_first_batch_that_puts_the_bar_out_of_reach(bar: int) -> None:
+def test_batches_may_be_an_iterator() -> None:
     net, batches = network(), labelled_batches()
-    after_each = [(plain_loop(net, batches[:i])[0], sum(SIZES[:i])) for i in range(1, len(SIZES) + 1)]
-    expected = next((right, n) for right, n in after_each if right + TOTAL - n < bar or n == TOTAL)
-    score = evaluate(net, iter(batches), TOTAL, bar)
-    assert (score.correct, score.n) == expected
+    assert evaluate(net, iter(batches)) == evaluate(net, batches)
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("bar", [0, TOTAL + 1])
-def test_the_mode_is_restored_and_dropout_sleeps_meanwhile(training: bool, bar: int) -> None:
+def test_the_mode_is_restored_and_dropout_sleeps_meanwhile(training: bool) -> None:
     net, batches = network().train(training), labelled_batches()
-    first, again = (evaluate(net, batches, TOTAL, bar) for _ in range(2))
-    assert first == again
+    assert evaluate(net, batches) == evaluate(net, batches)
     assert all(module.training == training for module in net.modules())
-    assert not torch.is_inference_mode_enabled()
+
+
+def test_every_module_is_left_in_the_mode_it_came_in() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
+    net[0].eval()
+    evaluate(net, [(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))])
+    assert [module.training for module in net.modules()] == [True, False, True]
 
 
 @pytest.mark.parametrize(("channels", "label"), [(99, 0), (1, 99)], ids=["images", "labels"])
 def test_the_mode_is_restored_after_an_exception(channels: int, label: int) -> None:
     net = network().train()
     with pytest.raises((RuntimeError, IndexError)):
-        evaluate(net, [(torch.ones(2, channels, 4, 4), torch.tensor([0, label]))], 2)
+        evaluate(net, [(torch.ones(2, channels, 4, 4), torch.tensor([0, label]))])
     assert all(module.training for module in net.modules())
     assert not torch.is_inference_mode_enabled()
 
 
-def test_no_image_is_refused() -> None:
-    with pytest.raises(DataError, match="no image to score on"):
-        evaluate(network(), [], 0)
+def test_inference_mode_does_not_leak() -> None:
+    """The model can be trained afterwards."""
+    net, batches = network(), labelled_batches()
+    evaluate(net, batches)
+    assert not torch.is_inference_mode_enabled()
+    assert not any(t.is_inference() for t in net.state_dict().values())
+    net(batches[0][0]).sum().backward()
+    assert net[0].weight.grad.abs().sum() > 0
 
 
 def test_nothing_of_the_model_changes() -> None:
     net = network()
     before = deepcopy(net.state_dict())
-    evaluate(net, labelled_batches(), TOTAL)
+    evaluate(net, labelled_batches())
     assert_same(net.state_dict(), before)
+    assert all(p.grad is None for p in net.parameters())
 
 
-def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert list(state) == list(expected)
-    assert all(torch.equal(t, expected[name]) for name, t in state.items())
+def test_no_image_is_refused() -> None:
+    with pytest.raises(DataError, match="no image to score on"):
+        evaluate(network(), [])
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_the_forward_pass_computes_in_the_type_asked_for(compute: torch.dtype) -> None:
+    """And the score is that of float32 but for rounding; weights stay float32."""
+    net, batches, seen = network().eval(), labelled_batches(), set()
+    net.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    score = evaluate(net, batches, compute)
+    assert seen == {compute}
+    assert score.nll == pytest.approx(plain_loop(net, batches)[1], rel=0.02)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert cast_forward(net, compute)(batches[0][0]).dtype == compute
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_told_and_left_out_of_json(value: float) -> None:
+    score = evaluate(nn.Identity(), [(torch.tensor([[1.0, 0.0], [0.0, value]]), torch.tensor([0, 0]))])
+    assert not math.isfinite(score.nll)
+    assert score.to_json() == {"accuracy": score.correct / 2, "nll": None, "n": 2}
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("n", range(1, 5))
+def test_a_score_settles_what_no_way_of_going_on_could_change(n: int, complete: bool) -> None:
+    """A complete one everything; another one the bars that are missed even if all images left are right."""
+    total = 4
+    for correct in range(n + 1):
+        ends = [correct + more for more in range(total - n + 1)]
+        score = Score(correct, 1.0, n, complete)
+        for bar in range(total + 3):
+            assert score.settles(bar, total) == (complete or all(end < bar for end in ends))
+
+
+def test_scores_are_equal_whatever_state_they_name() -> None:
+    assert Score(3, 0.5, 4, state="a") == Score(3, 0.5, 4, state="b")
+    assert Score(3, 0.5, 4) != Score(3, 0.5, 4, complete=False)
 
 
 def by_update_bn(state: Mapping[str, Tensor], images: list[Tensor]) -> nn.Module:
@@ -142,51 +179,13 @@ def by_update_bn(state: Mapping[str, Tensor], images: list[Tensor]) -> nn.Module
     return net.eval()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_scorer_recalibrates_then_evaluates_whatever_was_scored_before(seed: int) -> None:
-    val, calibration = labelled_batches(1), labelled_batches(2)
-    scorer = Scorer(network(), lambda: val, TOTAL, lambda: calibration)
-    state, other = network(seed).state_dict(), network(99).state_dict()
-    before = deepcopy(state)
-    expected = by_update_bn(state, [images for images, _ in calibration])
-    for _ in range(2):
-        assert_score(scorer(state), *plain_loop(expected, val))
-        assert_score(scorer.as_is(state), *plain_loop(network(seed), val))
-        scorer(other)
-    assert scorer.evaluations == 6
-    assert_same(state, before)
-
-
-@pytest.mark.parametrize("bar", [0, TOTAL + 1])
-def test_a_scorer_passes_the_bar_on(bar: int) -> None:
-    scorer = Scorer(network(), labelled_batches, TOTAL, labelled_batches)
-    state = network(1).state_dict()
-    assert scorer(state, bar).complete == scorer.as_is(state, bar).complete == (bar == 0)
-
-
-def test_without_calibration_a_scorer_takes_the_statistics_as_they_are() -> None:
-    scorer, state = Scorer(network(), labelled_batches, TOTAL, None), network(1).state_dict()
-    assert not scorer.recalibrates
-    assert scorer(state) == scorer.as_is(state)
-
-
-def test_a_model_without_batch_norm_is_scored_as_it_is() -> None:
-    """And says so: calibration images are not asked for."""
-    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
-    scorer = Scorer(net, labelled_batches, TOTAL, lambda: pytest.fail("calibration images were asked for"))
-    state = deepcopy(net.state_dict())
-    assert not scorer.recalibrates
-    assert_score(scorer(state), *plain_loop(net, labelled_batches()))
-    assert Scorer(network(), labelled_batches, TOTAL, labelled_batches).recalibrates
-
-
 def test_recalibrated_renews_mean_and_variance_and_passes_every_other_tensor_on() -> None:
     """`num_batches_tracked` stays, as it counts training steps; a half-precision state stays one."""
     state = {n: t.half() if t.is_floating_point() else t for n, t in network(1).state_dict().items()}
     before = deepcopy(state)
     calibration = labelled_batches(2)
-    fresh = recalibrated(network(), state, lambda: calibration)
-    oracle = by_update_bn(state, [images for images, _ in calibration]).state_dict()
+    fresh = recalibrated(network(), state, iter(calibration))
+    oracle = by_update_bn(state, images_of(calibration)).state_dict()
     assert list(fresh) == list(state)
     for name, t in fresh.items():
         if name in ("1.running_mean", "1.running_var"):
@@ -197,62 +196,41 @@ def test_recalibrated_renews_mean_and_variance_and_passes_every_other_tensor_on(
     assert_same(state, before)
 
 
+def test_recalibrated_does_not_depend_on_what_the_model_held_before() -> None:
+    state, calibration = network(1).state_dict(), labelled_batches(2)
+    assert_same(recalibrated(network(5), state, calibration), recalibrated(network(6), state, calibration))
+
+
 def test_recalibrated_statistics_do_not_follow_the_model() -> None:
     net, state = network(), network(1).state_dict()
-    fresh = recalibrated(net, state, labelled_batches)
+    fresh = recalibrated(net, state, labelled_batches())
     expected = deepcopy(fresh)
     net.train()(torch.randn(8, 1, 4, 4))
     assert_same(fresh, expected)
 
 
-def test_margins_by_hand() -> None:
-    """The label's logit minus the largest other one: negative exactly where the image is wrong."""
-    logits = torch.tensor([[5.0, 2.0, 1.0], [5.0, 2.0, 1.0], [0.0, 0.0, 0.5]])
-    batches = [(logits[:2], torch.tensor([0, 1])), (logits[2:], torch.tensor([2]))]
-    assert margins(nn.Identity(), batches).tolist() == [3.0, -3.0, 0.5]
+def test_recalibrated_tensors_are_no_inference_tensors() -> None:
+    net = network()
+    fresh = recalibrated(net, network(1).state_dict(), labelled_batches())
+    assert not any(t.is_inference() for t in (*fresh.values(), *net.state_dict().values()))
+    assert not torch.is_inference_mode_enabled()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_an_image_is_wrong_where_its_margin_is_negative(seed: int) -> None:
-    net, batches = network(seed), labelled_batches(seed)
-    found = margins(net, batches)
-    assert len(found) == TOTAL
-    assert int((found > 0).sum()) == plain_loop(net, batches)[0]
-    assert all(module.training for module in net.modules())
+def test_a_state_without_batch_norm_comes_back_as_it_is() -> None:
+    net = nn.Linear(2, 2)
+    state = net.state_dict()
+    assert all(t is state[name] for name, t in recalibrated(net, state, []).items())
 
 
-def test_the_hardest_images_come_first() -> None:
-    """Most models wrong, then the smallest mean margin, then the order given; each image once."""
-    by_two_models = torch.tensor([[1.0, -1.0, 9.0, -9.0, 1.0, -1.0], [1.0, -2.0, 1.0, 30.0, 1.0, -9.0]])
-    assert hardest_first(by_two_models).tolist() == [5, 1, 3, 0, 4, 2]
-
-
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
-def test_the_forward_pass_computes_in_the_type_asked_for(compute: torch.dtype) -> None:
-    """And the score is that of float32 but for rounding; weights stay float32."""
-    net, batches, seen = network().eval(), labelled_batches(), []
-    net.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    score = evaluate(net, batches, TOTAL, compute=compute)
-    assert set(seen) == {compute}
-    assert score.nll == pytest.approx(evaluate(net, batches, TOTAL).nll, rel=0.02)
-    assert {p.dtype for p in net.parameters()} == {torch.float32}
-
-
-def test_every_module_is_left_in_the_mode_it_came_in() -> None:
-    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)).train()
-    net[0].eval()
-    evaluate(net, [(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long))], 3)
-    assert [module.training for module in net.modules()] == [True, False, True]
-
-
-def test_batches_that_hold_fewer_images_than_said_are_refused() -> None:
-    with pytest.raises(DataError, match="expected 2 images to score on, but the batches hold none"):
-        evaluate(nn.Linear(2, 2), [], 2)
+def test_recalibrating_on_no_image_is_refused() -> None:
+    with pytest.raises(DataError, match="at least one calibration image"):
+        recalibrated(network(), network(1).state_dict(), [])
 
 
 def test_a_batchnorm_layer_under_two_names_is_renewed_under_both() -> None:
     shared = nn.BatchNorm1d(2)
     net = nn.Sequential(shared, shared)
-    fresh = recalibrated(net, net.state_dict(), lambda: [(torch.randn(8, 2) + 3, torch.zeros(8))])
+    torch.manual_seed(0)
+    fresh = recalibrated(net, net.state_dict(), [(torch.randn(8, 2) + 3, torch.zeros(8))])
     assert torch.equal(fresh["0.running_mean"], fresh["1.running_mean"])
     assert fresh["0.running_mean"].abs().min() > 0

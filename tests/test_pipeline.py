@@ -16,10 +16,11 @@ from lptool.bench import Bench, PoolOptions, open_bench
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.containers import read_header
 from lptool.errors import ArchError, DataError, OutputError, PoolError
-from lptool.evaluate import Score, Scorer
+from lptool.evaluate import Score
 from lptool.images import Images
 from lptool.masks import kept_count
 from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of, pool_target
+from lptool.scorer import Scorer
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -28,7 +29,7 @@ def right(model: nn.Module, bench: Bench, images: Images) -> int:
     """Images right, counted by a plain loop."""
     model.eval()
     with torch.no_grad():
-        return sum(int((model(x).argmax(1) == y).sum()) for x, y in bench.batches(images)())
+        return sum(int((model(x).argmax(1) == y).sum()) for x, y in bench.batches(images)(256))
 
 
 @pytest.mark.parametrize("method", ["greedy", "average"])
@@ -56,7 +57,7 @@ def test_ticket_bn_is_the_ticket_with_update_bn_over_all_training_images(tmp_pat
     result = pool_target(bench, 3, tmp_path / "out.safetensors")
     model = timm.create_model("resnet8_cifar", num_classes=10, in_chans=1)
     model.load_state_dict(load_file(tickets[3]))
-    torch.optim.swa_utils.update_bn(bench.batches(bench.data.train)(), model)
+    torch.optim.swa_utils.update_bn(bench.batches(bench.data.train)(256), model)
     assert right(model, bench, bench.data.test) == result.test["ticket_bn"].correct
 
 
@@ -85,7 +86,7 @@ def test_without_an_accepted_candidate_the_start_is_written(tmp_path: Path, tick
             calls.append(bar)
             return score(state) if len(calls) == 1 else replace(score(state), correct=0)
 
-    vars(bench)["scorer"] = Harsh(score.model, score._val, score._val_size, score._calibration)
+    vars(bench)["scorer"] = Harsh(score.model, score._val, score.val_size, score._calibration)
     result = pool_target(bench, 3, tmp_path / "out.safetensors")
     assert result.trace.accepted == ()
     assert not result.improved

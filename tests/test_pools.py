@@ -145,7 +145,7 @@ def test_a_run_as_imp_makes_it_gives_no_warning() -> None:
 
 def test_a_pool_under_the_names_of_a_network_is_the_same_pool() -> None:
     pool = Pool.of([ticket(1, masks={"a": bools(1, 0, 0, 1)}), ticket(0)])
-    renamed = pool.for_model({"a": "conv.weight"})
+    renamed = pool.for_model({"a": "conv.weight"}, torch.device("cpu"))
     assert (renamed.prunable, pool.prunable) == (("conv.weight",), ("a",))
     assert [list(t.state) for t in renamed] == [["conv.weight"]] * 2
     assert [renamed.kept(i) for i in range(2)] == [pool.kept(i) for i in range(2)] == [4, 2]

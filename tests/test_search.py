@@ -8,19 +8,22 @@ magnitudes are tied too.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lptool.batching import BatchSize
 from lptool.errors import PoolError
-from lptool.evaluate import Score, ScoreFunction
+from lptool.evaluate import Batch, Score, ScoreFunction
 from lptool.masks import kept_count, magnitude_prune
 from lptool.pools import Pool
-from lptool.search import PAPER_ALPHAS, Progress, adjacent, pool_tickets
+from lptool.ranks import Ranks
+from lptool.scorer import Scorer
+from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse, pool_tickets
 from lptool.tickets import Metadata, Ticket
 
 Lists = dict[str, list[float]]
@@ -286,7 +289,7 @@ def test_a_mix_accepted_with_recalibration_asks_for_it_again() -> None:
     assert model.recalibrated
 
 
-def test_progress_is_told_before_each_scoring() -> None:
+def test_progress_is_told_after_each_scoring() -> None:
     pool, score = random_pool(0, 4), Scoring(quadratic(0))
     told: list[Progress] = []
     scored_before: list[int] = []
@@ -296,10 +299,13 @@ def test_progress_is_told_before_each_scoring() -> None:
         scored_before.append(len(score.bars))
 
     _, trace = pool_tickets(pool, score, target=1, alphas=ALPHAS, on_progress=on_progress)
-    assert [(p.candidate, p.alpha) for p in told] == [(c, alpha) for c in (0, 2, 3) for alpha in ALPHAS]
-    assert [(p.done, p.total) for p in told] == [(i, 9) for i in range(9)]
-    assert scored_before == list(range(1, 10))
-    assert told[0].incumbent == trace.ticket
+    scored = [one for progress in told for one in progress.scored]
+    expected = [(None, None), *((c, alpha) for c in (0, 2, 3) for alpha in ALPHAS)]
+    assert [(one.candidate, one.alpha) for one in scored] == expected
+    assert [(p.done, p.total) for p in told] == [(i, 9) for i in range(10)]
+    assert scored_before == list(range(1, 11))
+    assert [one.score for one in scored[1:]] == [score for step in trace.steps for _, score in step.attempts]
+    assert told[0].incumbent == trace.ticket == scored[0].score
 
 
 def test_a_target_counts_from_the_end_as_places_of_a_sequence_do() -> None:
@@ -316,6 +322,7 @@ def test_a_target_counts_from_the_end_as_places_of_a_sequence_do() -> None:
         ({"alphas": (0.5, 1.01)}, r"alphas must be .* found \[0.5, 1.01\]"),
         ({"alphas": (-0.01,)}, r"alphas must be .* found \[-0.01\]"),
         ({"alphas": (float("nan"),)}, r"alphas must be .* found \[nan\]"),
+        ({"alpha_search": "fine"}, "unknown alpha search 'fine': expected grid or coarse"),
         ({"target": 2}, "no target 2: the pool has 2 tickets"),
         ({"target": -3}, "no target -3: the pool has 2 tickets"),
     ],
@@ -349,4 +356,157 @@ def test_a_score_that_is_not_finite_is_a_rejection(nll: float) -> None:
 
     model, trace = pool_tickets(Pool.of(tickets), score, target=0)
     assert trace.accepted == ()
+    assert trace.not_finite == len(PAPER_ALPHAS)
     assert model.score.correct == 1
+
+
+class Together(Ranks):
+    """Several ranks in one process: each task is run here, all of a round before any result is looked at."""
+
+    def share(self, tasks: Mapping[int, Callable[[], Any]]) -> dict[int, Any]:
+        assert len(tasks) <= self.count
+        return {key: task() for key, task in tasks.items()}
+
+
+@pytest.mark.parametrize("gives_up", [IGNORES_THE_BAR, HONOURS_THE_BAR, SOMETIMES], ids=["ignores", "honours", "some"])
+@pytest.mark.parametrize("alpha_search", ["grid", "coarse"])
+@pytest.mark.parametrize("seed", range(30))
+def test_the_number_of_ranks_changes_nothing(seed: int, alpha_search: str, gives_up: Callable[[int], bool]) -> None:
+    pool, target, alphas, plain, _ = drawn(seed)
+    found = []
+    for count in (1, 2, 3, 8):
+        model, trace = pool_tickets(
+            pool,
+            Scoring(plain, gives_up),
+            target=target,
+            alphas=alphas,
+            alpha_search=alpha_search,
+            ranks=Together(0, count),
+        )
+        steps = [(step.candidate, step.alpha, step.accepted, step.score) for step in trace.steps]
+        found.append((steps, as_lists(model.state), model.score, trace.evaluations))
+    assert found[1:] == found[:-1]
+
+
+def test_coarse_brackets_and_refines() -> None:
+    """Every second alpha by size; then both neighbours of the best; then on, as long as a neighbour is better."""
+    alphas = (0.9, 0.1, 0.5, 0.3, 0.7)  # by size: places 1, 3, 2, 4, 0
+    assert coarse(alphas, (), None) == [3, 4]
+    assert coarse(alphas, {3, 4}, None) == []
+    assert coarse(alphas, {3, 4}, 3) == [1, 2]
+    assert coarse(alphas, {3, 4, 1, 2}, 2) == []
+    assert coarse(alphas, {3, 4, 1, 2}, 1) == []
+    assert coarse(alphas, {3, 4, 2}, 4) == [0]
+    assert coarse((0.5,), (), None) == [0]
+    assert coarse((0.5,), {0}, 0) == []
+
+
+@pytest.mark.parametrize("peak", range(11))
+def test_coarse_finds_the_peak_of_a_single_hump_with_less_work(peak: int) -> None:
+    """One weight, so that the mix is alpha itself; the score falls off on both sides of the peak."""
+    tickets = [Ticket({"w": torch.tensor([value])}, {}) for value in (1.0, 0.0)]
+
+    def score(state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        return Score(1000 - round(900 * abs(float(state["w"]) - PAPER_ALPHAS[peak])), 0.0, 1000)
+
+    start = lambda state, bar=0: Score(950, 0.0, 1000)  # noqa: E731
+    best, coarse_trace = pool_tickets(
+        Pool.of(tickets), lambda s, bar=0: score(s), target=0, alpha_search="coarse", score_as_is=start
+    )
+    grid, trace = pool_tickets(Pool.of(tickets), lambda s, bar=0: score(s), target=0, score_as_is=start)
+    if grid.score == best.score:
+        assert coarse_trace.evaluations < trace.evaluations
+    assert {step.alpha for step in coarse_trace.steps} <= {PAPER_ALPHAS[peak], None}
+    assert {step.alpha for step in trace.steps} == {PAPER_ALPHAS[peak]}
+
+
+VAL = 45
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def network_pool(seed: int) -> tuple[Pool, int, list[Batch], list[Batch]]:
+    """Tickets around one network, ever sparser; val whose labels are mostly what that network says; calibration."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    teacher = small_network().eval()
+    tickets = []
+    for level in range(4):
+        away = 0.1 if level == seed % 4 and seed % 8 < 4 else 0.4  # so that some targets are hard to improve
+        state = {
+            name: t + away * torch.randn(t.shape, generator=generator) if t.is_floating_point() else t
+            for name, t in teacher.state_dict().items()
+        }
+        state["1.running_var"] = state["1.running_var"].abs() + 0.1
+        keep = round(36 * 0.7**level)
+        pruned, mask = magnitude_prune(state, ["0.weight"], keep)
+        tickets.append(Ticket(pruned, mask if level else {}, Metadata(level=level)))
+    images = torch.randn(VAL, 1, 4, 4, generator=generator)
+    noise = torch.randint(3, (VAL,), generator=generator)
+    with torch.no_grad():
+        labels = torch.where(torch.rand(VAL, generator=generator) < 0.25, noise, teacher(images).argmax(1))
+    calibration = [(torch.randn(8, 1, 4, 4, generator=generator), torch.zeros(8)) for _ in range(2)]
+    return Pool.of(tickets), seed % 4, [(images, labels)], calibration
+
+
+def network_scorer(val: list[Batch], calibration: list[Batch], batch_size: int) -> Scorer:
+    images, labels = val[0]
+
+    def batches(size: int, *, order: Tensor | None = None) -> Iterable[Batch]:
+        places = torch.arange(VAL) if order is None else order
+        return [(images[chunk], labels[chunk]) for chunk in places.split(size)]
+
+    return Scorer(small_network(), batches, VAL, lambda size, order=None: calibration, batch_size=BatchSize(batch_size))
+
+
+def steps_of(trace: SearchTrace) -> list[tuple[int, float | None, int]]:
+    return [(step.candidate, step.alpha, step.score.correct if step.score else -1) for step in trace.steps]
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_the_scorers_short_cuts_change_nothing_that_comes_out(seed: int) -> None:
+    """Early rejection, hardest first and scores remembered, against every mix scored whole by a scorer of its own.
+
+    With 45 val images and eleven alphas nearly every sweep has ties.
+    """
+    pool, target, val, calibration = network_pool(seed)
+    batch_size = (1, 4, 16)[seed % 3]
+
+    def whole(state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        return network_scorer(val, calibration, VAL)(state)
+
+    def whole_as_is(state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        return network_scorer(val, calibration, VAL).as_is(state)
+
+    scorer = network_scorer(val, calibration, batch_size)
+    expected, full = pool_tickets(pool, whole, target=target, score_as_is=whole_as_is)
+    model, trace = pool_tickets(pool, scorer, target=target, score_as_is=scorer.as_is)
+    assert steps_of(trace) == [
+        (c, alpha if accepted else None, correct if accepted else -1)
+        for (c, alpha, correct), accepted in zip(steps_of(full), [s.accepted for s in full.steps], strict=True)
+    ]
+    assert model.score.correct == expected.score.correct
+    assert model.score.nll == pytest.approx(expected.score.nll, rel=1e-6)
+    assert model.recalibrated == expected.recalibrated
+    for name, t in expected.state.items():
+        assert t.numpy().tobytes() == model.state[name].numpy().tobytes()
+    assert scorer.images["val"] < VAL * trace.evaluations
+
+
+def test_those_pools_have_ties_and_both_outcomes() -> None:
+    accepted, tied, steps = 0, 0, 0
+    for seed in range(36):
+        pool, target, val, calibration = network_pool(seed)
+        scorer = network_scorer(val, calibration, VAL)
+        _, trace = pool_tickets(
+            pool, lambda s, bar=0, f=scorer: f(s), target=target, score_as_is=lambda s, bar=0, f=scorer: f.as_is(s)
+        )
+        for step in trace.accepted:
+            best = [score.correct for _, score in step.attempts].count(step.score.correct if step.score else -1)
+            tied += best > 1
+        accepted += len(trace.accepted)
+        steps += len(trace.steps)
+    assert tied > 18
+    assert 18 < accepted < steps - 18

@@ -14,6 +14,8 @@ PACKAGE = Path(lptool.__file__).parent
 ORDER = [
     "errors",
     "device",
+    "ranks",
+    "batching",
     "masks",
     "tickets",
     "pools",
@@ -23,6 +25,8 @@ ORDER = [
     "interpolate",
     "recalibrate",
     "evaluate",
+    "scorer",
+    "journal",
     "search",
     "export",
     "networks",

@@ -1,0 +1,319 @@
+"""The search side by side: the published loop, ours exhaustive, ours as shipped, on the same tickets in one run.
+
+    python benchmarks/search.py [TICKETS…] [--targets 3 7 11] [--mixes 2] [--json FILE]
+
+Without tickets it trains them first (preset fashion-mnist-resnet8 into runs/fashion, resumable).
+
+published   Yin et al.'s loop in plain form, from its description: for every mix, global magnitude pruning by a full
+            sort, `torch.optim.swa_utils.update_bn` over the whole augmented training set, then all of val; images come
+            through DataLoader workers and PIL transforms, batches of 128, float32. Only the first MIXES mixes of the
+            first target are run, and scaled up to the whole search.
+exhaustive  ours, but every mix scored on all of val: no early rejection.
+shipped     ours as `lptool pool` runs it.
+coarse      ours with `--alpha-search coarse`.
+
+Each runs in a process of its own, whose peak resident memory is shown. `share` is the images per second of the search
+as a share of those of a bare `model(x)` loop in eval mode over tensors in memory, at the same batch size and precision,
+measured in the same process right after. `finish` is what `lptool pool` does after the search: BN recalibration on the
+whole training set, of the pooled model and of the control, and scoring on val and test in float32. The test accuracy
+is that of the pooled model after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, Dataset
+
+from lptool.bench import Bench, PoolOptions, open_bench
+from lptool.checkpoints import find_checkpoints
+from lptool.evaluate import Score, cast_forward
+from lptool.images import InMemory
+from lptool.models import build_model
+from lptool.search import PAPER_ALPHAS, SearchTrace, adjacent, coarse, pool_tickets
+
+Row = dict[str, Any]
+MIB = 1 << 20
+
+
+def published(files: list[Path], target: int, mixes: int) -> Row:
+    """The first mixes of the published loop, scaled up to all of them."""
+    bench = open_bench(files, PoolOptions())
+    train, val = _loaders(bench)
+    model = build_model(bench.arch, **bench.arch_kwargs)
+    current, candidate = bench.pool[target], bench.pool[adjacent(target, len(bench.pool))[0]]
+    keep = bench.pool.kept(target)
+    started = time.perf_counter()
+    for alpha in PAPER_ALPHAS[:mixes]:
+        state = {
+            name: alpha * t + (1 - alpha) * candidate.state[name] if t.is_floating_point() else t
+            for name, t in current.state.items()
+        }
+        magnitudes = torch.cat([state[name].abs().flatten() for name in bench.pool.prunable])
+        threshold = magnitudes.sort(descending=True).values[keep - 1]
+        for name in bench.pool.prunable:
+            state[name] = state[name] * (state[name].abs() >= threshold)
+        model.load_state_dict(state)
+        update_bn(train, model)
+        model.eval()
+        with torch.no_grad():
+            sum(int((model(images).argmax(1) == labels).sum()) for images, labels in val)
+    seconds = time.perf_counter() - started
+    every = (len(bench.pool) - 1) * len(PAPER_ALPHAS)
+    images = (len(bench.data.train) + len(bench.data.val)) * mixes
+    bare = _bare_rate(bench, model.eval(), 128, torch.float32, channels_last=False)
+    return {
+        "seconds": seconds * every / mixes,
+        "mixes_run": mixes,
+        "val_images": len(bench.data.val) * every,
+        "calibration_images": len(bench.data.train) * every,
+        "rate": images / seconds,
+        "bare_rate": bare,
+        "batch_size": 128,
+        "precision": "fp32",
+    }
+
+
+class _Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as PIL pictures, one transform each, as torchvision's data sets give them."""
+
+    def __init__(self, images: InMemory, transform: Callable[[Any], Tensor]) -> None:
+        from PIL import Image
+
+        pixels = images.images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        self.pictures = [Image.fromarray(picture) for picture in pixels]
+        self.labels, self.transform = images.labels.tolist(), transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.pictures[index]), self.labels[index]
+
+
+def _loaders(bench: Bench) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    from torchvision import transforms
+
+    assert isinstance(bench.data.train, InMemory)
+    assert isinstance(bench.data.val, InMemory)
+    _, height, width = bench.data.shape
+    tensor = [transforms.ToTensor(), transforms.Normalize(bench.data.mean, bench.data.std)]
+    augment = [transforms.RandomCrop((height, width), padding=height // 8), transforms.RandomHorizontalFlip()]
+    train = _Pictures(bench.data.train, transforms.Compose([*augment, *tensor]))
+    val = _Pictures(bench.data.val, transforms.Compose(tensor))
+    return DataLoader(train, 128, shuffle=True, num_workers=2), DataLoader(val, 128, num_workers=2)
+
+
+def ours(files: list[Path], target: int, kind: str) -> Row:
+    """One search and what follows it; `kind` is exhaustive, shipped or coarse."""
+    bench = open_bench(files, PoolOptions(alpha_search="coarse" if kind == "coarse" else "grid"))
+    scorer = bench.scorer
+
+    def whole(state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        return scorer(state)
+
+    started = time.perf_counter()
+    best, trace = pool_tickets(
+        bench.pool,
+        whole if kind == "exhaustive" else scorer,
+        target=target,
+        alpha_search=bench.options.alpha_search,
+        score_as_is=scorer.as_is,
+    )
+    seconds = time.perf_counter() - started
+    batch_size = scorer.batch_size.images
+    bare = _bare_rate(bench, bench.model.eval(), batch_size, bench.compute, channels_last=True)
+    started = time.perf_counter()
+    pooled = bench.recalibrated(best.state) if best.recalibrated else best.state
+    states = [bench.pool[target].state, bench.recalibrated(bench.pool[target].state), pooled]
+    test = [[bench.score(state, part) for part in (bench.data.val, bench.data.test)] for state in states][-1][1]
+    finish = time.perf_counter() - started
+    images = scorer.images["val"] + scorer.images["calibration"]
+    return {
+        "seconds": seconds,
+        "finish_seconds": finish,
+        "val_images": scorer.images["val"],
+        "calibration_images": scorer.images["calibration"],
+        "rate": images / seconds,
+        "bare_rate": bare,
+        "batch_size": batch_size,
+        "precision": str(bench.compute).removeprefix("torch."),
+        "sweeps": len(trace.steps),
+        "accepted": [[step.candidate, step.alpha] for step in trace.accepted],
+        "test_accuracy": test.accuracy,
+        "coarse_agrees": _coarse_agrees(trace) if kind == "exhaustive" else None,
+    }
+
+
+def _coarse_agrees(trace: SearchTrace) -> int:
+    """In how many sweeps of an exhaustive search the coarse one would have come to the same decision."""
+    bar = max(trace.ticket.correct, trace.ticket_bn.correct if trace.ticket_bn else 0)
+    agree = 0
+    for step in trace.steps:
+        alphas, scores = zip(*step.attempts, strict=True)
+        tried: set[int] = set()
+        best: int | None = None
+        while places := coarse(alphas, tried, best):
+            tried |= set(places)
+            top = max(tried, key=lambda i: (scores[i].correct, -i))
+            best = top if scores[top].correct >= bar else None
+        agree += (alphas[best] if best is not None else None) == step.alpha
+        bar = max(bar, step.score.correct if step.accepted and step.score else 0)
+    return agree
+
+
+def _bare_rate(bench: Bench, model: nn.Module, batch_size: int, compute: torch.dtype, *, channels_last: bool) -> float:
+    """Images per second of `model(x)` over val, normalised and in memory; the median of nine passes."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    batches = [x.contiguous(memory_format=layout) for x, _ in bench.batches(bench.data.val, even=False)(batch_size)]
+    forward = cast_forward(model, compute)
+    rates = []
+    with torch.inference_mode():
+        for _ in range(9):
+            started = time.perf_counter()
+            for images in batches:
+                forward(images)
+            rates.append(len(bench.data.val) / (time.perf_counter() - started))
+    return statistics.median(rates)
+
+
+def run_alone(function: Callable[..., Row], *arguments: Any) -> Row:
+    """The function's result from a fresh process, with its peak memory."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_with_peak, function, *arguments).result()
+
+
+def _with_peak(function: Callable[..., Row], *arguments: Any) -> Row:
+    row = function(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return row | {"peak_bytes": peak}
+
+
+def measure(files: list[Path], targets: list[int], mixes: int) -> list[Row]:
+    """All rows; of the published loop one, of ours one per target, and one with the first four tickets only."""
+    rows = [{"search": "published", "target": targets[0]} | run_alone(published, files, targets[0], mixes)]
+    for target in targets:
+        for kind in ("exhaustive", "shipped", "coarse"):
+            rows.append({"search": kind, "target": target} | run_alone(ours, files, target, kind))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    few = run_alone(ours, files[:4], 3, "shipped")
+    return [*rows, {"search": "shipped", "target": 3, "tickets": 4} | few]
+
+
+def table(rows: list[Row]) -> Table:
+    """What is measured, a line each."""
+    shown = Table(title="one search")
+    for heading in (
+        "search",
+        "target",
+        "seconds",
+        "finish, s",
+        "val images",
+        "calibration images",
+        "images/s",
+        "share of bare loop",
+        "peak MiB",
+        "accepted",
+        "test",
+    ):
+        shown.add_column(heading, justify="left" if heading == "search" else "right")
+    for row in rows:
+        tickets = f", {row['tickets']} tickets" if "tickets" in row else ""
+        scaled = f" ({row['mixes_run']} mixes, scaled up)" if "mixes_run" in row else ""
+        shown.add_row(
+            f"{row['search']}{tickets}{scaled}",
+            str(row["target"]),
+            f"{row['seconds']:,.1f}",
+            f"{row['finish_seconds']:.1f}" if "finish_seconds" in row else "–",
+            f"{row['val_images']:,}",
+            f"{row['calibration_images']:,}",
+            f"{row['rate']:,.0f}",
+            f"{row['rate'] / row['bare_rate']:.0%}",
+            f"{row['peak_bytes'] / MIB:,.0f}",
+            str(len(row["accepted"])) if "accepted" in row else "–",
+            f"{row['test_accuracy']:.2%}" if "test_accuracy" in row else "–",
+        )
+    return shown
+
+
+def summary(rows: list[Row]) -> Row:
+    """The ratios that the rows give."""
+    whole = [row for row in rows if "tickets" not in row]
+    by = {(row["search"], row["target"]): row for row in whole}
+    targets = sorted({row["target"] for row in whole})
+    loop = next(row for row in rows if row["search"] == "published")
+
+    def ratio(key: str, search: str, target: int) -> float:
+        return float(by["exhaustive", target][key] / by[search, target][key])
+
+    agree, sweeps = (sum(by["exhaustive", t][key] for t in targets) for key in ("coarse_agrees", "sweeps"))
+    return {
+        "published / shipped, seconds": [loop["seconds"] / by["shipped", t]["seconds"] for t in targets],
+        "published / (shipped + finish), seconds": [
+            loop["seconds"] / (by["shipped", t]["seconds"] + by["shipped", t]["finish_seconds"]) for t in targets
+        ],
+        "exhaustive / shipped, val images": [ratio("val_images", "shipped", t) for t in targets],
+        "exhaustive / shipped, seconds": [ratio("seconds", "shipped", t) for t in targets],
+        "same steps as exhaustive": [by["exhaustive", t]["accepted"] == by["shipped", t]["accepted"] for t in targets],
+        "share of bare loop": [by["shipped", t]["rate"] / by["shipped", t]["bare_rate"] for t in targets],
+        "sweeps in which coarse agrees": f"{agree} of {sweeps}",
+    }
+
+
+def machine() -> Row:
+    """What it ran on."""
+    name = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].partition(":")[2].strip() if lines else name
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tickets", nargs="*", type=Path)
+    parser.add_argument("--targets", type=int, nargs="+", default=[11, 7, 3], help="places in the pool")
+    parser.add_argument("--mixes", type=int, default=2, help="of the published loop")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    folder = Path("runs/fashion")
+    if not options.tickets:
+        train = [sys.executable, "-m", "lptool", "train", "-o", str(folder), "--preset", "fashion-mnist-resnet8"]
+        subprocess.run(train, check=True)
+    files = find_checkpoints(options.tickets or [folder])
+    rows = measure(files, options.targets, options.mixes)
+    ratios = summary(rows)
+    Console(width=160).print(table(rows))
+    print(json.dumps(ratios, indent=1))
+    if options.json:
+        document = {"machine": machine(), "tickets": len(files), "ratios": ratios, "rows": rows}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""How many images at once: as many as the device needs to be busy, and no more than fit in its memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lptool.errors import SetupError
+
+T = TypeVar("T")
+SMALLEST = 32
+LARGEST = {"cpu": 512, "cuda": 4096}
+_ENOUGH = 0.9  # of the highest rate seen: a smaller batch lets a scoring stop earlier
+_SECONDS = 0.1  # spent on each size
+
+log = logging.getLogger(__name__)
+
+
+class BatchSize:
+    """A number of images that halves itself where that many do not fit in memory."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def fit(self, run: Callable[[int], T]) -> T:
+        """`run(batch size)`, again with half the size as often as memory runs out.
+
+        Raises:
+            SetupError: not even one image fits.
+        """
+        while True:
+            try:
+                return run(self.images)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self.images == 1:
+                raise SetupError("not even one image fits in memory; free some, or choose another --device")
+            log.warning("Warning: %d images at once do not fit in memory; going on with half", self.images)
+            self.images //= 2  # outside the handler: there the failed pass would still hold its memory
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def probe(forward: Callable[[Tensor], object], shape: tuple[int, int, int], device: torch.device) -> int:
+    """The smallest batch size at which `forward` runs nearly as fast, in images per second, as at any size.
+
+    Args:
+        forward: one pass over float images [B, C, H, W]; nothing may depend on their values.
+        shape: [C, H, W].
+    """
+    rates: dict[int, float] = {}
+    size = SMALLEST
+    while size <= LARGEST.get(device.type, LARGEST["cuda"]):
+        images = torch.zeros(size, *shape, device=device).contiguous(memory_format=torch.channels_last)
+        try:
+            rates[size], seconds = _rate(forward, images)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if seconds > _SECONDS * 10:  # a large network is busy with few images
+            break
+        size *= 2
+    return min((size for size, rate in rates.items() if rate >= _ENOUGH * max(rates.values())), default=SMALLEST)
+
+
+def _rate(forward: Callable[[Tensor], object], images: Tensor) -> tuple[float, float]:
+    """Images per second, and seconds, of the fastest pass; a first one, not counted, warms up."""
+    passes: list[float] = []
+    with torch.inference_mode():
+        _seconds_of(forward, images)
+        while sum(passes) < _SECONDS:
+            passes.append(_seconds_of(forward, images))
+    return len(images) / min(passes), min(passes)
+
+
+def _seconds_of(forward: Callable[[Tensor], object], images: Tensor) -> float:
+    started = time.perf_counter()
+    forward(images)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - started

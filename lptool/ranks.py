@@ -1,0 +1,79 @@
+"""The processes that search together under `torchrun`. One process alone is the plain case, and needs no torchrun.
+
+Every rank runs the same search on the same inputs; only the scorings are dealt out. So what is exchanged is a few
+numbers per scoring, for which gloo does on every machine, GPUs or not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+from lptool.device import usable_cores
+from lptool.errors import LptoolError, PeerError, RankError
+
+T = TypeVar("T")
+# A peer that dies is noticed at once, by its closed connection. A slow one is waited for.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's number among `count` that run the same program; by default it is alone."""
+
+    rank: int = 0
+    count: int = 1
+
+    def share(self, tasks: Mapping[int, Callable[[], T]]) -> dict[int, T]:
+        """Run task k on rank k mod `count`. Every rank gets every result, in the order of `tasks`.
+
+        Raises:
+            LptoolError: what a task raised here; PeerError where one failed on another rank only.
+            RankError: another rank ended before it gave its results.
+        """
+        mine: dict[int, T] = self.agree(lambda: {k: task() for k, task in tasks.items() if k % self.count == self.rank})
+        found = {key: result for results in self._gather(mine) for key, result in results.items()}
+        return {key: found[key] for key in tasks}
+
+    def agree(self, task: Callable[[], T]) -> T:
+        """Run `task` on every rank; where it fails, all raise: the first to fail its error, others PeerError."""
+        error: LptoolError | None = None
+        try:
+            result = task()
+        except LptoolError as raised:
+            error = raised
+        failed = [rank for rank, wrong in enumerate(self._gather(error is not None)) if wrong]
+        if not failed:
+            return result
+        raise error if error is not None and failed[0] == self.rank else PeerError(f"rank {failed[0]} gave up")
+
+    def _gather(self, value: T) -> list[T]:
+        if self.count == 1:
+            return [value]
+        found: list[T] = [value] * self.count
+        try:
+            distributed.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise RankError("another process of this run has ended; run the same command again to resume") from error
+        return found
+
+
+ALONE = Ranks()
+
+
+def join_ranks() -> Ranks:
+    """The ranks that torchrun started, this one connected to them; alone where it was not torchrun."""
+    if not distributed.is_torchelastic_launched():
+        return ALONE
+    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    # torchrun gives each process one thread; together they shall use what the machine has.
+    torch.set_num_threads(max(1, usable_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    if ranks.count > 1 and not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+    return ranks

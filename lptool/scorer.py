@@ -1,0 +1,177 @@
+"""The function a search maximises: images right on val, with the least work that leaves every decision as it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lptool.batching import BatchSize
+from lptool.errors import DataError
+from lptool.evaluate import Batches, Score, cast_forward, mark
+from lptool.recalibrate import bn_layers, in_eval_mode, recalibrate_bn
+from lptool.tickets import digest_of_tensor
+
+
+class Scorer:
+    """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
+
+    It learns as it goes which val images are hard, and takes those first, so that a state that cannot reach the bar
+    is found out early. A complete score does not depend on that order. A state scored before is not scored again.
+
+    Args:
+        model: the network; on the device of the batches.
+        val: makes the batches to choose on; called with the order of the images.
+        val_size: how many images those are.
+        calibration: makes the batches for BN recalibration; None scores every state with the statistics it has.
+        compute: see `evaluate`.
+        batch_size: of val. calibration_batch: of calibration; a part of the result, as statistics are per batch.
+
+    Attributes:
+        known: what is known of each state, by its key.
+        images: how many were forwarded so far, of `val` and of `calibration`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        val: Batches,
+        val_size: int,
+        calibration: Batches | None,
+        compute: torch.dtype = torch.float32,
+        *,
+        batch_size: BatchSize | None = None,
+        calibration_batch: BatchSize | None = None,
+    ) -> None:
+        if val_size == 0:
+            raise DataError("there is no image to score on; choose a data set or split that has some")
+        self.model, self._val, self.val_size, self._compute = model, val, val_size, compute
+        self._calibration = calibration if bn_layers(model) else None
+        self.batch_size, self._calibration_batch = batch_size or BatchSize(128), calibration_batch or BatchSize(256)
+        self._errors, self._losses = torch.zeros(val_size, dtype=torch.int64), torch.zeros(val_size)
+        self._order = torch.arange(val_size)
+        self.known: dict[str, Score] = {}
+        self.images = {"val": 0, "calibration": 0}
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether scores come with recalibrated BatchNorm: asked for, and the model has some."""
+        return self._calibration is not None
+
+    def __call__(self, state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        """Score `state` on val after BN recalibration."""
+        return self._score(state, bar, self._calibration)
+
+    def as_is(self, state: Mapping[str, Tensor], bar: int = 0) -> Score:
+        """Score `state` on val with the BatchNorm statistics it has."""
+        return self._score(state, bar, None)
+
+    def _score(self, state: Mapping[str, Tensor], bar: int, calibration: Batches | None) -> Score:
+        key = key_of(state, recalibrated=calibration is not None)
+        known = self.known.get(key)
+        if known is not None and known.settles(bar, self.val_size):
+            return known
+        self.model.load_state_dict(state)
+        if calibration is not None:
+            self._recalibrate(calibration)
+        marks = self._mark(self.val_size - bar)
+        if marks.seen == self.val_size:
+            self._learn(marks)
+        score = self.known[key] = marks.score(key)
+        return score
+
+    def _recalibrate(self, calibration: Batches) -> None:
+        def run(batch_size: int) -> int:
+            images = (images for images, _ in calibration(batch_size))
+            return recalibrate_bn(self.model, images, cast_forward(self.model, self._compute))
+
+        self.images["calibration"] += self._calibration_batch.fit(run)
+
+    def _mark(self, allowed: int) -> Marks:
+        """Forward val, the hardest images first, until more than `allowed` of them are wrong."""
+        marks = Marks(self._order)
+        forward = cast_forward(self.model, self._compute)
+
+        def go_on(batch_size: int) -> None:
+            for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
+                marks.add(*mark(forward(images), labels))
+                if marks.errors() > allowed:
+                    break
+
+        with in_eval_mode(self.model), torch.inference_mode():
+            self.batch_size.fit(go_on)
+        if not marks.seen:
+            raise DataError(f"expected {self.val_size} images to score on, but the batches hold none")
+        self.images["val"] += marks.seen
+        return marks
+
+    def _learn(self, marks: Marks) -> None:
+        right, loss = marks.in_order_of_val()
+        if bool(loss.isfinite().all()):
+            self._errors += ~right
+            self._losses += loss
+            self._order = hardest_first(self._errors, self._losses)
+
+
+class Marks:
+    """What is known of the val images under one state, as they are forwarded in `order`."""
+
+    def __init__(self, order: Tensor) -> None:
+        self._order, self._batches = order, list[tuple[Tensor, Tensor]]()
+        self.seen = 0
+        self._errors: Tensor | None = None
+        self._before: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def add(self, right: Tensor, loss: Tensor) -> None:
+        """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
+        wrong = (~right).count_nonzero()
+        self._errors = wrong if self._errors is None else self._errors + wrong
+        self._batches.append((right, loss))
+        self.seen += len(right)
+
+    def errors(self) -> int:
+        """How many are wrong. On CUDA as of one batch ago, so that the device need not wait to be read."""
+        assert self._errors is not None
+        if not self._errors.is_cuda:
+            return int(self._errors)
+        before, self._before = self._before, (self._errors.to("cpu", non_blocking=True), torch.cuda.Event())
+        self._before[1].record()
+        if before is None:
+            return 0
+        before[1].synchronize()
+        return int(before[0])
+
+    def in_order_of_val(self) -> tuple[Tensor, Tensor]:
+        """Right, bool [N], and loss, float [N]; False and 0 where not seen. On the CPU."""
+        right, loss = torch.zeros(len(self._order), dtype=torch.bool), torch.zeros(len(self._order))
+        places = self._order[: self.seen]
+        for whole, parts in zip((right, loss), zip(*self._batches, strict=True), strict=True):
+            whole[places] = torch.cat(parts).cpu()
+        return right, loss
+
+    def score(self, state: str) -> Score:
+        """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
+        right, loss = self.in_order_of_val()
+        nll = float(loss.double().sum()) / self.seen
+        return Score(int(right.count_nonzero()), nll, self.seen, self.seen == len(self._order), state)
+
+
+def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:
+    """An order of images in which a worse model is found out early: by how many models err, then by their loss.
+
+    Args:
+        errors: int [N]. losses: float [N], summed over the models.
+
+    Returns:
+        int64 [N], a permutation; ties keep their order.
+    """
+    by_loss = losses.argsort(descending=True, stable=True)
+    return by_loss[errors[by_loss].argsort(descending=True, stable=True)]
+
+
+def key_of(state: Mapping[str, Tensor], *, recalibrated: bool) -> str:
+    """The same for equal states that are scored in the same way, and for no others."""
+    digest = hashlib.sha256(repr([(name, digest_of_tensor(t)) for name, t in state.items()]).encode())
+    return digest.hexdigest()[:32] + ("+bn" if recalibrated else "")
