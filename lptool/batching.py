@@ -47,7 +47,8 @@ class BatchSize:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    told = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA and MPS, Windows, Linux
+    return isinstance(error, MemoryError) or any(text in str(error) for text in told)
 
 
 def probe(forward: Callable[[Tensor], object], shape: tuple[int, int, int], device: torch.device) -> int:
@@ -88,4 +89,6 @@ def _seconds_of(forward: Callable[[Tensor], object], images: Tensor) -> float:
     forward(images)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
+    if images.is_mps:
+        torch.mps.synchronize()
     return time.perf_counter() - started

@@ -224,7 +224,7 @@ def _print(view: RenderableType) -> None:
 @click.option(
     "--calibration-size",
     type=click.IntRange(1),
-    default=2048,
+    default=1024,
     show_default=True,
     help="Training images for BN recalibration in the search; all of them once at the end.",
 )

@@ -77,7 +77,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = 
     if not marks:
         raise DataError("there is no image to score on; choose a data set or split that has some")
     right, loss = (torch.cat(parts) for parts in zip(*marks, strict=True))
-    return Score(int(right.count_nonzero()), float(loss.double().mean()), len(right))
+    return Score(int(right.count_nonzero()), float(loss.cpu().double().mean()), len(right))
 
 
 def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def recalibrate_bn(
         How many images were seen; 0 where the model has no BatchNorm.
 
     Raises:
-        DataError: there was no batch. The statistics are then untouched.
+        DataError: there was no batch (the statistics are then untouched), or one without a variance.
     """
     layers = bn_layers(model)
     seen = 0
@@ -47,7 +47,14 @@ def recalibrate_bn(
         raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
     with torch.inference_mode(), _averaging(model, layers):
         for batch in _chain(first, batches):
-            (forward or model)(batch)
+            try:
+                (forward or model)(batch)
+            except ValueError as error:  # torch's word for a batch without a variance
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise DataError(
+                    "BatchNorm recalibration needs more than one image in a batch; take larger ones"
+                ) from error
             seen += len(batch)
     return seen
 

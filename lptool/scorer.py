@@ -69,8 +69,8 @@ class Scorer:
         return self._score(state, bar, None)
 
     def _score(self, state: Mapping[str, Tensor], bar: int, calibration: Batches | None) -> Score:
-        key = key_of(state, recalibrated=calibration is not None)
-        known = self.known.get(key)
+        name = name_of(state)
+        known = self.known.get(self._key(name, calibration))
         if known is not None and known.settles(bar, self.val_size):
             return known
         self.model.load_state_dict(state)
@@ -79,8 +79,12 @@ class Scorer:
         marks = self._mark(self.val_size - bar)
         if marks.seen == self.val_size:
             self._learn(marks)
+        key = self._key(name, calibration)  # now, because recalibration may have found that less fits in memory
         score = self.known[key] = marks.score(key)
         return score
+
+    def _key(self, name: str, calibration: Batches | None) -> str:
+        return name if calibration is None else f"{name}+bn{self._calibration_batch.images}"
 
     def _recalibrate(self, calibration: Batches) -> None:
         def run(batch_size: int) -> int:
@@ -171,7 +175,7 @@ def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:
     return by_loss[errors[by_loss].argsort(descending=True, stable=True)]
 
 
-def key_of(state: Mapping[str, Tensor], *, recalibrated: bool) -> str:
-    """The same for equal states that are scored in the same way, and for no others."""
-    digest = hashlib.sha256(repr([(name, digest_of_tensor(t)) for name, t in state.items()]).encode())
-    return digest.hexdigest()[:32] + ("+bn" if recalibrated else "")
+def name_of(state: Mapping[str, Tensor]) -> str:
+    """32 hex digits, the same for equal state dicts and for no others."""
+    digests = sorted((name, digest_of_tensor(t)) for name, t in state.items())
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:32]

@@ -408,8 +408,8 @@ def checks(run: str, folder: str) -> None:
             if ranks.rank in failing:
                 raise DataError(f"no image on {ranks.rank}")
 
-        found[f"share fails on {failing}"] = attempt(lambda: ranks.share({0: task, 1: task}))  # noqa: B023
-        found[f"agree fails on {failing}"] = attempt(lambda: ranks.agree(task))  # noqa: B023
+        found[f"share fails on {failing}"] = attempt(lambda: ranks.share({0: task, 1: task}))
+        found[f"agree fails on {failing}"] = attempt(lambda: ranks.agree(task))
     found["agreed"] = ranks.agree(lambda: ranks.rank)
     out = f"{folder}/t.safetensors"
     found["all"] = lptool("pool", run, "-o", out, "--target", "all", *FEW)

@@ -149,3 +149,10 @@ def test_layers_are_found_in_module_order_and_only_with_running_statistics() -> 
         nn.BatchNorm1d(2, track_running_stats=False),
     )
     assert bn_layers(net) == [net[0], net[1][1]]
+
+
+def test_a_batch_without_a_variance_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    with pytest.raises(DataError, match="needs more than one image in a batch"):
+        recalibrate_bn(net, [torch.ones(1, 2)])
+    assert net.training
