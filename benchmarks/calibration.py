@@ -6,7 +6,7 @@
 For each size and target: the search, then BN recalibrated on the whole training set, as `lptool pool` does. Prints the
 mean over targets. Resumable: rows that the JSON file holds are not measured again.
 
-Columns: seconds of the search; candidates accepted; how far the search's own score of the pooled model lies from the
+Columns: images forwarded by the search; candidates accepted; how far the search's own score of the pooled model lies from the
 score after full recalibration (val, mean absolute difference); accuracy of the finished model on val and on test, also
 where `lptool pool` would ship a control instead, so that sizes are compared and not controls.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,11 @@ def measure(files: list[Path], size: int, target: int) -> Row:
     """One search, and the finished model's scores."""
     bench = open_bench(files, PoolOptions(calibration_size=size))
     scorer = bench.scorer
-    started = time.perf_counter()
     best, trace = pool_tickets(bench.pool, scorer, target=target, score_as_is=scorer.as_is)
-    seconds = time.perf_counter() - started
     finished = bench.recalibrated(best.state) if best.recalibrated else best.state
     return {
         "size": size,
         "target": target,
-        "seconds": round(seconds, 2),
         "images": scorer.images,
         "accepted": [(step.candidate, step.alpha) for step in trace.accepted],
         "search_val": best.score.accuracy,
@@ -49,14 +45,14 @@ def measure(files: list[Path], size: int, target: int) -> Row:
 def table(rows: list[Row]) -> str:
     """Markdown, one line per size, means over targets."""
     lines = [
-        "| images | search, s | accepted | search − finished, val | val | test |",
+        "| images | forwarded by the search | accepted | search − finished, val | val | test |",
         "| --: | --: | --: | --: | --: | --: |",
     ]
     for size in sorted({row["size"] for row in rows}):
         mine = [row for row in rows if row["size"] == size]
         gap = _mean([abs(row["search_val"] - row["val"]) for row in mine])
         lines.append(
-            f"| {size:,} | {_mean([row['seconds'] for row in mine]):.1f} "
+            f"| {size:,} | {_mean([sum(row['images'].values()) for row in mine]):,.0f} "
             f"| {_mean([len(row['accepted']) for row in mine]):.1f} | {100 * gap:.2f} "
             f"| {100 * _mean([row['val'] for row in mine]):.2f} | {100 * _mean([row['test'] for row in mine]):.2f} |"
         )
