@@ -6,8 +6,8 @@
 For each size and target: the search, then BN recalibrated on the whole training set, as `lptool pool` does. Prints the
 mean over targets. Resumable: rows that the JSON file holds are not measured again.
 
-Columns: images forwarded by the search; candidates accepted; how far the search's own score of the pooled model lies from the
-score after full recalibration (val, mean absolute difference); accuracy of the finished model on val and on test, also
+Columns: images forwarded by the search; candidates accepted; how far the search's own score of the pooled model lies
+from the score after full recalibration (val, mean absolute difference); accuracy of the finished model on val and on test, also
 where `lptool pool` would ship a control instead, so that sizes are compared and not controls.
 """
 
