@@ -7,8 +7,8 @@ For each size and target: the search, then BN recalibrated on the whole training
 mean over targets. Resumable: rows that the JSON file holds are not measured again.
 
 Columns: images forwarded by the search; candidates accepted; how far the search's own score of the pooled model lies
-from the score after full recalibration (val, mean absolute difference); accuracy of the finished model on val and on test, also
-where `lptool pool` would ship a control instead, so that sizes are compared and not controls.
+from the score after full recalibration (val, mean absolute difference); accuracy of the finished model on val and on
+test, also where `lptool pool` would ship a control instead, so that sizes are compared and not controls.
 """
 
 from __future__ import annotations
