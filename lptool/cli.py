@@ -294,7 +294,8 @@ def pool(
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
     if dry_run:
         evaluations = evaluations_at_most(options, len(bench.pool))
-        click.echo(report.to_json(report.plan_document(bench, targets, outputs, evaluations)))
+        if first:
+            click.echo(report.to_json(report.plan_document(bench, targets, outputs, evaluations)))
         return
     results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
     if first:

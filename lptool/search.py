@@ -104,6 +104,7 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+Mix = Callable[[float], tuple[State, Mask]]
 # Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
@@ -221,9 +222,7 @@ class _Search:
 
         while places := self.explore(self.alphas, tried, best):
             for start in range(0, len(places), self.ranks.count):
-                block = places[start : start + self.ranks.count]
-                scorings = [partial(self._score_mix, mix, self.alphas[i], bar(i)) for i in block]
-                found = dict(zip(block, self.ranks.share(dict(enumerate(scorings))).values(), strict=True))
+                found = self._scores(mix, {i: bar(i) for i in places[start : start + self.ranks.count]})
                 tried |= found
                 for i, result in sorted(found.items()):
                     if result.complete and result.correct >= bar(i) and math.isfinite(result.nll):
@@ -237,8 +236,14 @@ class _Search:
         step = Step(place, self.alphas[best], True, tried[best], attempts)
         return Incumbent(state, mask, tried[best], recalibrated=True), step
 
-    def _score_mix(self, mix: Callable[[float], tuple[State, Mask]], alpha: float, bar: int) -> Score:
-        return self.score(mix(alpha)[0], bar)
+    def _scores(self, mix: Mix, bars: dict[int, int]) -> dict[int, Score]:
+        """The scores of the mixes at these places of the alphas, with their bars; at most one for each rank."""
+
+        def scoring(place: int, bar: int) -> Score:
+            return self.score(mix(self.alphas[place])[0], bar)
+
+        tasks = {rank: partial(scoring, *task) for rank, task in enumerate(bars.items())}
+        return dict(zip(bars, self.ranks.share(tasks).values(), strict=True))
 
 
 def _mix(current: State, candidate: State, prunable: Sequence[str], keep: int, alpha: float) -> tuple[State, Mask]:
