@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,8 +49,9 @@ def clear_errors(command: Command) -> Command:
         except LptoolError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as stop:
-            text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
-            click.echo(text, err=True)
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
+                text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
+                click.echo(text, err=True)
             raise SystemExit(130) from None
 
     return wrapped  # type: ignore[return-value]
@@ -290,7 +292,7 @@ def pool(
     bench = ranks.agree(lambda: open_bench(tickets(), options))
     for warning in bench.warnings * first:
         click.echo(f"Warning: {warning}", err=True)
-    targets = choose_targets(bench, ranks)
+    targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
     if dry_run:
         evaluations = evaluations_at_most(options, len(bench.pool))

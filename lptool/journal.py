@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lptool.errors import OutputError
+from lptool.errors import OutputError, first_line
 from lptool.evaluate import Score
 
 SUFFIX = ".search.jsonl"
 FORMAT_VERSION = 1
+_MARK = {"lptool_search": FORMAT_VERSION}  # how every journal begins
 
 
 class Journal:
@@ -39,13 +42,12 @@ class Journal:
         Raises:
             OutputError: there is a journal of another search, it is damaged, or it cannot be written.
         """
-        lines = check_journal(path, fingerprint, overwrite=overwrite)
-        if lines:
-            _cut_off_tail(path)
-            known = {str(record["state"]): _score(record) for record in lines[1:]}
-            return cls(path, lines[0]["batch_size"], known)
-        journal = cls(path, batch_size, {})
-        journal._write({"lptool_search": FORMAT_VERSION, "batch_size": batch_size, "fingerprint": fingerprint}, "w")
+        journal = check_journal(path, fingerprint, overwrite=overwrite)
+        if journal is None:
+            journal = cls(path, batch_size, {})
+            journal._write({**_MARK, "batch_size": batch_size, "fingerprint": fingerprint}, "w")
+        else:
+            journal._cut_off_tail()
         return journal
 
     def add(self, what: dict[str, Any], score: Score) -> None:
@@ -58,12 +60,23 @@ class Journal:
         self._write({**what, **told}, "a")
 
     def _write(self, record: dict[str, Any], mode: str) -> None:
-        try:
+        with _writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, mode, encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); free some space") from error
+
+    def _cut_off_tail(self) -> None:
+        """Leave whole lines only, so that the next one begins a line."""
+        with _writing(self.path), open(self.path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
 
 
 def journal_of(output: Path) -> Path:
@@ -71,55 +84,66 @@ def journal_of(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
-def check_journal(path: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> list[dict[str, Any]]:
-    """The lines of the journal at `path`, the fingerprint's first; none where a new one is to be begun.
+def check_journal(path: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> Journal | None:
+    """The journal at `path`, read and not changed; None where a new one is to be begun.
 
     Raises:
         OutputError: it is damaged or of another search, and `overwrite` does not allow to begin anew.
     """
     try:
-        lines = _lines(path)
-        then = lines[0]["fingerprint"] if lines else fingerprint
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        read = _read(path)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if overwrite:
-            return []
-        raise OutputError(f"{path}: is not a sound search journal ({error}); delete it or add --overwrite") from error
+            return None
+        raise OutputError(
+            f"{path}: is not a sound search journal ({first_line(error)}); delete it or add --overwrite"
+        ) from error
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output") from error
+    if read is None:
+        return None
+    then, journal = read
     changed = [key for key in {**then, **fingerprint} if then.get(key) != fingerprint.get(key)]
-    if changed and not overwrite:
-        raise OutputError(
-            f"{path}: is the journal of another search (it differs in {_differences(changed, then, fingerprint)}); "
-            "choose another output, or add --overwrite to begin anew"
-        )
-    return [] if changed else lines
+    if not changed:
+        return journal
+    if overwrite:
+        return None
+    raise OutputError(
+        f"{path}: is the journal of another search (it differs in {_differences(changed, then, fingerprint)}); "
+        "choose another output, or add --overwrite to begin anew"
+    )
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines, checked; a last one without its end was cut off in writing, and does not count."""
+def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
+    """Fingerprint and journal, checked; None where there is none, or none but the beginning of a first line.
+
+    A last line without its end was cut off in writing, and does not count.
+    """
     if not path.exists():
-        return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    lines = [json.loads(line) for line in whole.decode().splitlines()]
-    if lines and lines[0]["lptool_search"] != FORMAT_VERSION:
-        raise ValueError(f"its format is {lines[0]['lptool_search']!r}, expected {FORMAT_VERSION}")
-    for record in lines[1:]:
-        _score(record)
-    return lines
+        return None
+    content = path.read_bytes()
+    whole, _, tail = content.rpartition(b"\n")
+    if not whole:
+        begun = json.dumps(_MARK)[:-1].encode()
+        if not tail.startswith(begun[: len(tail)]):
+            raise ValueError("its first line is none of lptool's")
+        return None
+    header, *records = [json.loads(line) for line in whole.decode().split("\n")]
+    if header["lptool_search"] != FORMAT_VERSION:
+        raise ValueError(f"its format is {header['lptool_search']!r}, expected {FORMAT_VERSION}")
+    fingerprint, batch_size = header["fingerprint"], header["batch_size"]
+    if type(fingerprint) is not dict or type(batch_size) is not int or batch_size < 1:
+        raise ValueError("its first line has values of the wrong type")
+    scores = [_score(number, record) for number, record in enumerate(records, start=2)]
+    return fingerprint, Journal(path, batch_size, {score.state: score for score in scores})
 
 
-def _cut_off_tail(path: Path) -> None:
-    """Leave whole lines only, so that the next one begins a line."""
-    with open(path, "r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _score(record: dict[str, Any]) -> Score:
-    nll = math.nan if record["nll"] is None else float(record["nll"])
-    score = Score(int(record["correct"]), nll, int(record["n"]), bool(record["complete"]), str(record["state"]))
-    if not 0 <= score.correct <= score.n or score.n < 1:
-        raise ValueError(f"{score.correct} of {score.n} images right")
-    return score
+def _score(line: int, record: dict[str, Any]) -> Score:
+    correct, nll, n, complete, state = (record[key] for key in ("correct", "nll", "n", "complete", "state"))
+    sound = type(correct) is type(n) is int and type(complete) is bool and type(state) is str
+    if not (sound and 0 <= correct <= n and n > 0):
+        raise ValueError(f"line {line} is not a score")
+    return Score(correct, math.nan if nll is None else float(nll), n, complete, state)
 
 
 def _differences(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:

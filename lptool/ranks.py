@@ -6,6 +6,7 @@ numbers per scoring, for which gloo does on every machine, GPUs or not.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,4 +77,5 @@ def join_ranks() -> Ranks:
     torch.set_num_threads(max(1, usable_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if ranks.count > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo", timeout=_PATIENCE)
+        atexit.register(distributed.destroy_process_group)  # else gloo's threads may outlive Python, and abort
     return ranks

@@ -248,7 +248,7 @@ def test_a_check_changes_nothing(tmp_path: Path) -> None:
             with contextlib.suppress(OutputError):
                 check_journal(path, {**FINGERPRINT, "seed": int(name == "other")}, overwrite=overwrite)
             assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, 10**18)
-    assert check_journal(tmp_path / "no" / "folder" / "j", FINGERPRINT, overwrite=False) == []
+    assert check_journal(tmp_path / "no" / "folder" / "j", FINGERPRINT, overwrite=False) is None
     assert {path.name for path in tmp_path.iterdir()} == set(contents)
 
 

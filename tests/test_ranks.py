@@ -285,7 +285,7 @@ def same_as_alone(document: dict[str, Any], alone: dict[str, Any]) -> bool:
         other = journals[1][state]
         if record["complete"] and other["complete"]:
             assert record == other
-    return file_sha256(outputs[0]) == alone["sha256"]
+    return file_sha256(outputs[0]) == str(alone["sha256"])
 
 
 def test_two_processes_write_the_file_that_one_writes(tmp_path: Path, run: Path, alone: dict[str, Any]) -> None:
@@ -476,7 +476,8 @@ def lptool(*arguments: str) -> dict[str, Any]:
 
 def count_marks(most: float = math.inf) -> list[int]:
     """Grows by one with every scoring computed from here on; the process dies, all at once, of one more than `most`."""
-    real, marks = Scorer._mark, []
+    real = Scorer._mark
+    marks: list[int] = []
 
     def mark(self: Scorer, allowed: int) -> object:
         if len(marks) == most:
