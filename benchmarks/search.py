@@ -13,10 +13,11 @@ shipped     ours as `lptool pool` runs it.
 coarse      ours with `--alpha-search coarse`.
 
 Each runs in a process of its own, whose peak resident memory is shown. `share` is the images per second of the search
-as a share of those of a bare `model(x)` loop in eval mode over tensors in memory, at the same batch size and precision,
-measured in the same process right after. `finish` is what `lptool pool` does after the search: BN recalibration on the
-whole training set, of the pooled model and of the control, and scoring on val and test in float32. The test accuracy
-is that of the pooled model after it.
+as a share of those of a bare `model(x)` loop in eval mode over tensors in memory, at the same batch size and precision.
+That loop goes once over val after every candidate, in the same process, so that both meet the same moods of the
+machine; its seconds are taken off the search's. `finish` is what `lptool pool` does after the search: BN recalibration
+on the whole training set, of the pooled model and of the control, and scoring on val and test in float32. The test
+accuracy is that of the pooled model after it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ import multiprocessing
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
@@ -48,7 +48,8 @@ from lptool.checkpoints import find_checkpoints
 from lptool.evaluate import Score, cast_forward
 from lptool.images import InMemory
 from lptool.models import build_model
-from lptool.search import PAPER_ALPHAS, SearchTrace, adjacent, coarse, pool_tickets
+from lptool.recalibrate import in_eval_mode
+from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse, pool_tickets
 
 Row = dict[str, Any]
 MIB = 1 << 20
@@ -61,6 +62,7 @@ def published(files: list[Path], target: int, mixes: int) -> Row:
     model = build_model(bench.arch, **bench.arch_kwargs)
     current, candidate = bench.pool[target], bench.pool[adjacent(target, len(bench.pool))[0]]
     keep = bench.pool.kept(target)
+    bare = Bare(bench, model, 128, torch.float32, channels_last=False)
     started = time.perf_counter()
     for alpha in PAPER_ALPHAS[:mixes]:
         state = {
@@ -76,17 +78,17 @@ def published(files: list[Path], target: int, mixes: int) -> Row:
         model.eval()
         with torch.no_grad():
             sum(int((model(images).argmax(1) == labels).sum()) for images, labels in val)
-    seconds = time.perf_counter() - started
+        bare.go_over_val()
+    seconds = time.perf_counter() - started - bare.seconds
     every = (len(bench.pool) - 1) * len(PAPER_ALPHAS)
     images = (len(bench.data.train) + len(bench.data.val)) * mixes
-    bare = _bare_rate(bench, model.eval(), 128, torch.float32, channels_last=False)
     return {
         "seconds": seconds * every / mixes,
         "mixes_run": mixes,
         "val_images": len(bench.data.val) * every,
         "calibration_images": len(bench.data.train) * every,
         "rate": images / seconds,
-        "bare_rate": bare,
+        "bare_rate": bare.rate,
         "batch_size": 128,
         "precision": "fp32",
     }
@@ -130,6 +132,15 @@ def ours(files: list[Path], target: int, kind: str) -> Row:
     def whole(state: Mapping[str, Tensor], bar: int = 0) -> Score:
         return scorer(state)
 
+    batch_size = scorer.batch_size.images
+    bare = Bare(bench, bench.model, batch_size, bench.compute, channels_last=True)
+
+    def follow(progress: Progress) -> None:
+        candidates = {one.candidate for one in progress.scored}
+        if not bare.candidates >= candidates:
+            bare.candidates |= candidates
+            bare.go_over_val()
+
     started = time.perf_counter()
     best, trace = pool_tickets(
         bench.pool,
@@ -137,10 +148,9 @@ def ours(files: list[Path], target: int, kind: str) -> Row:
         target=target,
         alpha_search=bench.options.alpha_search,
         score_as_is=scorer.as_is,
+        on_progress=follow,
     )
-    seconds = time.perf_counter() - started
-    batch_size = scorer.batch_size.images
-    bare = _bare_rate(bench, bench.model.eval(), batch_size, bench.compute, channels_last=True)
+    seconds = time.perf_counter() - started - bare.seconds
     started = time.perf_counter()
     pooled = bench.recalibrated(best.state) if best.recalibrated else best.state
     states = [bench.pool[target].state, bench.recalibrated(bench.pool[target].state), pooled]
@@ -153,7 +163,7 @@ def ours(files: list[Path], target: int, kind: str) -> Row:
         "val_images": scorer.images["val"],
         "calibration_images": scorer.images["calibration"],
         "rate": images / seconds,
-        "bare_rate": bare,
+        "bare_rate": bare.rate,
         "batch_size": batch_size,
         "precision": str(bench.compute).removeprefix("torch."),
         "sweeps": len(trace.steps),
@@ -180,19 +190,32 @@ def _coarse_agrees(trace: SearchTrace) -> int:
     return agree
 
 
-def _bare_rate(bench: Bench, model: nn.Module, batch_size: int, compute: torch.dtype, *, channels_last: bool) -> float:
-    """Images per second of `model(x)` over val, normalised and in memory; the median of nine passes."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    batches = [x.contiguous(memory_format=layout) for x, _ in bench.batches(bench.data.val, even=False)(batch_size)]
-    forward = cast_forward(model, compute)
-    rates = []
-    with torch.inference_mode():
-        for _ in range(9):
-            started = time.perf_counter()
-            for images in batches:
-                forward(images)
-            rates.append(len(bench.data.val) / (time.perf_counter() - started))
-    return statistics.median(rates)
+class Bare:
+    """The bare `model(x)` loop over val, normalised and in memory, and the seconds it took."""
+
+    def __init__(
+        self, bench: Bench, model: nn.Module, batch_size: int, compute: torch.dtype, *, channels_last: bool
+    ) -> None:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        batches = bench.batches(bench.data.val, even=False)(batch_size)
+        self._batches = [images.contiguous(memory_format=layout) for images, _ in batches]
+        self._model, self._forward = model, cast_forward(model, compute)
+        self.images, self.seconds = 0, 0.0
+        self.candidates: set[int | None] = set()
+
+    def go_over_val(self) -> None:
+        """Once."""
+        started = time.perf_counter()
+        with in_eval_mode(self._model), torch.inference_mode():
+            for images in self._batches:
+                self._forward(images)
+        self.seconds += time.perf_counter() - started
+        self.images += sum(map(len, self._batches))
+
+    @property
+    def rate(self) -> float:
+        """Images per second."""
+        return self.images / self.seconds
 
 
 def run_alone(function: Callable[..., Row], *arguments: Any) -> Row:

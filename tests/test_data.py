@@ -147,6 +147,13 @@ def test_batches_are_equal_to_within_one_image_and_never_too_large(count: int, s
     assert len(lengths) == -(-count // size)
 
 
+def test_batches_that_need_not_be_even_are_full_but_for_the_last(npz: str) -> None:
+    data = load_data(npz)
+    sizes = [len(labels) for _, labels in data.batches(data.train, 7, CPU, even=False)]
+    assert sum(sizes) == len(data.train)
+    assert set(sizes[:-1]) == {7}
+
+
 def test_no_image_gives_no_batch() -> None:
     data = some_data(4)
     assert list(data.batches(data.train.subset(torch.tensor([], dtype=torch.long)), 2, CPU)) == []

@@ -11,7 +11,17 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from lptool import images as images_module
-from lptool.images import Images, InMemory, Streamed, channel_statistics, image_shape, random_crop_flip, sample
+from lptool.images import (
+    Images,
+    InMemory,
+    Streamed,
+    channel_statistics,
+    decoded,
+    digest_of_images,
+    image_shape,
+    random_crop_flip,
+    sample,
+)
 
 CPU = torch.device("cpu")
 
@@ -139,3 +149,34 @@ def test_sample_is_seeded_without_repeats_and_takes_all_where_there_are_no_more(
 @pytest.mark.parametrize("make", BOTH_FORMS)
 def test_image_shape_is_channels_height_width(make: Make) -> None:
     assert image_shape(make(some_images(3, channels=2, height=4, width=7))) == (2, 4, 7)
+
+
+def test_decoding_once_gives_the_same_images_where_they_fit() -> None:
+    images = some_images(20)
+    stream = streamed(images)
+    kept = decoded(stream, CPU, limit=20 * 3 * 6 * 5)
+    assert isinstance(kept, InMemory)
+    assert torch.equal(kept.images, images.images)
+    assert torch.equal(kept.labels, images.labels)
+    assert decoded(stream, CPU, limit=20 * 3 * 6 * 5 - 1) is stream
+    assert decoded(images, CPU, limit=0) is images
+
+
+def test_a_stream_can_be_left_early_and_gone_over_again() -> None:
+    """With workers, as a search does that stops a scoring."""
+    stream = streamed(some_images(600))
+    batches = torch.arange(600).split(50)
+    for _ in range(2):
+        _, labels = next(iter(stream.raw(batches, CPU)))
+        assert labels.tolist() == list(range(50))
+    assert sum(len(labels) for _, labels in stream.raw(batches, CPU)) == 600
+
+
+def test_a_digest_tells_images_and_labels_apart_and_does_not_decode() -> None:
+    images = some_images(5)
+    other = InMemory(images.images + 1, images.labels)
+    relabelled = InMemory(images.images, images.labels + 1)
+    digests = [digest_of_images(each) for each in (images, some_images(5), other, relabelled)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+    assert digest_of_images(streamed(images)) is None

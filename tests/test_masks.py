@@ -195,3 +195,16 @@ def test_nan_is_refused_because_it_has_no_magnitude() -> None:
 def test_float64_weights_are_compared_in_float64() -> None:
     weights = {"w": torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)}
     assert magnitude_mask(weights, 1)["w"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_kind_of_float_is_put_in_order(seed: int) -> None:
+    """Zeros of both signs, subnormals, neighbours that differ in the last bit, huge and infinite ones."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.tensor([0.0, -0.0, 1e-45, -1e-40, 1.0, 1.0000001, -1.0000002, 3e38, float("inf"), -2.0])
+    weights = kinds[torch.randint(len(kinds), (60,), generator=generator)]
+    keep = int(torch.randint(61, (), generator=generator))
+    kept = magnitude_mask({"w": weights}, keep)["w"]
+    magnitudes = weights.abs().tolist()
+    expected = sorted(range(60), key=lambda i: -magnitudes[i])[:keep]  # stable: of equal ones the first
+    assert kept.nonzero().flatten().tolist() == sorted(expected)
