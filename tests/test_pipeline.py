@@ -120,6 +120,20 @@ def test_all_writes_one_file_per_level(tmp_path: Path, tickets: list[Path]) -> N
         outputs_of(bench, [2, 3], tmp_path / "a.safetensors", overwrite=False)
 
 
+def test_all_goes_on_where_it_was_cut_off(tmp_path: Path, tickets: list[Path]) -> None:
+    """Files of targets that were finished are its own, and written again; any other file is refused."""
+    options = replace(QUICK, target="all")
+    bench = open_bench(tickets, options)
+    outputs = outputs_of(bench, [0, 1], tmp_path / "a.safetensors", overwrite=False)
+    first = pool_target(bench, 0, outputs[0])
+    again = open_bench(tickets, options)
+    assert outputs_of(again, [0, 1], tmp_path / "a.safetensors", overwrite=False) == outputs
+    assert pool_target(again, 0, outputs[0]).sha256 == first.sha256
+    assert again.scorer.images == {"val": 0, "calibration": 0}
+    with pytest.raises(OutputError, match=r"a_level_00.safetensors: exists"):
+        outputs_of(replace(bench, options=QUICK), [0], outputs[0], overwrite=False)
+
+
 def test_val_must_hold_no_image_the_tickets_were_trained_on(tickets: list[Path]) -> None:
     for other in (replace(QUICK, split_seed=1), replace(QUICK, val_fraction=0.1)):
         with pytest.raises(DataError, match="was trained on another split"):
