@@ -124,6 +124,7 @@ def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
 def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
     """All that a score of a search depends on, as JSON values: inputs, options, data, versions, hardware."""
     options = bench.options
+    code = Path(bench.arch.rpartition(":")[0])  # of `file.py:callable`; no file for other names
     return {
         "tickets": [summary.sha256 for summary in bench.pool.summaries],
         "target": bench.pool.summaries[target].sha256,
@@ -132,6 +133,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "alpha_search": options.alpha_search,
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,
+        "arch_file": file_sha256(code) if code.is_file() else None,
         "data": bench.data.describe(),
         "images": bench.digests,
         "bn_recalibration": options.recalibrate,

@@ -19,7 +19,7 @@ from lptool.errors import ArchError, DataError, OutputError, PoolError
 from lptool.evaluate import Score
 from lptool.images import Images
 from lptool.masks import kept_count
-from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of, pool_target
+from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, outputs_of, pool_target
 from lptool.scorer import Scorer
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
@@ -132,6 +132,18 @@ def test_all_goes_on_where_it_was_cut_off(tmp_path: Path, tickets: list[Path]) -
     assert again.scorer.images == {"val": 0, "calibration": 0}
     with pytest.raises(OutputError, match=r"a_level_00.safetensors: exists"):
         outputs_of(replace(bench, options=QUICK), [0], outputs[0], overwrite=False)
+
+
+def test_a_fingerprint_knows_the_code_of_a_network(tmp_path: Path, tickets: list[Path]) -> None:
+    code = tmp_path / "net.py"
+    found = []
+    for comment in ("# one\n", "# two\n"):
+        code.write_text(
+            f"{comment}import timm\ndef net(**kwargs):\n    return timm.create_model('resnet8_cifar', **kwargs)\n"
+        )
+        found.append(fingerprint(open_bench(tickets, replace(QUICK, arch=f"{code}:net")), 3))
+    assert json.loads(json.dumps(found[0])) == found[0]
+    assert [key for key in found[0] if found[0][key] != found[1][key]] == ["arch_file"]
 
 
 def test_val_must_hold_no_image_the_tickets_were_trained_on(tickets: list[Path]) -> None:
