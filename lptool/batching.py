@@ -47,20 +47,25 @@ class BatchSize:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    told = ("out of memory", "not enough memory", "can't allocate memory")  # CUDA and MPS, Windows, Linux
+    # CUDA and MPS, Windows, Linux, and CUDA's libraries
+    told = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(text in str(error) for text in told)
 
 
-def probe(forward: Callable[[Tensor], object], shape: tuple[int, int, int], device: torch.device) -> int:
+def probe(
+    forward: Callable[[Tensor], object], shape: tuple[int, int, int], device: torch.device, largest: int | None = None
+) -> int:
     """The smallest batch size at which `forward` runs nearly as fast, in images per second, as at any size.
 
     Args:
         forward: one pass over float images [B, C, H, W]; nothing may depend on their values.
         shape: [C, H, W].
+        largest: none above this is tried, but always the smallest.
     """
     rates: dict[int, float] = {}
     size = SMALLEST
-    while size <= LARGEST.get(device.type, LARGEST["cuda"]):
+    limit = min(LARGEST.get(device.type, LARGEST["cuda"]), largest or LARGEST["cuda"])
+    while size <= max(limit, SMALLEST):
         images = torch.zeros(size, *shape, device=device).contiguous(memory_format=torch.channels_last)
         try:
             rates[size], seconds = _rate(forward, images)

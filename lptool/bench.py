@@ -116,12 +116,13 @@ class Bench:
             calibration,
             self.compute,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
-            calibration_batch=self.batch_size,
+            calibration_batch=BatchSize(self.batch_size.images),
         )
 
     def _probed(self) -> int:
+        largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early
         with in_eval_mode(self.model):
-            return probe(cast_forward(self.model, self.compute), self.data.shape, self.device)
+            return probe(cast_forward(self.model, self.compute), self.data.shape, self.device, largest)
 
     def score(self, state: State, images: Images) -> Score:
         """Score a state as it is on a part of the data."""

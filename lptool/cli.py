@@ -237,7 +237,7 @@ def _print(view: RenderableType) -> None:
 )
 @click.option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
-@click.option("--overwrite", is_flag=True, help="Replace the output where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace the output where it exists, and a journal of another search.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing.")
 @clear_errors
 def pool(
@@ -258,10 +258,11 @@ def pool(
     lptool pool runs/digits/*.safetensors -o pooled.safetensors
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool --train --preset quickstart -o pooled.safetensors
-    torchrun --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
+    torchrun --standalone --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
 
     Each score goes to OUTPUT.search.jsonl: the same command goes on where a search was cut off. Under torchrun the
-    alphas, or with --target all the targets, are spread over the processes; the result is the same.
+    alphas, or with --target all the targets, are spread over the processes; with the same number of threads in each
+    the result is the same as that of one.
     """
     _refuse_odd_usage(alphas, given["method"], given["alpha_search"], train_first or not (preset or levels))
     from lptool import report
@@ -272,13 +273,14 @@ def pool(
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
+    ranks = join_ranks()
+    first = ranks.rank == 0
     folder = _folder_to_train(checkpoints, out) if train_first else None
     if folder is not None and dry_run:
         shown, count = _shape_of_tickets(preset, levels, seed, options)
-        click.echo(report.to_json({"train": {"folder": str(folder), "levels": count, **shown.to_json()}}))
+        if first:
+            click.echo(report.to_json({"train": {"folder": str(folder), "levels": count, **shown.to_json()}}))
         return
-    ranks = join_ranks()
-    first = ranks.rank == 0
 
     def tickets() -> list[Path]:
         if folder is None:
@@ -346,7 +348,7 @@ def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrit
             return pool_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=follow)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"Interrupted {reached} for {output}, which is not written. "
+                f"Interrupted {reached} for {output}. "
                 f"The same command goes on from there; the scores are in {journal_of(output)}"
             ) from None
 

@@ -34,17 +34,24 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Under torchrun each process of a machine takes a GPU of its own.
     """
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     if name == "auto":
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
         torch.empty(1, device=device).cpu()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # else streams and events would be those of the first GPU
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = first_line(error)
-        raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto") from error
+        raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto or cpu") from error
     return device
+
+
+def local_rank() -> int:
+    """This process's number among those that torchrun started on this machine; 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

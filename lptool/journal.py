@@ -122,8 +122,8 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     if not path.exists():
         return None
     content = path.read_bytes()
-    whole, _, tail = content.rpartition(b"\n")
-    if not whole:
+    whole, end, tail = content.rpartition(b"\n")
+    if not end:
         begun = json.dumps(_MARK)[:-1].encode()
         if not tail.startswith(begun[: len(tail)]):
             raise ValueError("its first line is none of lptool's")

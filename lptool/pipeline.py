@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bo
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
     for target, output in zip(targets, outputs, strict=True):
-        journal = check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
         # Of several targets the first ones may be finished when the run is cut off: it writes them again, the same.
-        ours = journal is not None and bench.options.target == "all"
-        check_output(output, bench.inputs, overwrite=overwrite or ours)
+        again = bench.options.target == "all" and journal_of(output).exists()
+        check_output(output, bench.inputs, overwrite=overwrite or again)
+        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
     return outputs
 
 
@@ -122,11 +123,15 @@ def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
 
 
 def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
-    """All that a score of a search depends on, as JSON values: inputs, options, data, versions, hardware."""
+    """What the scores of a search depend on, as JSON values: inputs, options, data, versions, kind of device.
+
+    Images that stream are known by their labels and number alone.
+    """
     options = bench.options
     code = Path(bench.arch.rpartition(":")[0])  # of `file.py:callable`; no file for other names
     return {
         "tickets": [summary.sha256 for summary in bench.pool.summaries],
+        "weights": [summary.weights for summary in bench.pool.summaries],  # also of files that lie beside the first
         "target": bench.pool.summaries[target].sha256,
         "method": options.method,
         "alphas": list(METHODS[options.method] or options.alphas),
@@ -144,6 +149,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "device": bench.device.type,
         "lptool": __version__,
         "torch": torch.__version__,
+        "timm": version("timm"),
     }
 
 

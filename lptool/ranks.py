@@ -49,10 +49,11 @@ class Ranks:
             result = task()
         except LptoolError as raised:
             error = raised
-        failed = [rank for rank, wrong in enumerate(self._gather(error is not None)) if wrong]
-        if not failed:
+        errors = self._gather(None if error is None else type(error))
+        if not any(errors):
             return result
-        raise error if error is not None and failed[0] == self.rank else PeerError(f"rank {failed[0]} gave up")
+        first = next((rank for rank, kind in enumerate(errors) if kind not in (None, PeerError)), None)
+        raise error if error is not None and first == self.rank else PeerError(f"rank {first} gave up")
 
     def _gather(self, value: T) -> list[T]:
         if self.count == 1:

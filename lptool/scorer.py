@@ -19,7 +19,8 @@ class Scorer:
     """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
 
     It learns as it goes which val images are hard, and takes those first, so that a state that cannot reach the bar
-    is found out early. A complete score does not depend on that order. A state scored before is not scored again.
+    is found out early. A complete score does not depend on that order but
+    for rounding. A state scored before is not scored again.
 
     Args:
         model: the network; on the device of the batches.
@@ -141,7 +142,7 @@ class Marks:
         if not self._errors.is_cuda:
             return int(self._errors)
         before, self._before = self._before, (self._errors.to("cpu", non_blocking=True), torch.cuda.Event())
-        self._before[1].record()
+        self._before[1].record(torch.cuda.current_stream(self._errors.device))
         if before is None:
             return 0
         before[1].synchronize()

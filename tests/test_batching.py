@@ -249,3 +249,10 @@ def test_a_real_network_is_probed_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(batching, "_SECONDS", 0.005)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).cuda().eval()
     assert SMALLEST <= probe(net, (1, 8, 8), torch.device("cuda")) <= LARGEST["cuda"]
+
+
+def test_the_probe_tries_nothing_above_the_largest_asked_for_but_always_the_smallest() -> None:
+    for largest, expected in ((1, [SMALLEST]), (100, [32, 64]), (128, [32, 64, 128])):
+        tried: list[int] = []
+        probe(lambda images, tried=tried: tried.append(len(images)), (1, 2, 2), CPU, largest)  # type: ignore[misc]
+        assert sorted(set(tried)) == expected

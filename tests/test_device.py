@@ -14,16 +14,39 @@ from lptool.device import autocast_dtype, import_timm, pick_device
 from lptool.errors import SetupError
 
 
+def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int, mps: bool) -> list[torch.device]:
+    """A machine with so many GPUs; gives the list of those that become the current one."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: torch.zeros(size))
+    return current
+
+
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected"),
-    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+    [(1, True, "cuda:0"), (8, False, "cuda:0"), (0, True, "mps"), (0, False, "cpu")],
 )
 def test_auto_prefers_cuda_then_mps_then_cpu(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: object
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert pick_device("auto").type == expected
+    current = pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert pick_device("auto") == torch.device(expected)
+    assert current == [torch.device("cuda:0")] * (cuda > 0)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
+def test_under_torchrun_each_process_takes_a_gpu_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    """The fourth process of a machine with two. It becomes the current GPU, whose streams and events are meant."""
+    current = pretend(monkeypatch, cuda=2, mps=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pick_device("cuda") == torch.device("cuda:0")  # not started by torchrun
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert pick_device(name) == current[-1] == torch.device(expected)
 
 
 def test_a_named_device_is_taken_as_named() -> None:

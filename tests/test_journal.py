@@ -522,7 +522,7 @@ def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(
     assert (stopped.exit_code, stopped.stdout) == (130, "")
     said = [line for line in stopped.stderr.splitlines() if line.strip() and not re.search(r" \d+/[\d?]+(\s|$)", line)]
     assert len(said) == 1, stopped.stderr
-    assert said[0].startswith(f"Interrupted {reached} for {output}, which is not written. ")
+    assert said[0].startswith(f"Interrupted {reached} for {output}. ")
     assert str(journal_of(output)) in said[0]
     assert list(tmp_path.iterdir()) == [journal_of(output)]
     finished = CliRunner().invoke(main, command)

@@ -154,6 +154,25 @@ def attempt(task: Callable[[], Any]) -> Any:
         return [type(error).__name__, str(error)]
 
 
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_within_two_agreements_the_rank_that_fails_still_says_why(
+    meeting: Callable[[int], Meeting], failing: int
+) -> None:
+    """As where choosing the target, on which ranks agree, shares scorings, on which they agree too."""
+
+    def program(ranks: Ranks) -> Any:
+        def task() -> int:
+            if ranks.rank == failing:
+                raise DataError("no images")
+            return 1
+
+        return attempt(lambda: ranks.agree(lambda: ranks.share(dict.fromkeys(range(3), task))))
+
+    told = meeting(3).run(program)
+    assert told.pop(failing) == ["DataError", "no images"]
+    assert [kind for kind, _ in told] == ["PeerError"] * 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("keys", [(), (0,), (1,), (0, 1, 2, 3, 4, 5, 6), (6, 2, 9, 0)])
 def test_every_rank_gets_every_result_in_order(
