@@ -339,7 +339,8 @@ def test_the_options_of_the_search_reach_it(tmp_path: Path, tickets: list[Path])
     header, *lines = map(json.loads, (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines())
     assert (header["batch_size"], header["fingerprint"]["alpha_search"]) == (50, "coarse")
     assert len(lines) == document["evaluations"]
-    assert (lines[-1]["candidate"], lines[-1]["alpha"]) == (0, 0.9)
+    assert lines[-1]["candidate"] == 0
+    assert {line["alpha"] for line in lines} <= {None, *PAPER_ALPHAS}
 
 
 def test_the_journal_of_another_search_is_refused_before_any_work(tmp_path: Path, tickets: list[Path]) -> None:
