@@ -135,10 +135,12 @@ def ours(files: list[Path], target: int, kind: str) -> Row:
     batch_size = scorer.batch_size.images
     bare = Bare(bench, bench.model, batch_size, bench.compute, channels_last=True)
 
+    seen: set[int | None] = set()
+
     def follow(progress: Progress) -> None:
         candidates = {one.candidate for one in progress.scored}
-        if not bare.candidates >= candidates:
-            bare.candidates |= candidates
+        if not seen >= candidates:
+            seen.update(candidates)
             bare.go_over_val()
 
     started = time.perf_counter()
@@ -201,7 +203,6 @@ class Bare:
         self._batches = [images.contiguous(memory_format=layout) for images, _ in batches]
         self._model, self._forward = model, cast_forward(model, compute)
         self.images, self.seconds = 0, 0.0
-        self.candidates: set[int | None] = set()
 
     def go_over_val(self) -> None:
         """Once."""

@@ -76,7 +76,7 @@ class Checkpoint:
             prunable=self.prunable,
             mask_source=self.mask_source,
             sha256=file_sha256(self.path),
-            weights=digest_of(tallies),
+            weights=digest_of({name: tally.digest for name, tally in tallies.items()}),
             notes=self.contents.notes,
             files=(str(self.path), *map(str, self.contents.files)),
         )

@@ -55,7 +55,7 @@ class Journal:
         if self.known.get(score.state) == score:
             return
         self.known[score.state] = score
-        nll = score.nll if math.isfinite(score.nll) else None
+        nll = score.to_json()["nll"]  # null where it is not finite
         told = {"correct": score.correct, "nll": nll, "n": score.n, "complete": score.complete, "state": score.state}
         self._write({**what, **told}, "a")
 

@@ -23,7 +23,7 @@ from lptool.journal import Journal, check_journal, journal_of
 from lptool.masks import State, sparsity
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
-from lptool.search import METHODS, Incumbent, OnProgress, Progress, SearchTrace, pool_tickets
+from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, alphas_of, pool_tickets
 from lptool.tickets import Metadata, Summary, Ticket
 
 
@@ -118,8 +118,7 @@ def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
 
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     """States that one search scores: the target twice (once without BN recalibration) and every mix."""
-    alphas = METHODS[options.method] or options.alphas
-    return 1 + options.recalibrate + (tickets - 1) * len(alphas)
+    return 1 + options.recalibrate + (tickets - 1) * len(alphas_of(options.method, options.alphas))
 
 
 def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "weights": [summary.weights for summary in bench.pool.summaries],  # also of files that lie beside the first
         "target": bench.pool.summaries[target].sha256,
         "method": options.method,
-        "alphas": list(METHODS[options.method] or options.alphas),
+        "alphas": list(alphas_of(options.method, options.alphas)),
         "alpha_search": options.alpha_search,
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,
@@ -153,30 +152,24 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
     }
 
 
-def search_target(
-    bench: Bench,
-    target: int,
-    output: Path,
-    *,
-    overwrite: bool = False,
-    ranks: Ranks = ALONE,
-    on_progress: OnProgress = lambda progress: None,
-) -> tuple[Incumbent, SearchTrace]:
-    """Search, each score kept in the journal beside `output`; what the journal holds already is not scored again.
-
-    Every rank returns the same. Rank 0 alone writes the journal.
-
-    Raises:
-        OutputError: the journal is of another search (unless `overwrite`), or cannot be written.
-    """
-    scorer, path = bench.scorer, journal_of(output)
-
-    def opened() -> Journal:
-        return Journal.open(path, fingerprint(bench, target), scorer.batch_size.images, overwrite=overwrite)
-
+def _open_journal(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
+    """The journal beside `output`, the same on every rank; the scorer goes on with what it holds."""
+    scorer, now = bench.scorer, fingerprint(bench, target)
+    opened = partial(Journal.open, journal_of(output), now, scorer.batch_size.images, overwrite=overwrite)
     journal = ranks.share({0: opened})[0]
     scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
     scorer.known.update(journal.known)
+    return journal
+
+
+def _search(
+    bench: Bench, target: int, journal: Journal, ranks: Ranks, on_progress: OnProgress
+) -> tuple[Incumbent, SearchTrace]:
+    """Search, each score kept in the journal; what it holds already is not scored again.
+
+    Every rank returns the same. Rank 0 alone writes the journal.
+    """
+    scorer = bench.scorer
 
     def note(progress: Progress) -> None:
         for scored in progress.scored:
@@ -208,12 +201,17 @@ def pool_target(
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
 ) -> PoolResult:
-    """Search (see `search_target`), recalibrate on the whole training set, score once on test, and write the file.
+    """Search, recalibrate on the whole training set, score once on test, and write the file.
 
-    After the search rank 0 works alone; every rank returns its result.
+    Each score goes to the journal beside `output`, and what that holds already is not scored again. After the search
+    rank 0 works alone; every rank returns its result.
+
+    Raises:
+        OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
     """
     started = time.perf_counter()
-    best, trace = search_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=on_progress)
+    journal = _open_journal(bench, target, output, ranks, overwrite=overwrite)
+    best, trace = _search(bench, target, journal, ranks, on_progress)
     result = ranks.share({0: lambda: _write_pooled(bench, output, best, trace)})[0]
     return replace(result, seconds=time.perf_counter() - started)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +11,7 @@ from lptool.batching import BatchSize
 from lptool.errors import DataError
 from lptool.evaluate import Batches, Score, cast_forward, mark
 from lptool.recalibrate import bn_layers, in_eval_mode, recalibrate_bn
-from lptool.tickets import digest_of_tensor
+from lptool.tickets import digest_of, digest_of_tensor
 
 
 class Scorer:
@@ -178,5 +177,4 @@ def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:
 
 def name_of(state: Mapping[str, Tensor]) -> str:
     """32 hex digits, the same for equal state dicts and for no others."""
-    digests = sorted((name, digest_of_tensor(t)) for name, t in state.items())
-    return hashlib.sha256(repr(digests).encode()).hexdigest()[:32]
+    return digest_of({name: digest_of_tensor(t) for name, t in state.items()})[:32]

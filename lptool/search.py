@@ -154,7 +154,7 @@ def pool_tickets(
     if not -len(pool) <= target < len(pool):
         raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
     target %= len(pool)
-    coefficients = METHODS[method] or tuple(alphas)
+    coefficients = alphas_of(method, alphas)
     # Nothing here may hold the target's weights: they are freed when the first candidate is accepted.
     incumbent, ticket, ticket_bn = _start(pool[target], score, score_as_is)
     order = adjacent(target, len(pool))
@@ -174,6 +174,11 @@ def pool_tickets(
 
 # What each method tries; None: the alphas asked for.
 METHODS: dict[str, tuple[float, ...] | None] = {"greedy": None, "average": (0.5,)}
+
+
+def alphas_of(method: str, alphas: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients that a method tries where `alphas` are asked for."""
+    return METHODS[method] or tuple(alphas)
 
 
 def adjacent(target: int, count: int) -> list[int]:

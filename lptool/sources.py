@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lptool.device import import_timm
 from lptool.errors import DataError, first_line, near_miss
-from lptool.images import Images, InMemory, Streamed, image_shape
+from lptool.images import Images, InMemory, Streamed, decoded, image_shape
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
@@ -232,15 +232,15 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
             f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {first_line(error)}"
         ) from error
     images = _decoded_all({"train": train, "test": test}, image_size)
-    classes, decoded = getattr(train, "classes", None), images["train"]
+    classes, seen = getattr(train, "classes", None), images["train"]
     if classes is not None:
-        return Parts(decoded, images["test"], len(classes))
-    if not isinstance(decoded, InMemory):
+        return Parts(seen, images["test"], len(classes))
+    if not isinstance(seen, InMemory):
         raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
-    return Parts(decoded, images["test"], int(decoded.labels.max()) + 1)
+    return Parts(seen, images["test"], int(seen.labels.max()) + 1)
 
 
-def _decoded_all(sources: dict[str, Any], image_size: int | None) -> dict[str, InMemory | Streamed]:
+def _decoded_all(sources: dict[str, Any], image_size: int | None) -> dict[str, Images]:
     """Every part in the colours and size of the first training image: its shorter side, 224 pixels at most."""
     try:
         first, _ = next(iter(sources["train"]), (None, None))
@@ -259,7 +259,7 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
     def __init__(self, source: Any, side: int, grey: bool) -> None:
         from torchvision.transforms import v2
 
-        self.source, self.side, self.channels = source, side, 1 if grey else 3
+        self.source = source
         self.transform = v2.Compose(
             [
                 v2.Grayscale() if grey else v2.RGB(),
@@ -280,15 +280,11 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         return self.transform(image), int(label)
 
 
-def _decoded(source: _Decoded) -> InMemory | Streamed:
+def _decoded(source: _Decoded) -> Images:
     """Decode everything where it fits in memory, else on the way."""
     if isinstance(source.source, IterableDataset):
         return _stacked(map(source.decode, source.source))
-    everything = Streamed(source, torch.arange(len(source)))
-    if len(source) * source.channels * source.side**2 > IN_MEMORY_BYTES:
-        return everything
-    parts = list(everything.raw(everything.indices.split(256), torch.device("cpu")))
-    return InMemory(torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts]))
+    return decoded(Streamed(source, torch.arange(len(source))), torch.device("cpu"), IN_MEMORY_BYTES)
 
 
 def _stacked(items: Iterator[tuple[Tensor, int]]) -> InMemory:

@@ -179,7 +179,7 @@ class Summary:
         """The summary of a ticket in memory."""
         counts = {name: int(kept.count_nonzero()) for name, kept in ticket.mask.items()}
         tensors = {name: Tally.of(t, counts.get(name)) for name, t in ticket.state.items()}
-        digest = digest_of(tensors)
+        digest = digest_of({name: tally.digest for name, tally in tensors.items()})
         source = "mask tensors" if ticket.mask else "none"
         return cls(ticket.file, "memory", ticket.metadata, tensors, tuple(ticket.mask), source, digest, digest)
 
@@ -215,9 +215,9 @@ def digest_of_tensor(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def digest_of(tensors: Mapping[str, Tally]) -> str:
-    """One digest for all tensors, whatever their order."""
-    return hashlib.sha256(repr(sorted((name, t.digest) for name, t in tensors.items())).encode()).hexdigest()
+def digest_of(digests: Mapping[str, str]) -> str:
+    """One digest for all tensors, given by name, whatever their order."""
+    return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
 
 
 def l2_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
