@@ -20,7 +20,7 @@ from typing import Any
 
 from lptool.bench import PoolOptions, open_bench
 from lptool.checkpoints import find_checkpoints
-from lptool.search import pool_tickets
+from lptool.methods import pool_tickets
 
 Row = dict[str, Any]
 

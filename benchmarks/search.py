@@ -47,9 +47,10 @@ from lptool.bench import Bench, PoolOptions, open_bench
 from lptool.checkpoints import find_checkpoints
 from lptool.evaluate import Score, cast_forward
 from lptool.images import InMemory
+from lptool.methods import pool_tickets
 from lptool.models import build_model
 from lptool.recalibrate import in_eval_mode
-from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse, pool_tickets
+from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse
 
 Row = dict[str, Any]
 MIB = 1 << 20

@@ -24,21 +24,23 @@ if TYPE_CHECKING:
     from lptool.checkpoints import find_checkpoints as find_checkpoints
     from lptool.checkpoints import load_pool as load_pool
     from lptool.checkpoints import load_ticket as load_ticket
+    from lptool.choice import Choice as Choice
     from lptool.errors import LptoolError as LptoolError
     from lptool.evaluate import Score as Score
     from lptool.export import save_ticket as save_ticket
     from lptool.interpolate import interpolate as interpolate
     from lptool.masks import magnitude_prune as magnitude_prune
+    from lptool.methods import pool_tickets as pool_tickets
     from lptool.models import load_model as load_model
     from lptool.pools import Pool as Pool
     from lptool.presets import TrainOptions as TrainOptions
     from lptool.recalibrate import recalibrate_bn as recalibrate_bn
     from lptool.scorer import Scorer as Scorer
-    from lptool.search import pool_tickets as pool_tickets
     from lptool.tickets import Ticket as Ticket
     from lptool.train import train_tickets as train_tickets
 
 _HOME = {
+    "Choice": "choice",
     "LptoolError": "errors",
     "Pool": "pools",
     "Score": "evaluate",
@@ -51,7 +53,7 @@ _HOME = {
     "load_pool": "checkpoints",
     "load_ticket": "checkpoints",
     "magnitude_prune": "masks",
-    "pool_tickets": "search",
+    "pool_tickets": "methods",
     "recalibrate_bn": "recalibrate",
     "save_ticket": "export",
     "train_tickets": "train",

@@ -14,6 +14,7 @@ from torch import nn
 
 from lptool.batching import BatchSize, probe
 from lptool.checkpoints import load_pool, load_ticket
+from lptool.choice import Choice
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import DataError
@@ -25,7 +26,8 @@ from lptool.models import build_model, check_forward, fit_names, guess_arch
 from lptool.pools import Pool
 from lptool.recalibrate import in_eval_mode
 from lptool.scorer import Scorer
-from lptool.search import PAPER_ALPHAS
+from lptool.search import PAPER_ALPHAS, Learning
+from lptool.slope import Slope
 from lptool.tickets import Metadata, Summary
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
@@ -39,7 +41,9 @@ class PoolOptions:
     Attributes:
         target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
             one of the files.
-        method, alphas, alpha_search: see `pool_tickets`.
+        sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
+        method, alphas, alpha_search, passes, decay: see `pool_tickets`.
+        select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         arch, dataset, data_dir: None takes what the tickets say; an architecture is also guessed from the tensors.
         mean, std: per channel, of images scaled to [0, 1]; None takes what the tickets say, else measures them.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
@@ -51,9 +55,17 @@ class PoolOptions:
     """
 
     target: str = "sparsest"
+    sparsity: float | None = None
     method: str = "greedy"
     alphas: tuple[float, ...] = PAPER_ALPHAS
     alpha_search: str = "grid"
+    passes: int = 1
+    decay: float = 0.9
+    select: str = "accuracy"
+    folds: bool = False
+    per: str = "tensor"
+    learning_steps: int = Learning.steps
+    learning_rate: float = Learning.lr
     arch: str | None = None
     dataset: str | None = None
     data_dir: Path | None = None
@@ -88,6 +100,16 @@ class Bench:
         return partial(self.data.batches, images, device=self.device, even=even)
 
     @property
+    def choice(self) -> Choice:
+        """How models are compared on val."""
+        return Choice(self.options.select, self.options.folds)
+
+    @property
+    def learning(self) -> Learning:
+        """How `learned` learns."""
+        return Learning(self.options.per, self.options.learning_steps, self.options.learning_rate)
+
+    @property
     def compute(self) -> torch.dtype:
         """What the search computes in."""
         return autocast_dtype(self.options.precision, self.device)
@@ -115,9 +137,16 @@ class Bench:
             len(self.data.val),
             calibration,
             self.compute,
+            choice=self.choice,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
             calibration_batch=BatchSize(self.batch_size.images),
         )
+
+    @cached_property
+    def slope(self) -> Slope:
+        """The gradient that `learned` goes by."""
+        train = self.data.train
+        return Slope(self.model, self.batches(train), len(train), self.compute, seed=self.options.seed)
 
     def _probed(self) -> int:
         largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early

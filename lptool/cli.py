@@ -33,6 +33,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = TrainOptions()
 _SEED = click.IntRange(0, 2**32 - 1)
 _PAPER_LEVELS = 18  # Yin et al. 2023, section 4
+_METHODS = ("greedy", "average", "swa", "ema", "uniform", "soup", "learned", "auto")
+# Which methods an option does something for.
+_USED_BY = {
+    "--alphas": ("greedy", "auto"),
+    "--alpha-search": ("greedy", "auto"),
+    "--passes": ("greedy", "average", "auto"),
+    "--folds": ("greedy", "average", "soup", "auto"),
+    "--decay": ("ema", "auto"),
+    "--per": ("learned",),
+    "--learning-steps": ("learned",),
+    "--learning-rate": ("learned",),
+}
 _ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
 
 
@@ -200,7 +212,54 @@ def _print(view: RenderableType) -> None:
     help="Ticket to improve: sparsest, matching (the sparsest as accurate on val as the densest), all (one file each), "
     "a level, or a file.",
 )
-@click.option("--method", type=click.Choice(["greedy", "average"]), default="greedy", show_default=True)
+@click.option(
+    "--sparsity",
+    type=float,
+    help="Of the pooled model, in [0, 1): also one between the tickets'; starts from the nearest denser ticket. "
+    "[the target's]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(_METHODS),
+    default="greedy",
+    show_default=True,
+    help="greedy and average are the paper's; swa, ema and uniform average without choosing; soup takes what helps a "
+    "uniform mean; learned finds coefficients by gradient on training images; auto keeps the best on val of all but "
+    "learned.",
+)
+@click.option(
+    "--select",
+    type=click.Choice(["accuracy", "nll"]),
+    default="accuracy",
+    show_default=True,
+    help="What is compared on val: images right, or the negative log-likelihood.",
+)
+@click.option("--folds", is_flag=True, help="Accept only what is at least as good on both halves of val.")
+@click.option(
+    "--passes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Times greedy and average see each candidate.",
+)
+@click.option(
+    "--decay", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Weight of ema's running average."
+)
+@click.option(
+    "--per",
+    type=click.Choice(["tensor", "block", "global"]),
+    default="tensor",
+    show_default=True,
+    help="What shares one coefficient per ticket in learned.",
+)
+@click.option("--learning-steps", type=click.IntRange(1), default=200, show_default=True, help="Of learned.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    default=0.01,
+    show_default=True,
+    help="Of learned (Adam), falling to 0.",
+)
 @click.option(
     "--alphas", default=_ALPHAS, show_default=True, callback=_numbers, help="Weights of the current model, in [0, 1]."
 )
@@ -264,7 +323,7 @@ def pool(
     alphas, or with --target all the targets, are spread over the processes; with the same number of threads in each
     the result is the same as that of one.
     """
-    _refuse_odd_usage(alphas, given["method"], given["alpha_search"], train_first or not (preset or levels))
+    _refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
     from lptool import report
     from lptool.bench import PoolOptions, open_bench
     from lptool.export import check_output
@@ -340,9 +399,9 @@ def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrit
         def follow(progress: Progress) -> None:
             nonlocal reached
             reached = f"after {progress.done} of {progress.total} mixes"
-            place = progress.scored[-1].candidate
-            candidate = "target" if place is None else f"candidate level {bench.pool.level(place)}"
-            advance(progress.done, progress.total, f"{candidate}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
+            places = [scored.candidate for scored in progress.scored if scored.candidate is not None]
+            doing = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
+            advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
 
         try:
             return pool_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=follow)
@@ -353,19 +412,25 @@ def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrit
             ) from None
 
 
-def _refuse_odd_usage(alphas: tuple[float, ...], method: str, alpha_search: str, trains_what_it_shapes: bool) -> None:
+def _refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
     """Options out of range, and options that would do nothing."""
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
-    explicit = click.get_current_context().get_parameter_source("alphas") is not ParameterSource.DEFAULT
-    if method == "average" and alpha_search != "grid":
-        raise click.UsageError(
-            "--method average tries alpha 0.5 only; leave out --alpha-search, or use --method greedy"
-        )
-    if explicit and method == "average":
-        raise click.UsageError("--method average tries alpha 0.5 only; leave out --alphas, or use --method greedy")
+    for option, methods in _USED_BY.items():
+        if _explicit(option) and method not in methods:
+            raise click.UsageError(
+                f"--method {method} does not use {option}; leave it out, or use --method {' or '.join(methods)}"
+            )
+    if _explicit("--sparsity") and _explicit("--target"):
+        raise click.UsageError("--sparsity takes the nearest denser ticket as its target; leave out --target")
     if not trains_what_it_shapes:
         raise click.UsageError("--preset and --levels shape the tickets that --train makes; add --train")
+
+
+def _explicit(option: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = click.get_current_context().get_parameter_source(option.lstrip("-").replace("-", "_"))
+    return source is not ParameterSource.DEFAULT
 
 
 def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:

@@ -30,7 +30,8 @@ class Score:
     """Images right out of `n`, and the mean negative log-likelihood (nats per image).
 
     `complete` is False where scoring stopped early because the bar could no longer be reached; `correct` and `nll`
-    then speak of the `n` images seen until then. `state` names the state scored, where the score function does.
+    then speak of the `n` images seen until then. `state` names the state scored, where the score function does, and
+    `folds` are the scores of the images of even and of odd number, where it tells them.
     """
 
     correct: int
@@ -38,15 +39,12 @@ class Score:
     n: int
     complete: bool = True
     state: str = field(default="", compare=False)
+    folds: tuple[Score, ...] = field(default=(), compare=False)
 
     @property
     def accuracy(self) -> float:
         """Right over n, in [0, 1]."""
         return self.correct / self.n
-
-    def settles(self, bar: int, total: int) -> bool:
-        """Whether nothing more is to be learned: it is complete, or cannot reach `bar` of `total` any more."""
-        return self.complete or self.correct + total - self.n < bar
 
     def to_json(self) -> dict[str, float | int | None]:
         """The form of every score in JSON documents and file headers."""
@@ -55,9 +53,9 @@ class Score:
 
 
 class ScoreFunction(Protocol):
-    """Scores a state dict. May stop early, with `complete=False`, once `correct` cannot reach `bar`."""
+    """Scores a state dict. May stop early, with `complete=False`, once its merit (see `Choice`) cannot reach `bar`."""
 
-    def __call__(self, state: Mapping[str, Tensor], bar: int = 0) -> Score: ...
+    def __call__(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score: ...
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> Score:

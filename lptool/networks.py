@@ -13,7 +13,7 @@ from lptool.errors import ArchError
 timm = import_timm()
 from timm.models import register_model  # noqa: E402  (only after the torch/torchvision check above)
 
-OWN_ARCHS = ("resnet8_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")
+OWN_ARCHS = ("resnet8_cifar", "resnet10_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")
 
 
 def _refuse_pretrained(name: str, pretrained: bool) -> None:
@@ -41,20 +41,22 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The CIFAR ResNet of He et al. 2016, section 4.2: depth 6n + 2, stages of widths (w, 2w, 4w).
+    """The CIFAR ResNet of He et al. 2016, section 4.2: stages `layer1`, `layer2`, … of so many blocks and these widths.
 
-    Maps float images [B, in_chans, H, W] to logits [B, num_classes].
+    Maps float images [B, in_chans, H, W] to logits [B, num_classes]. `stem_stride` is 1 in the paper.
     """
 
-    def __init__(self, blocks: int, width: int, num_classes: int, in_chans: int) -> None:
+    def __init__(
+        self, blocks: int, widths: tuple[int, ...], num_classes: int, in_chans: int, stem_stride: int = 1
+    ) -> None:
         super().__init__()
-        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, 4 * width
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(blocks, width, width, 1)
-        self.layer2 = self._stage(blocks, width, 2 * width, 2)
-        self.layer3 = self._stage(blocks, 2 * width, 4 * width, 2)
-        self.fc = nn.Linear(4 * width, num_classes)
+        self.num_classes, self.in_chans, self.num_features = num_classes, in_chans, widths[-1]
+        self.conv1 = nn.Conv2d(in_chans, widths[0], 3, stem_stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = [f"layer{i}" for i in range(1, len(widths) + 1)]
+        for i, (name, inputs, outputs) in enumerate(zip(self.stages, (widths[0], *widths), widths, strict=False)):
+            self.add_module(name, self._stage(blocks, inputs, outputs, 1 if i == 0 else 2))
+        self.fc = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -66,7 +68,8 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
         return self.fc(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
@@ -121,11 +124,18 @@ def vgg16_bn_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans:
 def resnet20_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
     """ResNet-20 of He et al. 2016 for 32×32 images (0.27 M parameters)."""
     _refuse_pretrained("resnet20_cifar", pretrained)
-    return CifarResNet(3, 16, num_classes, in_chans)
+    return CifarResNet(3, (16, 32, 64), num_classes, in_chans)
 
 
 @register_model
 def resnet8_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
     """The smallest network of the same family (75 k parameters): seconds on digits, minutes on Fashion-MNIST."""
     _refuse_pretrained("resnet8_cifar", pretrained)
-    return CifarResNet(1, 16, num_classes, in_chans)
+    return CifarResNet(1, (16, 32, 64), num_classes, in_chans)
+
+
+@register_model
+def resnet10_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
+    """One more stage, and a stem of stride 2: 0.67 M parameters that fit Fashion-MNIST, at the cost of ResNet-8."""
+    _refuse_pretrained("resnet10_cifar", pretrained)
+    return CifarResNet(1, (24, 48, 96, 192), num_classes, in_chans, stem_stride=2)

@@ -21,10 +21,13 @@ from lptool.export import check_output, save_ticket
 from lptool.images import Images
 from lptool.journal import Journal, check_journal, journal_of
 from lptool.masks import State, sparsity
+from lptool.methods import alphas_of, mixes_at_most, pool_tickets
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
-from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, alphas_of, pool_tickets
+from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, pruned_ticket
 from lptool.tickets import Metadata, Summary, Ticket
+
+ROWS = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def _output_for(out: Path, level: int, target: str) -> Path:
 def choose_targets(bench: Bench, ranks: Ranks = ALONE) -> list[int]:
     """Places in the pool of the tickets to improve. `matching` scores tickets on val. Raises PoolError."""
     pool, target = bench.pool, bench.options.target
+    if bench.options.sparsity is not None:
+        return [_nearest_denser(pool, bench.options.sparsity)]
     if target == "all":
         return list(range(len(pool)))
     if target == "sparsest":
@@ -107,6 +112,34 @@ def choose_targets(bench: Bench, ranks: Ranks = ALONE) -> list[int]:
     raise PoolError(f"no target {target!r}: expected sparsest, matching, all, a level ({levels}) or one of the files")
 
 
+def _nearest_denser(pool: Pool, sparsity: float) -> int:
+    """The sparsest ticket that is no sparser than asked for. Raises PoolError."""
+    keep, densest = kept_at(pool, sparsity), max(range(len(pool)), key=pool.kept)
+    if keep > pool.kept(densest):
+        raise PoolError(
+            f"sparsity {sparsity:g}: expected at least {1 - pool.density(densest):.6g}, the sparsity of the densest "
+            f"ticket {pool.summaries[densest].file}"
+        )
+    return _sparsest(pool, [place for place in range(len(pool)) if pool.kept(place) >= keep])
+
+
+def kept_at(pool: Pool, sparsity: float) -> int:
+    """How many prunable weights a model of this sparsity keeps. Raises PoolError."""
+    if not 0 <= sparsity < 1:
+        raise PoolError(f"sparsity {sparsity:g}: expected a number in [0, 1), such as 0.9 for 90 %")
+    total = pool.summaries[0].size(pool.prunable)
+    keep = round(total * (1 - sparsity))
+    if keep == 0:
+        raise PoolError(f"sparsity {sparsity:g}: none of the {total:,} prunable weights would be left; expected less")
+    return keep
+
+
+def _kept(bench: Bench, target: int) -> int:
+    """How many weights the pooled model of a target keeps."""
+    sparsity = bench.options.sparsity
+    return bench.pool.kept(target) if sparsity is None else kept_at(bench.pool, sparsity)
+
+
 def _images_right(bench: Bench, place: int) -> int:
     return bench.score(bench.pool[place].state, bench.data.val).correct
 
@@ -118,7 +151,8 @@ def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
 
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     """States that one search scores: the target twice (once without BN recalibration) and every mix."""
-    return 1 + options.recalibrate + (tickets - 1) * len(alphas_of(options.method, options.alphas))
+    alphas = alphas_of(options.method, options.alphas)
+    return 1 + options.recalibrate + mixes_at_most(options.method, tickets, len(alphas), options.passes)
 
 
 def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
@@ -135,6 +169,12 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "method": options.method,
         "alphas": list(alphas_of(options.method, options.alphas)),
         "alpha_search": options.alpha_search,
+        "kept": _kept(bench, target),
+        "passes": options.passes,
+        "decay": options.decay,
+        "select": options.select,
+        "folds": options.folds,
+        "learning": [options.per, options.learning_steps, options.learning_rate],
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,
         "arch_file": file_sha256(code) if code.is_file() else None,
@@ -183,9 +223,15 @@ def _search(
         bench.pool,
         scorer,
         target=target,
+        keep=_kept(bench, target),
         method=bench.options.method,
+        choice=bench.choice,
         alphas=bench.options.alphas,
         alpha_search=bench.options.alpha_search,
+        passes=bench.options.passes,
+        decay=bench.options.decay,
+        learning=bench.learning,
+        gradient=bench.slope,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
         on_progress=note,
@@ -219,18 +265,19 @@ def pool_target(
 def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrace) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]
-    states = {"ticket": ticket.state}
+    start, start_mask = pruned_ticket(pool, trace.target, _kept(bench, trace.target))
+    states = {"ticket": start}
     if trace.ticket_bn:
-        states["ticket_bn"] = bench.recalibrated(ticket.state)
+        states["ticket_bn"] = bench.recalibrated(start)
     if trace.accepted:
         states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
     else:
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     val = _scores(bench, states, bench.data.val)
     # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
-    shipped = max(("pooled", "ticket", "ticket_bn"), key=lambda name: val[name].correct if name in val else -1)
+    shipped = max((name for name in ROWS if name in val), key=lambda name: bench.choice.merit(val[name]))
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
-    mask = best.mask if shipped == "pooled" else ticket.mask
+    mask = best.mask if shipped == "pooled" else start_mask
     test = _scores(bench, states, bench.data.test)
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output))

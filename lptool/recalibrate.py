@@ -68,16 +68,24 @@ def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
 def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """All modules in eval mode but `layers`, which restart from nothing and take the cumulative average."""
     momenta = [layer.momentum for layer in layers]
-    with in_eval_mode(model):
+    with on_batch_statistics(model):
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-            layer.train()
         try:
             yield
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
+
+
+@contextmanager
+def on_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode but the BatchNorm layers with running statistics, which see each batch's own."""
+    with in_eval_mode(model):
+        for layer in bn_layers(model):
+            layer.train()
+        yield
 
 
 @contextmanager

@@ -1,26 +1,28 @@
-"""The method: greedy interpolation over a pool of tickets (Yin et al. 2023, Algorithm 2).
+"""The common ground of the methods: an incumbent, candidates, and the sweep of Yin et al. 2023, Algorithm 2.
 
-    target θ;  for each candidate, nearest level first:
-        for each alpha:  mix = prune(alpha·θ + (1 − alpha)·candidate);  score mix on val
-        the best mix replaces θ where it scores at least as well
+    for each alpha:  mix = prune(alpha·incumbent + (1 − alpha)·candidate);  score mix on val
+    the best mix replaces the incumbent where it is at least as good
 
-The search sees a pool and a function `score(state, bar)`; model, images and BN recalibration are behind that function.
+A search sees a pool and a function `score(state, bar)`; model, images and BN recalibration are behind that function.
+`lptool.methods` has the methods that are made of this.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
-from lptool.errors import PoolError
+from torch import Tensor
+
+from lptool.choice import Choice
 from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State, kept_count, magnitude_mask
 from lptool.pools import Pool
-from lptool.ranks import ALONE, Ranks
-from lptool.tickets import Ticket
+from lptool.ranks import Ranks
 
 # Yin et al. 2023, section 3.2: the coefficients of the search.
 PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -46,8 +48,11 @@ class Step:
 
     Attributes:
         candidate: its place in the pool.
-        alpha: the best coefficient; None where no alpha could reach the incumbent (all were cut short).
-        score: of the best mix. attempts: every (alpha, score), in the order of the alphas.
+        alpha: the best coefficient; None where no alpha could reach the incumbent (most were cut short), and where
+            there is one for each group of tensors.
+        score: of the best mix; None where there is none, or where this mix was not scored by itself.
+        attempts: every (alpha, score), in the order of the alphas.
+        number: of the pass over the candidates, from 1.
     """
 
     candidate: int
@@ -55,28 +60,64 @@ class Step:
     accepted: bool
     score: Score | None
     attempts: tuple[tuple[float, Score], ...]
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What each group of tensors takes of each ticket: `values[group][place in the pool]`."""
+
+    groups: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method came to.
+
+    Attributes:
+        method: its name. best: its model.
+        steps: how it got there, in order. coefficients: of `learned`.
+        ranked: what was scored beside the steps, to decide on their order.
+    """
+
+    method: str
+    best: Incumbent
+    steps: tuple[Step, ...]
+    coefficients: Coefficients | None = None
+    ranked: tuple[Score, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of every mix that was scored."""
+        return (*self.ranked, *(score for step in self.steps for _, score in step.attempts))
 
 
 @dataclass(frozen=True)
 class SearchTrace:
-    """What a search did: start scores (`ticket_bn` is None without BN recalibration), steps, scorings."""
+    """What a search did.
+
+    Attributes:
+        method: as asked for. chosen: the one that the result is of; another than `method` only for `auto`.
+        target: its place in the pool. alphas: that were tried.
+        ticket, ticket_bn: scores of the target; `ticket_bn` is None without BN recalibration.
+        steps, coefficients: of the method chosen.
+        outcomes: the score on val of each method that was run.
+        evaluations: how many states were scored, the target included.
+        not_finite: how many mixes were rejected because their score is not finite.
+    """
 
     method: str
+    chosen: str
     target: int
     alphas: tuple[float, ...]
     ticket: Score
     ticket_bn: Score | None
     steps: tuple[Step, ...]
-
-    @property
-    def evaluations(self) -> int:
-        """How many states were scored, the target included."""
-        return 1 + (self.ticket_bn is not None) + sum(len(step.attempts) for step in self.steps)
-
-    @property
-    def not_finite(self) -> int:
-        """How many mixes were rejected because their score is not finite."""
-        return sum(not math.isfinite(score.nll) for step in self.steps for _, score in step.attempts)
+    coefficients: Coefficients | None
+    outcomes: dict[str, Score]
+    evaluations: int
+    not_finite: int
 
     @property
     def accepted(self) -> tuple[Step, ...]:
@@ -103,161 +144,150 @@ class Progress:
     total: int
 
 
+PER = ("tensor", "block", "global")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How `learned` finds its coefficients.
+
+    Attributes:
+        per: `tensor`, `block` or `global`: what shares one coefficient per ticket.
+        steps: of gradient descent (Adam). lr: of Adam.
+    """
+
+    per: str = "tensor"
+    steps: int = 200
+    lr: float = 0.01
+
+
+LEARNING = Learning()
 OnProgress = Callable[[Progress], None]
 Mix = Callable[[float], tuple[State, Mask]]
 # Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
 
-def pool_tickets(
-    pool: Pool,
-    score: ScoreFunction,
-    *,
-    target: int = -1,
-    method: str = "greedy",
-    alphas: Sequence[float] = PAPER_ALPHAS,
-    alpha_search: str = "grid",
-    score_as_is: ScoreFunction | None = None,
-    ranks: Ranks = ALONE,
-    on_progress: OnProgress = lambda progress: None,
-) -> tuple[Incumbent, SearchTrace]:
-    """Pool tickets into one model at the target's sparsity.
+class GradientFunction(Protocol):
+    """The gradient of the mean loss on the training images of a step, by the state's parameters."""
 
-    Args:
-        pool: at least two tickets.
-        score: scores a state on val, after BN recalibration (see `Scorer`).
-        target: place in the pool of the ticket to improve; by default the sparsest.
-        method: `greedy` tries every alpha; `average` only 0.5.
-        alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
-        alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
-        score_as_is: scores the target without BN recalibration, so that the search starts from the better of the
-            two; None where `score` does not recalibrate.
-        ranks: the processes to spread the alphas over. The result is the same however many they are.
-        on_progress: called after each round of scorings, on every rank.
+    def __call__(self, state: Mapping[str, Tensor], step: int) -> State: ...
 
-    Returns:
-        The best model, with exactly as many kept weights as the target, and the trace of the search. Where no
-        candidate was accepted the model is the target, with the BatchNorm statistics that score better.
 
-    Raises:
-        PoolError: unknown method or alpha search, an alpha outside [0, 1], or no such target.
-        RankError: another rank ended.
+@dataclass
+class Search:
+    """What stays the same from candidate to candidate, and how many mixes were scored so far.
 
-    Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
+    Attributes:
+        pool: the tickets. target: the place of the one to improve. keep: how many weights the result keeps.
+        score: scores a state on val. choice: how scores are compared.
+        alphas, explore: which coefficients are tried, and in what order.
+        passes: how often the candidates are gone through. decay: of `ema`.
+        gradient: for `learned`. ranks: the processes that scorings are spread over.
+        on_progress: called after each round of scorings. total: of mixes, at most.
     """
-    if method not in METHODS:
-        raise PoolError(f"unknown method {method!r}: expected {' or '.join(METHODS)}")
-    if alpha_search not in ALPHA_SEARCHES:
-        raise PoolError(f"unknown alpha search {alpha_search!r}: expected {' or '.join(ALPHA_SEARCHES)}")
-    if not alphas or not all(0.0 <= alpha <= 1.0 for alpha in alphas):
-        raise PoolError(f"alphas must be numbers in [0, 1], found {list(alphas)}")
-    if not -len(pool) <= target < len(pool):
-        raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
-    target %= len(pool)
-    coefficients = alphas_of(method, alphas)
-    # Nothing here may hold the target's weights: they are freed when the first candidate is accepted.
-    incumbent, ticket, ticket_bn = _start(pool[target], score, score_as_is)
-    order = adjacent(target, len(pool))
-    total = len(order) * len(coefficients)
-    starts = tuple(Scored(None, None, found) for found in (ticket, ticket_bn) if found)
-    on_progress(Progress(starts, incumbent.score, 0, total))
-    search = _Search(pool, score, coefficients, ALPHA_SEARCHES[alpha_search], ranks, on_progress, total)
-    steps: list[Step] = []
-    for candidate in order:
-        best, step = search.sweep(incumbent, candidate, done=len(steps) * len(coefficients))
-        steps.append(step)
-        incumbent = best or incumbent
-    if score_as_is is None:
-        incumbent = replace(incumbent, recalibrated=False)
-    return incumbent, SearchTrace(method, target, coefficients, ticket, ticket_bn, tuple(steps))
-
-
-# What each method tries; None: the alphas asked for.
-METHODS: dict[str, tuple[float, ...] | None] = {"greedy": None, "average": (0.5,)}
-
-
-def alphas_of(method: str, alphas: Sequence[float]) -> tuple[float, ...]:
-    """The coefficients that a method tries where `alphas` are asked for."""
-    return METHODS[method] or tuple(alphas)
-
-
-def adjacent(target: int, count: int) -> list[int]:
-    """The other places in a pool of `count`, nearest first, the denser one before the sparser at equal distance."""
-    return sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
-
-
-def _start(
-    ticket: Ticket, score: ScoreFunction, score_as_is: ScoreFunction | None
-) -> tuple[Incumbent, Score, Score | None]:
-    """The incumbent to beat, the target as it is or recalibrated where that is better; and both scores."""
-    if score_as_is is None:
-        found = score(ticket.state)
-        return Incumbent(ticket.state, ticket.mask, found, recalibrated=False), found, None
-    as_is, with_bn = score_as_is(ticket.state), score(ticket.state)
-    better = with_bn.correct > as_is.correct
-    return Incumbent(ticket.state, ticket.mask, with_bn if better else as_is, recalibrated=better), as_is, with_bn
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What stays the same from candidate to candidate."""
 
     pool: Pool
+    target: int
+    keep: int
     score: ScoreFunction
+    choice: Choice
     alphas: tuple[float, ...]
     explore: Explore
+    passes: int
+    decay: float
+    learning: Learning
+    gradient: GradientFunction | None
     ranks: Ranks
     on_progress: OnProgress
     total: int
+    done: int = 0
 
-    def sweep(self, incumbent: Incumbent, place: int, done: int) -> tuple[Incumbent | None, Step]:
-        """Try the alphas of one candidate; the best mix where it scores at least as well as the incumbent, else None.
+    @property
+    def order(self) -> list[int]:
+        """The candidates, nearest first."""
+        return adjacent(self.target, len(self.pool))
+
+    def prune(self, state: State) -> tuple[State, Mask]:
+        """Prune `state` to the result's number of weights, in place: it must be the caller's own."""
+        return prune(state, self.pool.prunable, self.keep)
+
+    def mix(self, current: State, candidate: State, alpha: float) -> tuple[State, Mask]:
+        """The mix of two states, pruned, and its mask."""
+        return self.prune(interpolate(current, candidate, alpha))
+
+    def score_once(self, state: State, place: int | None, alpha: float | None, incumbent: Score) -> Score:
+        """Score one state whole: on one rank, for all of them."""
+        score = self.ranks.share({0: partial(self.score, state)})[0]
+        self.tell((Scored(place, alpha, score),), incumbent)
+        return score
+
+    def tell(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
+        """Count mixes that were scored, and say where the search stands."""
+        self.done += len(scored)
+        self.on_progress(Progress(scored, incumbent, self.done, self.total))
+
+    def sweep(self, incumbent: Incumbent, place: int, alphas: Sequence[float]) -> tuple[Incumbent | None, Step]:
+        """Try the alphas of one candidate; the best mix where it is at least as good as the incumbent, else None.
 
         The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the
         incumbent and beats the best of this sweep, which an earlier alpha does with an equal score. A score that is
         not finite is a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
         """
         candidate = self.pool[place].state
-        mix = partial(_mix, incumbent.state, candidate, self.pool.prunable, kept_count(incumbent.mask))
+        mix = partial(self.mix, incumbent.state, candidate)
         tried: dict[int, Score] = {}
         best: int | None = None
 
-        def bar(i: int) -> int:
-            return incumbent.score.correct if best is None else tried[best].correct + (i > best)
+        def bar(i: int) -> float:
+            merit = self.choice.merit(incumbent.score if best is None else tried[best])
+            return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
-        while places := self.explore(self.alphas, tried, best):
+        while places := self.explore(alphas, tried, best):
             for start in range(0, len(places), self.ranks.count):
-                found = self._scores(mix, {i: bar(i) for i in places[start : start + self.ranks.count]})
+                bars = {i: bar(i) for i in places[start : start + self.ranks.count]}
+                found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
                 tried |= found
                 for i, result in sorted(found.items()):
-                    if result.complete and result.correct >= bar(i) and math.isfinite(result.nll):
+                    if self.choice.replaces(result, incumbent.score) and self.choice.merit(result) >= bar(i):
                         best = i
-                scored = tuple(Scored(place, self.alphas[i], result) for i, result in found.items())
-                self.on_progress(Progress(scored, incumbent.score, done + len(tried), self.total))
-        attempts = tuple((self.alphas[i], tried[i]) for i in sorted(tried))
+                self.tell(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
+        attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
         if best is None:
             return None, Step(place, None, False, None, attempts)
-        state, mask = mix(self.alphas[best])
-        step = Step(place, self.alphas[best], True, tried[best], attempts)
+        state, mask = mix(alphas[best])
+        step = Step(place, alphas[best], True, tried[best], attempts)
         return Incumbent(state, mask, tried[best], recalibrated=True), step
 
-    def _scores(self, mix: Mix, bars: dict[int, int]) -> dict[int, Score]:
-        """The scores of the mixes at these places of the alphas, with their bars; at most one for each rank."""
+    def _scores(self, tasks: dict[int, tuple[Callable[[], tuple[State, Mask]], float]]) -> dict[int, Score]:
+        """The scores of these mixes with their bars, by place; at most one for each rank."""
 
-        def scoring(place: int, bar: int) -> Score:
-            return self.score(mix(self.alphas[place])[0], bar)
+        def scoring(mix: Callable[[], tuple[State, Mask]], bar: float) -> Score:
+            return self.score(mix()[0], bar)
 
-        tasks = {rank: partial(scoring, *task) for rank, task in enumerate(bars.items())}
-        return dict(zip(bars, self.ranks.share(tasks).values(), strict=True))
+        by_rank = {rank: partial(scoring, *task) for rank, task in enumerate(tasks.values())}
+        return dict(zip(tasks, self.ranks.share(by_rank).values(), strict=True))
 
 
-def _mix(current: State, candidate: State, prunable: Sequence[str], keep: int, alpha: float) -> tuple[State, Mask]:
-    """The mix of two states, pruned to `keep` weights, and its mask."""
-    state = interpolate(current, candidate, alpha)
+def pruned_ticket(pool: Pool, target: int, keep: int) -> tuple[State, Mask]:
+    """A ticket's weights and mask with `keep` weights kept: its own mask where that keeps as many."""
+    ticket = pool[target]
+    if kept_count(ticket.mask) == keep:
+        return ticket.state, ticket.mask
+    return prune(ticket.state, pool.prunable, keep)
+
+
+def prune(state: State, prunable: Sequence[str], keep: int) -> tuple[State, Mask]:
+    """Set all but the `keep` largest prunable weights to 0, in place: these tensors must be the caller's own."""
     mask = magnitude_mask({name: state[name] for name in prunable}, keep)
     for name, kept in mask.items():
-        state[name].masked_fill_(~kept, 0)  # in place: the mix is ours alone, and a copy would be one state more
+        state[name].masked_fill_(~kept, 0)  # in place: a copy would be one state more in memory
     return state, mask
+
+
+def adjacent(target: int, count: int) -> list[int]:
+    """The other places in a pool of `count`, nearest first, the denser one before the sparser at equal distance."""
+    return sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
 
 
 def grid(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.cli import _ALPHAS, main
 from lptool.containers import read_header
+from lptool.methods import METHODS
 from lptool.presets import PRESETS
-from lptool.search import METHODS, PAPER_ALPHAS
+from lptool.search import PAPER_ALPHAS
 
 FAST = ["--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
 

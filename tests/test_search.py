@@ -20,10 +20,11 @@ from lptool.batching import BatchSize
 from lptool.errors import PoolError
 from lptool.evaluate import Batch, Score, ScoreFunction
 from lptool.masks import kept_count, magnitude_prune
+from lptool.methods import pool_tickets
 from lptool.pools import Pool
 from lptool.ranks import Ranks
 from lptool.scorer import Scorer
-from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse, pool_tickets
+from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse
 from lptool.tickets import Metadata, Ticket
 
 Lists = dict[str, list[float]]
@@ -317,7 +318,7 @@ def test_a_target_counts_from_the_end_as_places_of_a_sequence_do() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "gredy"}, "unknown method 'gredy': expected greedy or average"),
+        ({"method": "gredy"}, "unknown method 'gredy': expected greedy, average, swa, .* or auto"),
         ({"alphas": ()}, r"alphas must be numbers in \[0, 1\], found \[\]"),
         ({"alphas": (0.5, 1.01)}, r"alphas must be .* found \[0.5, 1.01\]"),
         ({"alphas": (-0.01,)}, r"alphas must be .* found \[-0.01\]"),

@@ -1,0 +1,57 @@
+"""The gradient that `learned` goes by: of the loss on training images, by the weights, with BN on batch statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lptool.evaluate import Batches, cast_forward
+from lptool.masks import State
+from lptool.recalibrate import on_batch_statistics
+
+
+class Slope:
+    """A `GradientFunction` over one model instance, whose weights are overwritten for each state.
+
+    BatchNorm takes the statistics of each batch, as a mix has none of its own; everything else is as in evaluation, so
+    that dropout adds no noise.
+
+    Args:
+        model: the network; on the device of the batches.
+        train: makes the batches of training images; called with the order of the images.
+        train_size: how many images those are.
+        compute: see `evaluate`.
+        batch_size: images of a step, drawn without replacement. seed: of the drawing.
+        augment: what is done to the normalised batch of a step, with the step's own generator.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Batches,
+        train_size: int,
+        compute: torch.dtype = torch.float32,
+        *,
+        batch_size: int = 128,
+        seed: int = 0,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self.model, self._train, self._train_size = model, train, train_size
+        self._forward, self._batch_size, self._seed = cast_forward(model, compute), batch_size, seed
+        self._augment = augment
+
+    def __call__(self, state: Mapping[str, Tensor], step: int) -> State:
+        """The gradient of the mean loss on the images of this step, by each parameter; equal steps, equal images."""
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        order = torch.randperm(self._train_size, generator=generator)[: self._batch_size]
+        self.model.load_state_dict(state)
+        parameters = dict(self.model.named_parameters())
+        with on_batch_statistics(self.model), torch.enable_grad():
+            [(images, labels)] = self._train(len(order), order=order)
+            images = self._augment(images, generator) if self._augment else images
+            loss = F.cross_entropy(self._forward(images).float(), labels)
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {name: g.detach() for name, g in zip(parameters, found, strict=True) if g is not None}
