@@ -32,6 +32,7 @@ from lptool.tickets import Metadata, Summary
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
+NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,9 @@ class Bench:
 
     @cached_property
     def slope(self) -> Slope:
-        """The gradient that `learned` goes by."""
+        """The gradient that `learned` goes by, on training images with noise, as the tickets fit them without."""
         train = self.data.train
-        return Slope(self.model, self.batches(train), len(train), self.compute, seed=self.options.seed)
+        return Slope(self.model, self.batches(train), len(train), self.compute, noise=NOISE, seed=self.options.seed)
 
     def _probed(self) -> int:
         largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early

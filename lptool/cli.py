@@ -252,11 +252,11 @@ def _print(view: RenderableType) -> None:
     show_default=True,
     help="What shares one coefficient per ticket in learned.",
 )
-@click.option("--learning-steps", type=click.IntRange(1), default=200, show_default=True, help="Of learned.")
+@click.option("--learning-steps", type=click.IntRange(1), default=150, show_default=True, help="Of learned.")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
-    default=0.01,
+    default=0.02,
     show_default=True,
     help="Of learned (Adam), falling to 0.",
 )

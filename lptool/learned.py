@@ -1,10 +1,11 @@
 """Coefficients found by gradient: what each group of tensors takes of each ticket.
 
-    model = prune(Σ cᵢ·ticketᵢ), with a coefficient cᵢ for each ticket and group of tensors
-    c ← c − Adam(∂ loss(model on training images) / ∂c), from c = 1 for the target and 0 for the others
+    model = prune(Σ cᵢ·ticketᵢ), c = softmax(l), with a logit lᵢ for each ticket and group of tensors
+    l ← l − Adam(∂ loss(model on training images) / ∂l), from the uniform mean, l = 0
 
-Cf. trainable weight averaging (Li et al. 2023) and learned soups (Wortsman et al. 2022, appendix I). New here is that
-the mask is refreshed as the coefficients move, so the result is pruned as it was when it was learned.
+Cf. trainable weight averaging (Li et al. 2023) and learned soups (Wortsman et al. 2022, appendix I). The mask is
+refreshed as the coefficients move, so the result is pruned as it was when it was learned. Coefficients add up to one,
+because tickets fit their training images: free ones grow, and make the model surer of itself and not better.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     weights with the ticket, so it costs one backward pass per step however many tickets there are.
     """
     tickets = _Stacked(search)
-    values = search.ranks.share({0: lambda: _descend(search, tickets, start)})[0]
+    values = search.ranks.share({0: lambda: _descend(search, tickets, start)})[0].softmax(dim=1)
     state, mask = search.prune(tickets.mixed(values))
     score = search.score_once(state, None, None, start.score)
     finite = math.isfinite(score.nll)
@@ -71,21 +72,22 @@ class _Stacked:
 
 
 def _descend(search: Search, tickets: _Stacked, start: Incumbent) -> Tensor:
-    """The coefficients [groups, tickets] after all steps. Raises PoolError where the loss has no finite gradient."""
+    """The logits [groups, tickets] after all steps. Raises PoolError where the loss has no finite gradient."""
     assert search.gradient is not None
-    values = torch.zeros(len(tickets.groups), len(search.pool))
-    values[:, search.target] = 1.0
-    optimizer = torch.optim.Adam([values], lr=search.learning.lr)
+    logits = torch.zeros(len(tickets.groups), len(search.pool))
+    optimizer = torch.optim.Adam([logits], lr=search.learning.lr)
     for step in range(search.learning.steps):
+        values = logits.softmax(dim=1)
         state, mask = search.prune(tickets.mixed(values))
-        values.grad = tickets.project(search.gradient(state, step), mask, values)
-        if not bool(values.grad.isfinite().all()):
+        by_value = tickets.project(search.gradient(state, step), mask, values)
+        logits.grad = values * (by_value - (values * by_value).sum(dim=1, keepdim=True))
+        if not bool(logits.grad.isfinite().all()):
             raise PoolError(f"learned: the gradient of step {step} is not finite; try a lower --learning-rate")
         optimizer.param_groups[0]["lr"] = search.learning.lr * (1 - step / search.learning.steps)
         optimizer.step()
         search.done += 1
         search.on_progress(Progress((), start.score, search.done, search.total))
-    return values
+    return logits
 
 
 def group(name: str, per: str) -> str:

@@ -153,12 +153,12 @@ class Learning:
 
     Attributes:
         per: `tensor`, `block` or `global`: what shares one coefficient per ticket.
-        steps: of gradient descent (Adam). lr: of Adam.
+        steps: of gradient descent. lr: of Adam, falling to 0 in equal steps.
     """
 
     per: str = "tensor"
-    steps: int = 200
-    lr: float = 0.01
+    steps: int = 150
+    lr: float = 0.02
 
 
 LEARNING = Learning()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Slope:
         train_size: how many images those are.
         compute: see `evaluate`.
         batch_size: images of a step, drawn without replacement. seed: of the drawing.
-        augment: what is done to the normalised batch of a step, with the step's own generator.
+        noise: standard deviation of the Gaussian noise added to the normalised images.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Slope:
         *,
         batch_size: int = 128,
         seed: int = 0,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        noise: float = 0.0,
     ) -> None:
         self.model, self._train, self._train_size = model, train, train_size
         self._forward, self._batch_size, self._seed = cast_forward(model, compute), batch_size, seed
-        self._augment = augment
+        self._noise = noise
 
     def __call__(self, state: Mapping[str, Tensor], step: int) -> State:
         """The gradient of the mean loss on the images of this step, by each parameter; equal steps, equal images."""
@@ -51,7 +51,7 @@ class Slope:
         parameters = dict(self.model.named_parameters())
         with on_batch_statistics(self.model), torch.enable_grad():
             [(images, labels)] = self._train(len(order), order=order)
-            images = self._augment(images, generator) if self._augment else images
-            loss = F.cross_entropy(self._forward(images).float(), labels)
+            noise = torch.randn(images.shape, generator=generator).to(images) * self._noise
+            loss = F.cross_entropy(self._forward(images + noise).float(), labels)
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {name: g.detach() for name, g in zip(parameters, found, strict=True) if g is not None}
