@@ -1,11 +1,11 @@
 """Every method at every level of several IMP runs: from tickets to the tables of docs/results.md.
 
-    python benchmarks/accuracy.py --work runs/accuracy                       # everything, about three hours on two cores
-    python benchmarks/accuracy.py --work runs/accuracy --setting fashion-mnist --seed 0    # one run of it
-    python benchmarks/accuracy.py --table > docs/results.md                  # the tables alone, from the JSON files
+    python benchmarks/accuracy.py --work runs/accuracy           # everything, some four hours on two cores
+    python benchmarks/accuracy.py --work runs/accuracy --setting fashion-mnist --seed 0   # one run of it
+    python benchmarks/accuracy.py                                # the tables alone, from the JSON files
 
-Resumable: a run goes on with the epoch, and with the level and method, that it was cut off at; a seed whose JSON file in
-benchmarks/results/accuracy is complete needs its tickets no more.
+Resumable: a run goes on with the epoch, and with the level and method, that it was cut off at; a seed whose JSON file
+in benchmarks/results/accuracy is complete needs its tickets no more.
 
 Two settings, both with a network that fits its training set (`train_accuracy` in the JSON files): full Fashion-MNIST,
 and the 5,085 real CIFAR-10 images of `cifar10-mini.npz`. The methods see val alone. Test is scored once for each
@@ -17,27 +17,34 @@ in their place; `auto` is the best on val of the methods it consists of. Finishe
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lptool.bench import Bench, PoolOptions, open_bench
-from lptool.choice import Choice
-from lptool.evaluate import recalibrated
-from lptool.images import sample
+from lptool.choice import BY_ACCURACY, Choice
+from lptool.corruptions import generated
+from lptool.evaluate import predict, recalibrated
+from lptool.images import Images, sample
 from lptool.masks import State
-from lptool.methods import pool_tickets
+from lptool.methods import AUTO, pool_tickets
+from lptool.metrics import measure
 from lptool.presets import TrainOptions
-from lptool.scorer import Scorer
+from lptool.train import train_tickets
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "accuracy"
 FINISHING_IMAGES = 8192
+SEEDS = 3
+MARKS = ("<!-- tables: benchmarks/accuracy.py -->", "<!-- end of tables -->")
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,7 @@ class Variant:
     """A method with what it chooses by."""
 
     method: str
-    choice: Choice = Choice()
-    passes: int = 1
+    choice: Choice = BY_ACCURACY
 
 
 VARIANTS = {
@@ -80,3 +86,251 @@ VARIANTS = {
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
 }
+CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "learned")
+CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
+
+
+def run(name: str, seed: int, work: Path, cifar: Path) -> None:
+    """One IMP run and everything that is measured on it; what its JSON file holds already is not done again."""
+    setting, path = SETTINGS[name], RESULTS / f"{name}-seed{seed}.json"
+    cell = json.loads(path.read_text()) if path.exists() else {"setting": name, "seed": seed, "levels": []}
+    if cell.get("complete"):
+        return
+    options = TrainOptions(
+        **COMMON, **setting.options | {"dataset": setting.options["dataset"].format(cifar=cifar)}, seed=seed
+    )
+    files = train_tickets(options, setting.levels, work / f"{name}-seed{seed}", on_epoch=say_epoch)
+    bench = open_bench(files, PoolOptions())
+    cell["options"] = options.to_json() | {"dataset": setting.options["dataset"].format(cifar="cifar10-mini.npz")}
+    cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
+    for place in range(len(bench.pool)):
+        if len(cell["levels"]) == place:
+            cell["levels"].append({"level": place, "density": bench.pool.density(place), "methods": {}})
+        row = cell["levels"][place]["methods"]
+        for method, measured in measurements(bench, place, done=row):
+            row[method] = measured
+            save(path, cell)
+            print(f"{name} seed {seed} level {place} {method}: {shown(measured)}", flush=True)
+    save(path, cell | {"complete": True})
+
+
+def measurements(bench: Bench, target: int, done: Row) -> Iterator[tuple[str, Row]]:
+    """Name and numbers of every control, method and reference at one level that is not `done`."""
+    ticket = bench.pool[target].state
+    if "ticket" not in done:
+        yield "ticket", finished(bench, ticket, "ticket")
+    if "ticket + BN" not in done:
+        yield "ticket + BN", finished(bench, recalibrated_on_sample(bench, ticket), "ticket + BN")
+    if "ensemble" not in done:
+        yield "ensemble", ensemble(bench)
+    for name, variant in VARIANTS.items():
+        if name not in done:
+            yield name, pooled(bench, target, name, variant)
+
+
+def pooled(bench: Bench, target: int, name: str, variant: Variant) -> Row:
+    """One search, and its model finished and scored."""
+    scorer = bench.scorer_for(variant.choice)
+    scorer.known = bench.scorer.known  # one method's scores serve the next
+    best, trace = pool_tickets(
+        bench.pool,
+        scorer,
+        target=target,
+        method=variant.method,
+        choice=variant.choice,
+        gradient=bench.slope,
+        score_as_is=scorer.as_is,
+    )
+    state = recalibrated_on_sample(bench, best.state) if best.recalibrated else best.state
+    search = {"val": best.score.accuracy, "accepted": len(trace.accepted), "evaluations": trace.evaluations}
+    return finished(bench, state, name) | {"search": search}
+
+
+def recalibrated_on_sample(bench: Bench, state: State) -> State:
+    images = sample(bench.data.train, FINISHING_IMAGES, seed=1)
+    return recalibrated(bench.model, state, bench.batches(images)(bench.batch_size.images))
+
+
+def finished(bench: Bench, state: State, name: str) -> Row:
+    """Scores of a state as it is on val and test, and under corruptions for some methods."""
+    bench.model.load_state_dict(state)
+    row = {part: numbers(*logits(bench, images)) for part, images in parts(bench).items()}
+    return row | ({"corrupted": corrupted(bench)} if name in CORRUPTED else {})
+
+
+def ensemble(bench: Bench) -> Row:
+    """Scores of the mean prediction of all tickets, each as it is: what pooling replaces, at so many times the cost."""
+    row = {}
+    for part, images in parts(bench).items():
+        total, labels = torch.zeros(()), torch.zeros(())
+        for place in range(len(bench.pool)):
+            bench.model.load_state_dict(bench.pool[place].state)
+            found, labels = logits(bench, images)
+            total = total + found.double().softmax(dim=1)
+        row[part] = numbers((total / len(bench.pool)).log().float(), labels)
+    return row
+
+
+def parts(bench: Bench) -> dict[str, Images]:
+    return {"val": bench.data.val, "test": bench.data.test}
+
+
+def logits(bench: Bench, images: Images) -> tuple[Tensor, Tensor]:
+    return predict(bench.model, bench.batches(images)(bench.batch_size.images))
+
+
+def numbers(found: Tensor, labels: Tensor) -> Row:
+    metrics = measure(found, labels, found.shape[1])
+    return {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "ece": metrics.ece, "n": metrics.score.n}
+
+
+def corrupted(bench: Bench) -> Row:
+    """Mean accuracy and calibration of the model as it stands over all C-style kinds."""
+    found = [numbers(*logits(bench, images)) for images in corruptions(bench)]
+    return {key: fmean(row[key] for row in found) for key in ("accuracy", "nll", "ece")}
+
+
+@functools.cache
+def corruptions(bench: Bench) -> list[Images]:
+    """Some of the test images, under every kind at some severities."""
+    some = torch.arange(min(CORRUPTED_IMAGES, len(bench.data.test)))
+    data = replace(bench.data, test=bench.data.test.subset(some))
+    return [p.images() for p in generated(data, bench.device).sets if p.severity in CORRUPTED_SEVERITIES]
+
+
+def save(path: Path, cell: Row) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(json.dumps(cell, indent=1) + "\n")
+    path.with_suffix(".tmp").replace(path)
+
+
+def say_epoch(record: Row) -> None:
+    print(f"level {record['level']} epoch {record['epoch']} val {record['val_accuracy']:.4f}", flush=True)
+
+
+def shown(row: Row) -> str:
+    return f"val {100 * row['val']['accuracy']:.2f} test {100 * row['test']['accuracy']:.2f}"
+
+
+def tables() -> str:
+    """Markdown of all that is measured, setting by setting."""
+    return "\n\n".join(setting_tables(name, found) for name in SETTINGS if (found := load(name)))
+
+
+def load(name: str) -> list[Row]:
+    """The complete runs of a setting, `auto` added: the best on val of what it consists of."""
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-seed*.json"))]
+    cells = [cell for cell in cells if cell.get("complete")]
+    for cell in cells:
+        for level in cell["levels"]:
+            methods = level["methods"]
+            methods["auto"] = max((methods[m] for m in AUTO), key=lambda row: row["search"]["val"])
+    return cells
+
+
+Of = Callable[[Row], float]
+
+
+def setting_tables(name: str, cells: list[Row]) -> str:
+    methods = ["ticket", "ticket + BN", *VARIANTS, "auto", "ensemble"]
+    levels = range(1, len(cells[0]["levels"]))  # the dense level is no pruned model
+    half = len(levels) // 2 + 1
+    fits = ", ".join(f"{cell['train_accuracy']:.1%}" for cell in cells)
+    head = (
+        f"### {name}\n\n{len(cells)} runs, {len(levels)} pruned levels each; `{cells[0]['options']['arch']}`, accuracy "
+        f"on train at level 0: {fits}. Test accuracy in points, mean ± standard error over the runs."
+    )
+    by_level = [["density", *(f"{cells[0]['levels'][i]['density']:.1%}" for i in levels), "mean"]]
+    summary = [
+        [
+            "",
+            "over ticket",
+            "over ticket + BN",
+            "denser half",
+            "sparser half",
+            "over greedy",
+            "val gain",
+            "kept on test",
+        ]
+    ]
+    quality = [["", "test NLL", "test ECE", "corrupted accuracy", "corrupted ECE"]]
+    for m in methods:
+        test = accuracy(m, "test")
+        by_level.append([m, *(spread(cells, [i], test) for i in levels), spread(cells, levels, test)])
+        gain, over_bn = minus(test, accuracy("ticket", "test")), minus(test, accuracy("ticket + BN", "test"))
+        on_val = minus(accuracy(m, "val"), accuracy("ticket + BN", "val"))
+        kept = mean(cells, levels, over_bn) / mean(cells, levels, on_val) if m in (*VARIANTS, "auto") else None
+        summary.append(
+            [m, spread(cells, levels, gain), spread(cells, levels, over_bn)]
+            + [spread(cells, part, over_bn) for part in (levels[: half - 1], levels[half - 1 :])]
+            + [spread(cells, levels, minus(test, accuracy("greedy", "test"))), spread(cells, levels, on_val)]
+            + ["" if kept is None else f"{kept:.0%}"]
+        )
+        quality.append(
+            [m, spread(cells, levels, number(m, "test", "nll", 1), 4), spread(cells, levels, number(m, "test", "ece"))]
+        )
+        if m in CORRUPTED:
+            quality[-1] += [spread(cells, levels, number(m, "corrupted", key)) for key in ("accuracy", "ece")]
+        else:
+            quality[-1] += ["", ""]
+    return "\n\n".join(
+        [head, markdown(by_level), "Differences, over all levels:", markdown(summary), markdown(quality)]
+    )
+
+
+def accuracy(method: str, part: str) -> Of:
+    return number(method, part, "accuracy")
+
+
+def number(method: str, part: str, key: str, scale: float = 100) -> Of:
+    return lambda row: scale * float(row[method][part][key])
+
+
+def minus(a: Of, b: Of) -> Of:
+    return lambda row: a(row) - b(row)
+
+
+def per_run(cells: list[Row], levels: Sequence[int], of: Of) -> list[float]:
+    """Of each run the mean over levels: levels of one run are no independent samples."""
+    return [fmean(of(cell["levels"][i]["methods"]) for i in levels) for cell in cells]
+
+
+def mean(cells: list[Row], levels: Sequence[int], of: Of) -> float:
+    return fmean(per_run(cells, levels, of))
+
+
+def spread(cells: list[Row], levels: Sequence[int], of: Of, digits: int = 2) -> str:
+    values = per_run(cells, levels, of)
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{error}"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["--", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_tables(path: Path) -> None:
+    """Put the tables into the page, between its two marks."""
+    before, _, rest = path.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    path.write_text(f"{before}{MARKS[0]}\n\n{tables()}\n\n{MARKS[1]}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="where the tickets go; without it no run is made")
+    parser.add_argument("--setting", choices=SETTINGS, help="only this one")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--cifar", type=Path, default=Path("../shared/data/cifar10-mini.npz"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="where the tables go")
+    options = parser.parse_args()
+    for name in [options.setting] if options.setting else SETTINGS:
+        for seed in [options.seed] if options.seed is not None else range(SEEDS):
+            if options.work:
+                run(name, seed, options.work, options.cifar)
+    write_tables(options.page)
+
+
+if __name__ == "__main__":
+    main()

@@ -128,6 +128,10 @@ class Bench:
     @cached_property
     def scorer(self) -> Scorer:
         """The function the search maximises, over val."""
+        return self.scorer_for(self.choice)
+
+    def scorer_for(self, choice: Choice) -> Scorer:
+        """A score function for another choice than that of the options."""
         calibration = None
         if self.options.recalibrate:
             chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
@@ -138,7 +142,7 @@ class Bench:
             len(self.data.val),
             calibration,
             self.compute,
-            choice=self.choice,
+            choice=choice,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
             calibration_batch=BatchSize(self.batch_size.images),
         )

@@ -69,12 +69,23 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = 
     Raises:
         DataError: there is no image.
     """
+    return score_of(*predict(model, batches, compute))
+
+
+def predict(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, C] and labels int64 [N], on the device, of a model in eval mode; else as `evaluate`."""
     forward = cast_forward(model, compute)
     with in_eval_mode(model), torch.inference_mode():
-        marks = [mark(forward(images), labels) for images, labels in batches]
-    if not marks:
+        found = [(forward(images).float(), labels) for images, labels in batches]
+    if not found:
         raise DataError("there is no image to score on; choose a data set or split that has some")
-    right, loss = (torch.cat(parts) for parts in zip(*marks, strict=True))
+    logits, labels = zip(*found, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def score_of(logits: Tensor, labels: Tensor) -> Score:
+    """The score of logits [N, C] against labels int64 [N]."""
+    right, loss = mark(logits, labels)
     return Score(int(right.count_nonzero()), float(loss.cpu().double().mean()), len(right))
 
 
