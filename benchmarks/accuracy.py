@@ -17,7 +17,6 @@ in their place; `auto` is the best on val of the methods it consists of. Finishe
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from torch import Tensor
 from lptool.bench import Bench, PoolOptions, open_bench
 from lptool.choice import BY_ACCURACY, Choice
 from lptool.corruptions import generated
-from lptool.evaluate import predict, recalibrated
+from lptool.evaluate import recalibrated
 from lptool.images import Images, sample
 from lptool.masks import State
 from lptool.methods import AUTO, pool_tickets
@@ -101,34 +100,35 @@ def run(name: str, seed: int, work: Path, cifar: Path) -> None:
     )
     files = train_tickets(options, setting.levels, work / f"{name}-seed{seed}", on_epoch=say_epoch)
     bench = open_bench(files, PoolOptions())
+    sets = corruptions(bench)
     cell["options"] = options.to_json() | {"dataset": setting.options["dataset"].format(cifar="cifar10-mini.npz")}
     cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
     for place in range(len(bench.pool)):
         if len(cell["levels"]) == place:
             cell["levels"].append({"level": place, "density": bench.pool.density(place), "methods": {}})
         row = cell["levels"][place]["methods"]
-        for method, measured in measurements(bench, place, done=row):
+        for method, measured in measurements(bench, sets, place, done=row):
             row[method] = measured
             save(path, cell)
             print(f"{name} seed {seed} level {place} {method}: {shown(measured)}", flush=True)
     save(path, cell | {"complete": True})
 
 
-def measurements(bench: Bench, target: int, done: Row) -> Iterator[tuple[str, Row]]:
+def measurements(bench: Bench, sets: list[Images], target: int, done: Row) -> Iterator[tuple[str, Row]]:
     """Name and numbers of every control, method and reference at one level that is not `done`."""
     ticket = bench.pool[target].state
     if "ticket" not in done:
-        yield "ticket", finished(bench, ticket, "ticket")
+        yield "ticket", finished(bench, sets, ticket, "ticket")
     if "ticket + BN" not in done:
-        yield "ticket + BN", finished(bench, recalibrated_on_sample(bench, ticket), "ticket + BN")
+        yield "ticket + BN", finished(bench, sets, recalibrated_on_sample(bench, ticket), "ticket + BN")
     if "ensemble" not in done:
         yield "ensemble", ensemble(bench)
     for name, variant in VARIANTS.items():
         if name not in done:
-            yield name, pooled(bench, target, name, variant)
+            yield name, pooled(bench, sets, target, name, variant)
 
 
-def pooled(bench: Bench, target: int, name: str, variant: Variant) -> Row:
+def pooled(bench: Bench, sets: list[Images], target: int, name: str, variant: Variant) -> Row:
     """One search, and its model finished and scored."""
     scorer = bench.scorer_for(variant.choice)
     scorer.known = bench.scorer.known  # one method's scores serve the next
@@ -143,7 +143,7 @@ def pooled(bench: Bench, target: int, name: str, variant: Variant) -> Row:
     )
     state = recalibrated_on_sample(bench, best.state) if best.recalibrated else best.state
     search = {"val": best.score.accuracy, "accepted": len(trace.accepted), "evaluations": trace.evaluations}
-    return finished(bench, state, name) | {"search": search}
+    return finished(bench, sets, state, name) | {"search": search}
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
@@ -151,23 +151,19 @@ def recalibrated_on_sample(bench: Bench, state: State) -> State:
     return recalibrated(bench.model, state, bench.batches(images)(bench.batch_size.images))
 
 
-def finished(bench: Bench, state: State, name: str) -> Row:
+def finished(bench: Bench, sets: list[Images], state: State, name: str) -> Row:
     """Scores of a state as it is on val and test, and under corruptions for some methods."""
-    bench.model.load_state_dict(state)
-    row = {part: numbers(*logits(bench, images)) for part, images in parts(bench).items()}
-    return row | ({"corrupted": corrupted(bench)} if name in CORRUPTED else {})
+    row = {part: numbers(*bench.predict(state, images)) for part, images in parts(bench).items()}
+    return row | ({"corrupted": corrupted(bench, state, sets)} if name in CORRUPTED else {})
 
 
 def ensemble(bench: Bench) -> Row:
     """Scores of the mean prediction of all tickets, each as it is: what pooling replaces, at so many times the cost."""
     row = {}
     for part, images in parts(bench).items():
-        total, labels = torch.zeros(()), torch.zeros(())
-        for place in range(len(bench.pool)):
-            bench.model.load_state_dict(bench.pool[place].state)
-            found, labels = logits(bench, images)
-            total = total + found.double().softmax(dim=1)
-        row[part] = numbers((total / len(bench.pool)).log().float(), labels)
+        found = [bench.predict(bench.pool[place].state, images) for place in range(len(bench.pool))]
+        mean = torch.stack([logits.double().softmax(dim=1) for logits, _ in found]).mean(dim=0)
+        row[part] = numbers(mean.log().float(), found[0][1])
     return row
 
 
@@ -175,22 +171,17 @@ def parts(bench: Bench) -> dict[str, Images]:
     return {"val": bench.data.val, "test": bench.data.test}
 
 
-def logits(bench: Bench, images: Images) -> tuple[Tensor, Tensor]:
-    return predict(bench.model, bench.batches(images)(bench.batch_size.images))
-
-
 def numbers(found: Tensor, labels: Tensor) -> Row:
     metrics = measure(found, labels, found.shape[1])
     return {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "ece": metrics.ece, "n": metrics.score.n}
 
 
-def corrupted(bench: Bench) -> Row:
-    """Mean accuracy and calibration of the model as it stands over all C-style kinds."""
-    found = [numbers(*logits(bench, images)) for images in corruptions(bench)]
+def corrupted(bench: Bench, state: State, sets: list[Images]) -> Row:
+    """Mean accuracy and calibration of a state over all kinds and severities."""
+    found = [numbers(*bench.predict(state, images)) for images in sets]
     return {key: fmean(row[key] for row in found) for key in ("accuracy", "nll", "ece")}
 
 
-@functools.cache
 def corruptions(bench: Bench) -> list[Images]:
     """Some of the test images, under every kind at some severities."""
     some = torch.arange(min(CORRUPTED_IMAGES, len(bench.data.test)))

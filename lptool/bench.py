@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lptool.batching import BatchSize, probe
 from lptool.checkpoints import load_pool, load_ticket
@@ -18,7 +18,7 @@ from lptool.choice import Choice
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import DataError
-from lptool.evaluate import Batches, Score, cast_forward, evaluate, recalibrated
+from lptool.evaluate import Batches, Score, cast_forward, predict, recalibrated, score_of
 from lptool.images import Images, decoded, digest_of_images, sample
 from lptool.inspection import not_nested
 from lptool.masks import State
@@ -160,8 +160,12 @@ class Bench:
 
     def score(self, state: State, images: Images) -> Score:
         """Score a state as it is on a part of the data."""
+        return score_of(*self.predict(state, images))
+
+    def predict(self, state: State, images: Images) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N, C] and labels [N] of a state as it is."""
         self.model.load_state_dict(state)
-        return self.batch_size.fit(lambda size: evaluate(self.model, self.batches(images)(size)))
+        return self.batch_size.fit(lambda size: predict(self.model, self.batches(images)(size)))
 
     def recalibrated(self, state: State) -> State:
         """The state with BatchNorm recalibrated on all training images."""

@@ -231,6 +231,7 @@ def pool_tickets(
         alphas=tried,
         ticket=ticket,
         ticket_bn=ticket_bn,
+        start=start.score,
         steps=best.steps,
         coefficients=best.coefficients,
         outcomes={outcome.method: outcome.best.score for outcome in outcomes},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +20,22 @@ from lptool.evaluate import Score
 from lptool.export import check_output, save_ticket
 from lptool.images import Images
 from lptool.journal import Journal, check_journal, journal_of
-from lptool.masks import State, sparsity
+from lptool.masks import State, density, sparsity
 from lptool.methods import alphas_of, mixes_at_most, pool_tickets
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
 from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, pruned_ticket
 from lptool.tickets import Metadata, Summary, Ticket
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor: its density in the target ticket and in the pooled model, in [0, 1]."""
+
+    name: str
+    shape: tuple[int, ...]
+    before: float
+    after: float
+
 
 ROWS = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
 
@@ -35,12 +45,13 @@ class PoolResult:
     """One pooled model, as written; plain values, which one process can tell another.
 
     Attributes:
-        files, levels: of the pool's tickets, by place.
+        files, levels, sparsities: of the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
         shipped: `pooled`, or the control written in its place because it scores better on val.
+        layers: the prunable tensors, in the network's order.
         metadata: as in the file's header. plain_names: whether its tensors have the network's own names.
-        seconds: all that it took.
+        device: that was searched on. seconds: all that it took.
     """
 
     output: Path
@@ -48,12 +59,15 @@ class PoolResult:
     sparsity: float
     files: tuple[str, ...]
     levels: tuple[int, ...]
+    sparsities: tuple[float, ...]
     trace: SearchTrace
     shipped: str
     val: dict[str, Score]
     test: dict[str, Score]
+    layers: tuple[Layer, ...]
     metadata: Metadata
     plain_names: bool
+    device: str
     seconds: float = 0.0
 
     @property
@@ -288,12 +302,18 @@ def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrac
         sparsity=sparsity(mask),
         files=tuple(summary.file for summary in pool.summaries),
         levels=tuple(pool.level(i) for i in range(len(pool))),
+        sparsities=tuple(1 - pool.density(i) for i in range(len(pool))),
         trace=trace,
         shipped=shipped,
         val=val,
         test=test,
+        layers=tuple(
+            Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
+            for name, before in ticket.mask.items()
+        ),
         metadata=metadata,
         plain_names=all(name == own for name, own in ticket.own_names.items()),
+        device=str(bench.device),
     )
 
 
@@ -314,10 +334,14 @@ def _pooled_metadata(
         "target": _named(origin, pool.level(trace.target)),
         "alphas": list(trace.alphas),
         "alpha_search": options.alpha_search,
+        "chosen": trace.chosen,
+        "select": options.select,
+        "folds": options.folds,
         "members": [
             _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
             for s in trace.steps
         ],
+        "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
         "shipped": shipped,
         "bn_recalibration": options.recalibrate,
         "calibration_size": options.calibration_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,13 @@ from rich.table import Table
 
 from lptool.evaluate import Score
 from lptool.inspection import Finding, Inspection
+from lptool.provenance import command_line, versions
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.barrier import Barrier
     from lptool.bench import Bench
     from lptool.pipeline import PoolResult
+    from lptool.references import References
 
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -26,13 +29,14 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def pool_document(result: PoolResult) -> dict[str, Any]:
+def pool_document(result: PoolResult, references: References | None = None) -> dict[str, Any]:
     """The `--json` document of one pooled model."""
-    trace = result.trace
+    trace, made = result.trace, result.metadata.trace
     return {
         "output": str(result.output),
         "sha256": result.sha256,
         "method": trace.method,
+        "chosen": trace.chosen,
         "target": {
             "file": result.files[trace.target],
             "level": result.levels[trace.target],
@@ -55,6 +59,63 @@ def pool_document(result: PoolResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "val": _scores(result.val),
         "test": _scores(result.test),
+        "select": made["select"],
+        "folds": made["folds"],
+        "passes": max((step.number for step in trace.steps), default=1),
+        "search": _search_document(result),
+        "coefficients": _coefficients_document(result),
+        "methods": _methods_document(result),
+        "references": references and _references_document(result, references),
+        "layers": [asdict(layer) for layer in result.layers],
+        "device": result.device,
+        "command": command_line(),
+        "versions": versions(),
+    }
+
+
+def _search_document(result: PoolResult) -> dict[str, Any]:
+    """Every step with every attempt: those cut short say how far they were scored."""
+    trace = result.trace
+    steps = [
+        {
+            "pass": step.number,
+            "file": result.files[step.candidate],
+            "level": result.levels[step.candidate],
+            "alpha": step.alpha,
+            "accepted": step.accepted,
+            "attempts": [{"alpha": a, **score.to_json(), "complete": score.complete} for a, score in step.attempts],
+        }
+        for step in trace.steps
+    ]
+    return {"alphas": list(trace.alphas), "start": trace.start.to_json(), "steps": steps}
+
+
+def _coefficients_document(result: PoolResult) -> dict[str, Any] | None:
+    found = result.trace.coefficients
+    if found is None:
+        return None
+    return {"groups": list(found.groups), "members": list(result.levels), "values": [list(row) for row in found.values]}
+
+
+def _methods_document(result: PoolResult) -> dict[str, Any]:
+    """Of each method its score on val as the search saw it; of the one that was written the finished scores."""
+    trace = result.trace
+    documents: dict[str, Any] = {m: {"val": s.to_json(), "test": None} for m, s in trace.outcomes.items()}
+    written = {"val": result.val["pooled"].to_json(), "test": result.test["pooled"].to_json()}
+    return documents | {trace.chosen: written}
+
+
+def _references_document(result: PoolResult, found: References) -> dict[str, Any]:
+    names = [
+        {"file": file, "level": level, "sparsity": sparsity}
+        for file, level, sparsity in zip(result.files, result.levels, result.sparsities, strict=True)
+    ]
+    return {
+        "ensemble": {part: score.to_json() for part, score in found.ensemble.items()},
+        "members": [
+            name | {part: score.to_json() for part, score in member.items()}
+            for name, member in zip(names, found.members, strict=True)
+        ],
     }
 
 

@@ -101,6 +101,7 @@ class SearchTrace:
         method: as asked for. chosen: the one that the result is of; another than `method` only for `auto`.
         target: its place in the pool. alphas: that were tried.
         ticket, ticket_bn: scores of the target; `ticket_bn` is None without BN recalibration.
+        start: the better of them, which the search began with.
         steps, coefficients: of the method chosen.
         outcomes: the score on val of each method that was run.
         evaluations: how many states were scored, the target included.
@@ -113,6 +114,7 @@ class SearchTrace:
     alphas: tuple[float, ...]
     ticket: Score
     ticket_bn: Score | None
+    start: Score
     steps: tuple[Step, ...]
     coefficients: Coefficients | None
     outcomes: dict[str, Score]
