@@ -38,6 +38,7 @@ ORDER = [
     "run_folder",
     "train",
     "inspection",
+    "setting",
     "bench",
     "barrier",
     "pipeline",
@@ -69,7 +70,7 @@ def test_a_module_imports_only_from_its_left(module: str) -> None:
     assert imported(module) <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", [*POOLING_LINE, "bench", "pipeline", "report", "inspection"])
+@pytest.mark.parametrize("module", [*POOLING_LINE, "setting", "bench", "pipeline", "report", "inspection"])
 def test_the_pooling_line_does_not_need_the_trainer(module: str) -> None:
     assert not imported(module) & {"train", "run_folder", "presets"}
 
