@@ -42,7 +42,14 @@ ORDER = [
     "bench",
     "barrier",
     "pipeline",
+    "provenance",
+    "metrics",
+    "corruptions",
+    "cost",
+    "subjects",
+    "evaluation",
     "report",
+    "report_evaluate",
     "cli",
 ]
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
