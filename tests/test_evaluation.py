@@ -44,9 +44,7 @@ def digits(tickets: list[Path]) -> tuple[Tensor, Tensor]:
     return batch
 
 
-def test_scores_are_those_of_a_plain_loop(
-    two: Evaluation, tickets: list[Path], digits: tuple[Tensor, Tensor]
-) -> None:
+def test_scores_are_those_of_a_plain_loop(two: Evaluation, tickets: list[Path], digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     for result, path in zip(two.files, (tickets[0], tickets[3]), strict=True):
         logits = logits_of(path, images)

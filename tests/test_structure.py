@@ -100,7 +100,16 @@ def test_public_names_can_be_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["pool", "--help"], ["pool"], ["--version"], ["train", "--rate", "x"]]
+    "arguments",
+    [
+        ["--help"],
+        ["pool", "--help"],
+        ["pool"],
+        ["evaluate", "--help"],
+        ["evaluate"],
+        ["--version"],
+        ["train", "--rate", "x"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (
