@@ -1,6 +1,7 @@
 """Corruptions made here, and those read from the standard files."""
 
 import io
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -212,6 +213,10 @@ def floats(path: Path) -> None:
     np.save(path, np.load(path).astype(np.float32))
 
 
+def a_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"anything": 1}))
+
+
 def pickled(path: Path) -> None:
     np.save(path, np.array([{}] * 5 * ROWS, dtype=object), allow_pickle=True)
 
@@ -230,6 +235,7 @@ def other_classes(path: Path) -> None:
         ("fog", fewer_rows, r"fog\.npy: expected uint8 \[20, 32, 32, 3\], found uint8 \[19, 32, 32, 3\]"),
         ("fog", floats, r"fog\.npy: expected uint8 \[20, 32, 32, 3\], found float32 \[20, 32, 32, 3\]"),
         ("fog", pickled, r"fog\.npy: not a whole \.npy file"),
+        ("fog", a_pickle, r"fog\.npy: not a whole \.npy file"),
         ("gaussian_blur", fewer_rows, r"gaussian_blur\.npy: expected uint8"),
         ("labels", fewer_rows, r"labels\.npy: expected integers \[20\], found uint8 \[19\]"),
         ("labels", floats, r"labels\.npy: expected integers \[20\], found float32 \[20\]"),

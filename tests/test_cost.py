@@ -56,6 +56,7 @@ def test_the_cost_of_a_network() -> None:
     net = Net().train()
     found = cost_of(net, net.state_dict(), masks(), (1, 4, 4))
     assert net.training
+    assert net.bn.num_batches_tracked == 0  # counting is no training step
     assert (found.parameters, found.kept) == (9 + 18 + 2 + 4 + 10 + 5, 3 + 18 + 2 + 4 + 5 + 5)
     assert found.flops_dense == TWICE + PLAIN + FC + PRODUCT
     assert found.flops_kept == TWICE // 3 + PLAIN + FC // 2 + PRODUCT

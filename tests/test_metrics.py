@@ -16,11 +16,12 @@ N, CLASSES = 400, 25
 
 @pytest.fixture(scope="module")
 def predictions() -> tuple[Tensor, Tensor]:
-    """Logits that are often right and too sure of it."""
+    """Logits that are often right, too sure of it in one half and not sure enough in the other: gaps of both signs."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (N,), generator=generator)
     logits = 3 * torch.randn(N, CLASSES, generator=generator)
     logits[torch.arange(N), labels] += 4
+    logits[::2] *= 0.3
     return logits, labels
 
 

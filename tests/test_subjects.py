@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from lptool.checkpoints import load_ticket
 from lptool.errors import ArchError, CheckpointError, DataError
 from lptool.export import save_ticket
+from lptool.images import channel_statistics
 from lptool.subjects import EvaluateOptions, plan_evaluation
 from lptool.tickets import Metadata, Ticket
 
@@ -47,7 +48,7 @@ def test_each_file_has_its_own_normalisation(tickets: list[Path], tmp_path: Path
     plan = plan_evaluation([said, tickets[0], silent], CPU)
     told = load_ticket(tickets[0]).metadata.dataset
     assert [s.data.mean for s in plan.subjects[:2]] == [(0.5,), tuple(told["mean"])]
-    assert plan.subjects[2].data.mean == pytest.approx((0.31,), abs=0.02)
+    assert (plan.subjects[2].data.mean, plan.subjects[2].data.std) == channel_statistics(plan.data.train)
     assert [line for line in plan.warnings if "normalised as measured on train" in line] == [plan.warnings[-1]]
     assert plan.warnings[-1].startswith(f"{silent}: images are normalised")
     asked = plan_evaluation([said, silent], replace(CPU, mean=(0.1,), std=(0.2,)))
@@ -84,6 +85,15 @@ def test_files_of_different_class_counts_are_refused(tickets: list[Path], tmp_pa
     twelve = ticket_of("resnet8_cifar", tmp_path / "twelve.safetensors", 12, metadata)
     with pytest.raises(DataError, match=r"twelve.safetensors: tells 12 classes apart, but .*level_00.* tells 10"):
         plan_evaluation([tickets[0], twelve], CPU)
+
+
+def test_different_class_counts_come_before_what_the_data_has(tickets: list[Path], tmp_path: Path) -> None:
+    """The data has twelve classes: what is wrong is not the network of the other file, but that there are two kinds."""
+    images, labels = np.zeros((24, 8, 8), np.uint8), np.arange(24) % 12
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    twelve = ticket_of("resnet8_cifar", tmp_path / "twelve.safetensors", 12)
+    with pytest.raises(DataError, match=r"level_00.safetensors: tells 10 classes apart, but .*twelve.* tells 12"):
+        plan_evaluation([twelve, tickets[0]], replace(CPU, dataset=f"npz:{tmp_path / 'a.npz'}"))
 
 
 def test_class_counts_that_only_the_networks_know_are_compared(tickets: list[Path], tmp_path: Path) -> None:
