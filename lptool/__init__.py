@@ -12,6 +12,7 @@ The public names, loaded when first used, so that `lptool --help` does not wait 
     pool_tickets     the search, over a pool and a score function
     train_tickets    train the tickets of a run
     load_model       the network of a ticket, with its weights
+    evaluate_files   scores on test, under corruptions, and costs of files, and every two of them compared
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lptool.choice import Choice as Choice
     from lptool.errors import LptoolError as LptoolError
     from lptool.evaluate import Score as Score
+    from lptool.evaluation import evaluate_files as evaluate_files
     from lptool.export import save_ticket as save_ticket
     from lptool.interpolate import interpolate as interpolate
     from lptool.masks import magnitude_prune as magnitude_prune
@@ -36,17 +38,20 @@ if TYPE_CHECKING:
     from lptool.presets import TrainOptions as TrainOptions
     from lptool.recalibrate import recalibrate_bn as recalibrate_bn
     from lptool.scorer import Scorer as Scorer
+    from lptool.subjects import EvaluateOptions as EvaluateOptions
     from lptool.tickets import Ticket as Ticket
     from lptool.train import train_tickets as train_tickets
 
 _HOME = {
     "Choice": "choice",
+    "EvaluateOptions": "subjects",
     "LptoolError": "errors",
     "Pool": "pools",
     "Score": "evaluate",
     "Scorer": "scorer",
     "Ticket": "tickets",
     "TrainOptions": "presets",
+    "evaluate_files": "evaluation",
     "find_checkpoints": "checkpoints",
     "interpolate": "interpolate",
     "load_model": "models",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,25 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from lptool.batching import BatchSize, probe
-from lptool.checkpoints import load_pool, load_ticket
+from lptool.checkpoints import load_pool
 from lptool.choice import Choice
-from lptool.data import Data, load_data
+from lptool.data import Data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import DataError
 from lptool.evaluate import Batches, Score, cast_forward, predict, recalibrated, score_of
 from lptool.images import Images, decoded, digest_of_images, sample
 from lptool.inspection import not_nested
 from lptool.masks import State
-from lptool.models import build_model, check_forward, fit_names, guess_arch
+from lptool.models import build_model, check_forward, fit_names
 from lptool.pools import Pool
 from lptool.recalibrate import in_eval_mode
 from lptool.scorer import Scorer
 from lptool.search import PAPER_ALPHAS, Learning
+from lptool.setting import (
+    BATCH_SIZE,
+    architecture,
+    check_image_shape,
+    check_normalisation,
+    matching_data,
+    measured_note,
+    normalisation_of,
+    shapes_of,
+    telling,
+)
 from lptool.slope import Slope
-from lptool.tickets import Metadata, Summary
+from lptool.tickets import Summary
 
-# Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
-BATCH_SIZE = 256
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
@@ -181,9 +189,9 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     """
     pool = load_pool(files)
     first = pool.summaries[0]  # the others have the same names and shapes
-    shapes = {name: tally.shape for name, tally in first.tensors.items()}
-    arch, arch_kwargs, guessed = _architecture(pool, shapes, options.arch)
-    data, doubts = _load_matching_data(pool, options)
+    shapes = shapes_of(first)
+    arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
+    data, doubts = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
     model = build_model(arch, **kwargs)
     names = fit_names(model, shapes, arch, first.file)
@@ -203,65 +211,25 @@ def _files_in(*names: str) -> list[str]:
     ]
 
 
-def _architecture(
-    pool: Pool, shapes: dict[str, tuple[int, ...]], named: str | None
-) -> tuple[str, dict[str, Any], list[str]]:
-    """Name, arguments, and a warning where it was guessed: from the option, else the metadata, else the tensors."""
-    known = next((s.metadata for s in pool.summaries if s.metadata.arch), Metadata())
-    if known.arch and named in (None, known.arch):
-        return known.arch, known.arch_kwargs, []
-    if named:
-        return named, {}, []
-    file = pool.summaries[0].file
-    arch, kwargs, evidence = guess_arch(shapes, file)
-    return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
-
-
 def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: Summary) -> list[str]:
     extras = [name for name in shapes if name not in names]
     return [f"{first.file}: {', '.join(extras)} is no part of the network; carried over from the target"] * bool(extras)
 
 
-def _load_matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
+def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
     """The data the tickets were trained on, split as it was then; val must hold no image that they were trained on."""
-    told = [s for s in pool.summaries if s.metadata.dataset]
-    if not told and options.dataset is None:
-        raise DataError(f"{pool.summaries[0].file}: does not say its data set; name it with --dataset")
-    trained_on = told[0].metadata.dataset if told else {}
-    split = trained_on.get("split", {})
-    mean, std = _normalisation(pool, options, trained_on)
-    trained_with = told[0].metadata.train if told else {}
-    data = load_data(
-        options.dataset or trained_on["name"],
-        options.data_dir,
-        val_fraction=_first(options.val_fraction, split.get("fraction"), 0.1),
-        split_seed=_first(options.split_seed, split.get("seed"), 0),
-        image_size=trained_with.get("image_size"),
-        normalisation=(mean, std) if mean and std else None,
-    )
-    _check_normalisation(data)
-    _check_unseen(data, told)
-    return data, _doubts(pool, data, measured=mean is None or std is None)
+    normalisation = normalisation_of(pool.summaries, options.mean, options.std)
+    place = (options.dataset, options.data_dir)
+    data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
+    check_normalisation(data)
+    check_image_shape(data, pool.summaries)
+    _check_unseen(data, pool.summaries)
+    return data, _doubts(pool, data, measured=normalisation is None)
 
 
-def _check_normalisation(data: Data) -> None:
-    if len(data.mean) != data.shape[0] or len(data.std) != data.shape[0]:
-        raise DataError(
-            f"{data.name}: images have {data.shape[0]} channels, but the normalisation has {len(data.mean)} means and "
-            f"{len(data.std)} standard deviations; give one of each per channel with --mean and --std"
-        )
-    if not all(map(math.isfinite, (*data.mean, *data.std))) or min(data.std) <= 0:
-        raise DataError("the normalisation needs finite means and standard deviations above 0; check --mean and --std")
-
-
-def _check_unseen(data: Data, told: Sequence[Summary]) -> None:
-    """Refuse data of another shape or split than the tickets say they were trained on."""
-    shape = told[0].metadata.dataset.get("image_shape") if told else None
-    if shape and list(data.shape) != shape:
-        raise DataError(
-            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
-        )
-    for summary in told:
+def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
+    """Refuse data of another split than the tickets say they were trained on."""
+    for summary in telling(summaries):
         if not _same_split(summary.metadata.dataset.get("split", {}), data.split):
             raise DataError(
                 f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
@@ -277,28 +245,10 @@ def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
         lines.append(
             f"{silent} does not say which images it was trained on; if val's are among them, its scores are flattered"
         )
-    if measured:
-        shown = ", ".join(f"{value:.4f}" for value in (*data.mean, *data.std))
-        lines.append(f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std")
-    return tuple(lines)
+    return (*lines, *[measured_note(data)] * measured)
 
 
 def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether val is the same images: by its indices, and by the labels where both are known."""
     labels = [split.get("labels") for split in (then, now)]
     return then.get("hash") == now["hash"] and (None in labels or labels[0] == labels[1])
-
-
-def _normalisation(
-    pool: Pool, options: PoolOptions, trained_on: dict[str, Any]
-) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Mean and std as asked for, as the metadata says, or as a `normalize` module in the checkpoint holds them."""
-    mean, std = options.mean or trained_on.get("mean"), options.std or trained_on.get("std")
-    if mean or std or not {"normalize.mean", "normalize.std"} <= set(pool.summaries[0].tensors):
-        return mean, std
-    state = load_ticket(pool.summaries[0].file).state
-    return tuple(state["normalize.mean"].flatten().tolist()), tuple(state["normalize.std"].flatten().tolist())
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

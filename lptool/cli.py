@@ -531,3 +531,47 @@ def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
             found.append(barrier)
             advance(len(found), len(bench.pool) - 1, "barriers")
     return found
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--dataset", metavar="D", help="Whose test images: as for train. [as the files say]")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the data lies or is downloaded to; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder.",
+)
+@click.option("--arch", metavar="A", help="timm name, module:callable or file.py:callable. [as each file says]")
+@_normalisation_options
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--batch-size", type=click.IntRange(1), help="Images at once. [256]")
+@click.option(
+    "--corruptions",
+    is_flag=True,
+    help="Also under corruptions at five severities: the standard .npy files if --data-dir is or holds their folder, "
+    "else C-style ones made of the test images.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
+@clear_errors
+def evaluate(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+    """Score tickets and pooled models on test, compare every two of them, and count what they cost.
+
+    \b
+    lptool evaluate pooled.safetensors runs/digits/level_05.safetensors
+    lptool evaluate runs/digits --corruptions --json
+    lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
+    """
+    from lptool import report, report_evaluate
+    from lptool.checkpoints import find_checkpoints
+    from lptool.evaluation import carry_out
+    from lptool.subjects import EvaluateOptions, plan_evaluation
+
+    plan = plan_evaluation(find_checkpoints(files), EvaluateOptions(**given))
+    for warning in plan.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    with _bar("evaluating") as advance:
+        evaluation = carry_out(plan, advance)
+    if as_json:
+        click.echo(report.to_json(report_evaluate.evaluate_document(evaluation)))
+    else:
+        _print(report_evaluate.evaluate_view(evaluation))

@@ -27,6 +27,7 @@ from lptool.ranks import ALONE, Ranks
 from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, pruned_ticket
 from lptool.tickets import Metadata, Summary, Ticket
 
+
 @dataclass(frozen=True)
 class Layer:
     """One prunable tensor: its density in the target ticket and in the pooled model, in [0, 1]."""

@@ -191,6 +191,8 @@ def _npz_part(path: Path, arrays: dict[str, Array], part: str) -> InMemory:
         raise DataError(
             f"{path}: expected {names[0]} uint8 [N, H, W] or [N, H, W, C] and {names[1]} integers [N], "
             f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
+            + ", which is no image"
+            * (labels.size == 0)
         )
     return _in_memory(images, labels)
 
@@ -201,13 +203,7 @@ def _folder(root: Path, image_size: int | None) -> Parts:
         raise DataError(
             f"folder:{root}: expected {root}/train/CLASS/* and {root}/val or {root}/test likewise; not found"
         )
-    import_timm()
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = {part: ImageFolder(str(root / part)) for part in ("train", *held_out)}
-    except (OSError, ValueError) as error:
-        raise DataError(f"folder:{root}: {error}") from error
+    found = {part: _image_folder(root, part) for part in ("train", *held_out)}
     classes = found["train"].classes
     for part in held_out:
         if found[part].classes != classes:
@@ -217,6 +213,16 @@ def _folder(root: Path, image_size: int | None) -> Parts:
     images = _decoded_all(found, image_size)
     val = images["val"] if len(held_out) == 2 else None
     return Parts(images["train"], images[held_out[-1]], len(classes), val)
+
+
+def _image_folder(root: Path, part: str) -> Any:
+    import_timm()
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(root / part))
+    except (OSError, ValueError) as error:  # a class without images among them
+        raise DataError(f"folder:{root}: {part}: {error}") from error
 
 
 def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
@@ -284,6 +290,8 @@ def _decoded(source: _Decoded) -> Images:
     """Decode everything where it fits in memory, else on the way."""
     if isinstance(source.source, IterableDataset):
         return _stacked(map(source.decode, source.source))
+    if not len(source):
+        raise DataError("a part of this data set has no image")
     return decoded(Streamed(source, torch.arange(len(source))), torch.device("cpu"), IN_MEMORY_BYTES)
 
 

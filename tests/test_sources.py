@@ -581,6 +581,15 @@ def test_timm_data_set_without_an_image_is_refused(monkeypatch: pytest.MonkeyPat
         load_parts("wds/x", tmp_path, None)
 
 
+@pytest.mark.parametrize("kind", [MapStyle, InOrder])
+def test_timm_data_set_without_a_test_image_is_refused(
+    kind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    timm_gives(monkeypatch, train=kind(random_pixels(2, 4, 4), [0, 1]), test=kind(random_pixels(0, 4, 4), []))
+    with pytest.raises(DataError, match="a part of this data set has no image"):
+        load_parts("hfds/x", tmp_path, None)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no server"), AssertionError("no server"), ImportError("no server")])
 def test_whatever_timm_raises_becomes_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -42,10 +42,19 @@ ORDER = [
     "run_folder",
     "train",
     "inspection",
+    "setting",
     "bench",
     "barrier",
+    "references",
     "pipeline",
+    "provenance",
+    "metrics",
+    "corruptions",
+    "cost",
+    "subjects",
+    "evaluation",
     "report",
+    "report_evaluate",
     "cli",
 ]
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
@@ -73,7 +82,7 @@ def test_a_module_imports_only_from_its_left(module: str) -> None:
     assert imported(module) <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", [*POOLING_LINE, "bench", "pipeline", "report", "inspection"])
+@pytest.mark.parametrize("module", [*POOLING_LINE, "setting", "bench", "pipeline", "report", "inspection"])
 def test_the_pooling_line_does_not_need_the_trainer(module: str) -> None:
     assert not imported(module) & {"train", "run_folder", "presets"}
 
@@ -96,7 +105,16 @@ def test_public_names_can_be_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["pool", "--help"], ["pool"], ["--version"], ["train", "--rate", "x"]]
+    "arguments",
+    [
+        ["--help"],
+        ["pool", "--help"],
+        ["pool"],
+        ["evaluate", "--help"],
+        ["evaluate"],
+        ["--version"],
+        ["train", "--rate", "x"],
+    ],
 )
 def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> None:
     code = (

@@ -1,0 +1,84 @@
+"""What a model costs: arithmetic and bytes, dense and counting only the weights that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lptool.masks import Mask
+from lptool.recalibrate import in_eval_mode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model.
+
+    Attributes:
+        parameters: elements that training sets. kept: those of them that are not pruned.
+        flops_dense: of one image, 2 for a multiplication with its addition, in convolutions and matrix products.
+        flops_kept: the same without the products with pruned weights: what hardware that skips them would do.
+        bytes_dense: of all tensors. bytes_kept: with one bit per prunable weight, and values for the kept ones only.
+    """
+
+    parameters: int
+    kept: int
+    flops_dense: int
+    flops_kept: int
+    bytes_dense: int
+    bytes_kept: int
+
+
+def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, image_shape: tuple[int, int, int]) -> Cost:
+    """The cost of a network with the tensors of a file, for images [C, H, W].
+
+    Args:
+        model: on any device.
+        state: name → tensor in the type that the file keeps it in.
+        mask: name → bool tensor, True = kept; only the prunable tensors.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    pruned = sum(kept.numel() - int(kept.count_nonzero()) for kept in mask.values())
+    dense, layers = count_flops(model, image_shape)
+    return Cost(
+        parameters=parameters,
+        kept=parameters - pruned,
+        flops_dense=dense,
+        flops_kept=kept_flops(dense, layers, mask),
+        bytes_dense=sum(tensor.nbytes for tensor in state.values()),
+        bytes_kept=kept_bytes(state, mask),
+    )
+
+
+def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, dict[str, int]]:
+    """FLOPs of one image, as torch counts them while the network runs: in all, and of each module without children."""
+    image = torch.zeros(1, *image_shape, device=next(model.parameters()).device)
+    with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    counts, root = counter.get_flop_counts(), type(model).__name__
+    leaves = [name for name, module in model.named_modules() if not any(module.children())]
+    layers = {name: sum(counts.get(".".join(filter(None, (root, name))), {}).values()) for name in leaves}
+    return counter.get_total_flops(), layers
+
+
+def kept_flops(dense: int, layers: Mapping[str, int], mask: Mask) -> int:
+    """Each layer's FLOPs times the density of its weight; arithmetic without a mask in full."""
+    saved = sum(
+        layers.get(name.rpartition(".")[0], 0) * int((~kept).count_nonzero()) / max(1, kept.numel())
+        for name, kept in mask.items()
+        if name.rpartition(".")[2] == "weight"
+    )
+    return round(dense - saved)
+
+
+def kept_bytes(state: Mapping[str, Tensor], mask: Mask) -> int:
+    """Kept values, one bit per prunable weight in whole bytes per tensor, and all that is not prunable."""
+    sparse = sum(
+        int(kept.count_nonzero()) * state[name].element_size() + math.ceil(kept.numel() / 8)
+        for name, kept in mask.items()
+    )
+    return sparse + sum(tensor.nbytes for name, tensor in state.items() if name not in mask)

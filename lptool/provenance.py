@@ -1,0 +1,24 @@
+"""What a result was made with: the command and the versions of what it rests on."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+
+_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy")
+
+
+def command_line() -> str:
+    """The command as it was typed, ready for a shell."""
+    return shlex.join(["lptool", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Of lptool, Python and the libraries that a score depends on."""
+    return {
+        "lptool": version("lptool"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
