@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # their networks and images take seconds to import, and `insp
     from lptool.bench import Bench
     from lptool.pipeline import PoolResult
     from lptool.references import References
+    from lptool.search import SearchTrace
 
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -138,7 +139,7 @@ def pool_view(result: PoolResult) -> RenderableType:
     """The result of one search for a person: scores, members, the file and how to load it."""
     trace = result.trace
     target = f"level {result.levels[trace.target]}, {percent(result.sparsity)} sparse"
-    scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{trace.method} → {target}")
+    scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{_method(trace)} → {target}")
     for row, label in ROWS.items():
         if row in result.val:
             parts = (result.val[row], result.test[row])
@@ -150,6 +151,10 @@ def pool_view(result: PoolResult) -> RenderableType:
     return Group(scores, *lines)
 
 
+def _method(trace: SearchTrace) -> str:
+    return trace.method if trace.chosen == trace.method else f"{trace.method} ({trace.chosen})"
+
+
 def _verdict(result: PoolResult) -> str:
     accepted = len(result.trace.accepted)
     if accepted and not result.improved:
@@ -159,6 +164,9 @@ def _verdict(result: PoolResult) -> str:
         )
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
+    coefficients = result.trace.coefficients
+    if coefficients:
+        return f"mixed {len(result.files)} tickets with the coefficients learned for {len(coefficients.groups)} groups"
     steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
 
@@ -316,7 +324,7 @@ def _pooled_tables(finding: Finding) -> list[RenderableType]:
     for member in trace.get("members", []):
         cells = [member.get(key) for key in ("file", "level", "alpha")]
         accepted = "yes" if member.get("accepted") else "no"
-        members.add_row(*("–" if cell is None else str(cell) for cell in cells), accepted)
+        members.add_row(*("–" if c is None else f"{c:g}" if isinstance(c, float) else str(c) for c in cells), accepted)
     table = Table("", "val accuracy", "test accuracy", title="scores in the header")
     for row, label in ROWS.items():
         cells = [scores.get(part, {}).get(row) for part in ("val", "test")]
