@@ -1,0 +1,199 @@
+"""The page of `pool`: what the search gained, how it went, and every number, from the `--json` document alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lptool.markup import Html, details, join, page, run_section, section, table, tag
+from lptool.pool_figures import figures_of, overview
+from lptool.pool_story import (
+    Document,
+    gain_of,
+    headline,
+    members_of,
+    rows_of,
+    search_rows,
+    stronger,
+    warnings_of,
+)
+from lptool.report import percent
+from lptool.wording import name_of, points, score_cells
+
+SCORES = ("val accuracy", "val NLL", "val images", "test accuracy", "test NLL", "test images")
+
+
+def pool_page(document: Document) -> str:
+    """One self-contained HTML file for the `--json` document of `pool`, of one target or `{"targets": […]}`."""
+    runs = document.get("targets", [document])
+    title = headline(runs)
+    commanded = document if document.get("command") else runs[0]
+    return page(
+        f"lptool pool: {title}",
+        tag("p", "lptool pool", class_="kicker"),
+        tag("h1", title),
+        _one(runs[0]) if len(runs) == 1 else _many(runs),
+        run_section(
+            commanded.get("command"), commanded.get("versions"), document.get("device") or runs[0].get("device")
+        ),
+    )
+
+
+def _one(run: Document) -> Html:
+    return join(
+        _lead(run),
+        _numbers(run),
+        section("Figures", tag("div", overview([run]), figures_of(run), class_="figures"), _no_search(run)),
+        section("Tables", *_tables(run)),
+    )
+
+
+def _many(runs: Sequence[Document]) -> Html:
+    """What the targets share, then each target on demand."""
+    each = (
+        details(
+            f"{name_of(run['target'])}, {percent(1 - run['sparsity'])} of the weights: {headline([run])}",
+            _lead(run),
+            tag("div", figures_of(run, f"target-{place}-"), class_="figures"),
+            _no_search(run),
+            *_tables(run),
+        )
+        for place, run in enumerate(runs)
+    )
+    return join(
+        section("Figures", tag("div", overview(runs), class_="figures")),
+        section("By target", _target_table(runs)),
+        section("Each target", each),
+    )
+
+
+def _lead(run: Document) -> Html:
+    target, taken = run["target"], sum(bool(member["accepted"]) for member in run["members"])
+    text = (
+        f"Target: {name_of(target)} ({target['file']}), "
+        f"{percent(1 - run['sparsity'])} of the prunable weights remaining. {taken} of {len(run['members'])} steps accepted; {run['evaluations']} models scored on val, "
+        f"{run['seconds']:.0f} s in all."
+    )
+    return join(tag("p", text), (tag("p", warning, class_="note") for warning in warnings_of(run)))
+
+
+def _numbers(run: Document) -> Html:
+    """The few numbers that most readers come for."""
+    rows = {name: scores for name, scores in rows_of(run).items() if scores["test"]}
+    dense = [member for member in members_of([run]) if member["sparsity"] == 0 and member["test"]]
+    rows |= {"dense": dense[0]} if dense else {}
+    return tag("dl", (_number(name, scores) for name, scores in rows.items()), class_="numbers")
+
+
+def _number(name: str, scores: Document) -> Html:
+    on_val = tag("small", f"{percent(scores['val']['accuracy'])} on val")
+    return tag("div", tag("dt", f"{name}, on test"), tag("dd", percent(scores["test"]["accuracy"]), on_val))
+
+
+def _no_search(run: Document) -> Html:
+    if search_rows(run)[0]:
+        return Html("")
+    return tag("p", f"{run['method']} tried no alphas one by one, so there is no map of a search.", class_="note")
+
+
+def _target_table(runs: Sequence[Document]) -> Html:
+    names = list(dict.fromkeys(name for run in runs for name in rows_of(run)))
+    headings = [
+        "target",
+        "weights remaining",
+        *(f"{name} (val / test)" for name in names),
+        "gain on test",
+        "steps accepted",
+    ]
+    rows = []
+    for run in runs:
+        found = rows_of(run)
+        taken = str(sum(bool(member["accepted"]) for member in run["members"])) if run["improved"] else "none improved"
+        gained = points(gain_of(run["test"], stronger(run["test"])))
+        cells = [_both(found.get(name)) for name in names]
+        rows.append([name_of(run["target"]), percent(1 - run["sparsity"]), *cells, gained, taken])
+    return table(
+        "Accuracy by target; the gain is in points over the stronger of ticket and ticket + BN", headings, rows
+    )
+
+
+def _both(scores: Document | None) -> str:
+    if not scores:
+        return "–"
+    return " / ".join(percent(score["accuracy"]) if score else "–" for score in (scores["val"], scores["test"]))
+
+
+def _tables(run: Document) -> list[Html]:
+    return [_score_table(run), *_step_tables(run), _layer_table(run), _coefficient_table(run), _file_table(run)]
+
+
+def _score_table(run: Document) -> Html:
+    rows = {name: [scores["val"], scores["test"]] for name, scores in rows_of(run).items()}
+    references = run.get("references") or {}
+    members = references.get("members", [])
+    if references.get("ensemble"):
+        rows[f"ensemble of {len(members)} (all of them run)"] = [
+            references["ensemble"][part] for part in ("val", "test")
+        ]
+    shown = [[name, *(cell for score in pair for cell in score_cells(score))] for name, pair in rows.items()]
+    for member in members:
+        name = f"{name_of(member)}, {percent(1 - member['sparsity'])} of the weights"
+        shown.append([name, *score_cells(member["val"]), *score_cells(member["test"])])
+    return table("Scores of the rows above, and of the pool's tickets", ["", *SCORES], shown)
+
+
+def _step_tables(run: Document) -> list[Html]:
+    """The steps with what came of them, and every attempt."""
+    search = run.get("search")
+    if not search:
+        rows = [[name_of(m), m["file"], _alpha(m["alpha"]), _yes(m["accepted"])] for m in run["members"]]
+        return [table("Members", ["candidate", "file", "alpha", "accepted"], rows)]
+    steps = search["steps"]
+    rows = [[name_of(s), str(s["pass"]), s["file"], _alpha(s["alpha"]), _yes(s["accepted"])] for s in steps]
+    tries = [[name_of(s), str(s["pass"]), _alpha(a["alpha"]), *_attempt(a)] for s in steps for a in s["attempts"]]
+    start = ["start", "–", "–", *score_cells(search["start"])]
+    headings = ["candidate", "pass", "alpha", "val accuracy", "val NLL", "images"]
+    return [
+        table("Steps of the search", ["candidate", "pass", "file", "alpha", "accepted"], rows),
+        details(f"All {len(tries)} attempts", table("Attempts, in order", headings, [start, *tries])),
+    ]
+
+
+def _attempt(attempt: Document) -> list[str]:
+    """The score of an attempt; no number for one that was cut short, which saw the hardest images only."""
+    return score_cells(attempt) if attempt["complete"] else ["cut short", "–", f"{attempt['n']:,}"]
+
+
+def _alpha(alpha: float | None) -> str:
+    return "–" if alpha is None else f"{alpha:g}"
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _layer_table(run: Document) -> Html:
+    layers = run.get("layers")
+    if not layers:
+        return Html("")
+    rows = [
+        [layer["name"], "×".join(map(str, layer["shape"])), percent(layer["before"]), percent(layer["after"])]
+        for layer in layers
+    ]
+    headings = ["layer", "shape", "weights remaining before", "after"]
+    return details(f"All {len(rows)} layers", table("Density of each layer", headings, rows))
+
+
+def _coefficient_table(run: Document) -> Html:
+    found = run.get("coefficients")
+    if not found:
+        return Html("")
+    rows = [[group, *(f"{v:.4f}" for v in row)] for group, row in zip(found["groups"], found["values"], strict=True)]
+    headings = ["group", *(f"level {level}" for level in found["members"])]
+    return details("Learned coefficients in full", table("Coefficient of each member", headings, rows))
+
+
+def _file_table(run: Document) -> Html:
+    """What was written, and by which rules."""
+    rows = [["output", run["output"]], ["sha256", run["sha256"]], ["target", run["target"]["file"]]]
+    rows += [[key, str(run[key])] for key in ("select", "folds", "passes", "shipped") if key in run]
+    return table("The file written", ["", ""], rows)
