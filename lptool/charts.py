@@ -21,6 +21,7 @@ from lptool.drawing import (
     legend,
     legend_height,
     name_for_legend,
+    plot,
     short,
 )
 
@@ -48,7 +49,7 @@ def curve(label: Label, series: Sequence[Series], looks: Mapping[str, Look], lin
     """Accuracy against weights remaining (densest left, as in the paper's figure 1), and horizontal reference lines."""
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = plot(figure)
         for one in series:
             _points(axes, one, looks[one.name], linestyle="-")
         for (name, value), style in zip(lines.items(), ["--", ":"] * len(lines), strict=False):
@@ -66,7 +67,7 @@ def val_test(label: Label, series: Sequence[Series], looks: Mapping[str, Look]) 
     low, high = _room(flat)
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = plot(figure)
         axes.plot((low, high), (low, high), color=MUTED, linewidth=0.9, zorder=1)
         for one in series:
             for x, y in one.points:  # the gap itself, from the diagonal to the point
@@ -88,7 +89,7 @@ def layer_densities(label: Label, layers: Sequence[tuple[str, float, float]]) ->
     flat = [value for _, before, after in layers for value in (before, after)]
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = plot(figure)
         before = [(100 * start, float(place)) for place, (_, start, _) in enumerate(layers)]
         after = [(100 * end, float(place)) for place, (_, _, end) in enumerate(layers)]
         for (x, y), (end, _) in zip(before, after, strict=True):
@@ -111,7 +112,7 @@ def bars(label: Label, rows: Sequence[Bar], axis: str) -> str:
     step = row_height(len(rows))
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = plot(figure)
         for place, bar in enumerate(rows):
             _bar(axes, place, bar, 0.62)
             far = 100 * max([bar.value, *bar.marks])
@@ -131,7 +132,7 @@ def grouped_bars(label: Label, groups: Sequence[str], rows: Mapping[str, Sequenc
     step = 7.0 * len(rows) + 8
 
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
+        axes = plot(figure)
         thick = 0.8 / max(1, len(rows))
         for rank, (name, found) in enumerate(rows.items()):
             offset = (rank - (len(rows) - 1) / 2) * thick

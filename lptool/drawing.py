@@ -84,7 +84,7 @@ def draw(label: Label, height: float, paint: Callable[[Figure], None]) -> str:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts draw the text, not matplotlib's
         matplotlib.rcdefaults()  # not what this machine's settings say
         matplotlib.rcParams.update(_THEME)
-        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, height / 72))
         paint(figure)
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # they change from day to day
@@ -92,9 +92,14 @@ def draw(label: Label, height: float, paint: Callable[[Figure], None]) -> str:
     return _for_a_page(stream.getvalue(), label, height)
 
 
+def plot(figure: Figure) -> Axes:
+    """Axes that leave room for their own labels, and for a legend outside."""
+    figure.set_layout_engine("constrained")
+    return figure.add_subplot()
+
+
 def sheet(figure: Figure, height: float) -> Axes:
     """The whole figure in its own units, y downwards, for what is not a plot on axes."""
-    figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(height, 0))
     axes.set_axis_off()

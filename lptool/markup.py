@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -38,12 +38,24 @@ def figure(svg: str, title: str, caption: str) -> Html:
     return tag("figure", tag("h3", title), Html(svg), tag("figcaption", caption))
 
 
-def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Html:
-    """A table that scrolls in a container of its own; the first column names the row."""
-    head = tag("thead", tag("tr", (tag("th", heading, scope="col") for heading in headings)))
-    body = tag("tbody", (tag("tr", tag("th", row[0], scope="row"), (tag("td", c) for c in row[1:])) for row in rows))
-    inner = tag("table", tag("caption", caption), head, body)
+def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[str] = ()) -> Html:
+    """A table that scrolls in a container of its own; the first column names the row, `words` are columns of text."""
+    sides = [{"class_": "words"} if heading in words else {} for heading in headings]
+    top = [tag("th", heading, scope="col", **side) for heading, side in zip(headings, sides, strict=True)]
+    lines = (tag("tr", tag("th", row[0], scope="row"), map(_cell, row[1:], sides[1:])) for row in rows)
+    inner = tag("table", tag("caption", caption), tag("thead", tag("tr", top)), tag("tbody", lines))
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def pairs(caption: str, rows: Iterable[tuple[str, str]]) -> Html:
+    """A table of names and what they stand for."""
+    inside = (tag("tr", tag("th", name, scope="row"), tag("td", value, class_="words")) for name, value in rows)
+    inner = tag("table", tag("caption", caption), tag("tbody", inside))
+    return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _cell(text: str, side: Mapping[str, str]) -> Html:
+    return tag("td", text, **side)
 
 
 def details(summary: str, *children: str | Iterable[str]) -> Html:
@@ -60,7 +72,7 @@ def section(title: str, *children: str | Iterable[str]) -> Html:
 def run_section(command: str | None, versions: Mapping[str, str] | None, device: str | None) -> Html:
     """How to do it again: the exact command, and what it ran on."""
     rows = [*([("device", device)] if device else []), *(versions or {}).items()]
-    shown = table("Versions", ["", ""], [[name, str(value)] for name, value in rows]) if rows else ""
+    shown = pairs("Versions", [(name, str(value)) for name, value in rows]) if rows else ""
     return section("This run", tag("pre", command) if command else "", shown)
 
 

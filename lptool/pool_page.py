@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lptool.markup import Html, details, join, page, run_section, section, table, tag
+from lptool.markup import Html, details, join, page, pairs, run_section, section, table, tag
 from lptool.pool_figures import figures_of, overview
 from lptool.pool_story import (
     Document,
@@ -68,10 +68,10 @@ def _many(runs: Sequence[Document]) -> Html:
 
 def _lead(run: Document) -> Html:
     target, taken = run["target"], sum(bool(member["accepted"]) for member in run["members"])
+    kept, models = percent(1 - run["sparsity"]), run["evaluations"]
     text = (
-        f"Target: {name_of(target)} ({target['file']}), "
-        f"{percent(1 - run['sparsity'])} of the prunable weights remaining. {taken} of {len(run['members'])} steps accepted; {run['evaluations']} models scored on val, "
-        f"{run['seconds']:.0f} s in all."
+        f"Target: {name_of(target)} ({target['file']}), {kept} of the prunable weights remaining. {taken} of "
+        f"{len(run['members'])} steps accepted; {models} models scored on val, {run['seconds']:.0f} s in all."
     )
     return join(tag("p", text), (tag("p", warning, class_="note") for warning in warnings_of(run)))
 
@@ -146,14 +146,14 @@ def _step_tables(run: Document) -> list[Html]:
     search = run.get("search")
     if not search:
         rows = [[name_of(m), m["file"], _alpha(m["alpha"]), _yes(m["accepted"])] for m in run["members"]]
-        return [table("Members", ["candidate", "file", "alpha", "accepted"], rows)]
+        return [table("Members", ["candidate", "file", "alpha", "accepted"], rows, words=("file",))]
     steps = search["steps"]
     rows = [[name_of(s), str(s["pass"]), s["file"], _alpha(s["alpha"]), _yes(s["accepted"])] for s in steps]
     tries = [[name_of(s), str(s["pass"]), _alpha(a["alpha"]), *_attempt(a)] for s in steps for a in s["attempts"]]
     start = ["start", "–", "–", *score_cells(search["start"])]
     headings = ["candidate", "pass", "alpha", "val accuracy", "val NLL", "images"]
     return [
-        table("Steps of the search", ["candidate", "pass", "file", "alpha", "accepted"], rows),
+        table("Steps of the search", ["candidate", "pass", "file", "alpha", "accepted"], rows, words=("file",)),
         details(f"All {len(tries)} attempts", table("Attempts, in order", headings, [start, *tries])),
     ]
 
@@ -194,6 +194,6 @@ def _coefficient_table(run: Document) -> Html:
 
 def _file_table(run: Document) -> Html:
     """What was written, and by which rules."""
-    rows = [["output", run["output"]], ["sha256", run["sha256"]], ["target", run["target"]["file"]]]
-    rows += [[key, str(run[key])] for key in ("select", "folds", "passes", "shipped") if key in run]
-    return table("The file written", ["", ""], rows)
+    rows = [("output", run["output"]), ("sha256", run["sha256"]), ("target", run["target"]["file"])]
+    rows += [(key, str(run[key])) for key in ("select", "folds", "passes", "shipped") if key in run]
+    return pairs("The file written, and by which rules", rows)
