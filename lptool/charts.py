@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lptool.drawing import (
     INK,
@@ -37,12 +37,13 @@ class Series(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A row of a bar chart; `marks` are faint points on its row."""
+    """A row of a bar chart; `marks` are faint points on its row, `kind` is what the legend says of its colour."""
 
     name: str
     value: float
     look: Look
     marks: Sequence[float] = ()
+    kind: str = ""
 
 
 def curve(label: Label, series: Sequence[Series], looks: Mapping[str, Look], lines: Mapping[str, float]) -> str:
@@ -73,14 +74,13 @@ def val_test(label: Label, series: Sequence[Series], looks: Mapping[str, Look]) 
             for x, y in one.points:  # the gap itself, from the diagonal to the point
                 axes.plot((100 * x, 100 * x), (100 * x, 100 * y), color=looks[one.name].colour, linewidth=0.9, zorder=1)
             _points(axes, one, looks[one.name], linestyle="", shown=f"{one.name} ({_gap(one)})")
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="accuracy on val, %")
+        axes.set(xlim=(low, high), ylim=(low, high), xlabel="accuracy on val, %")
         axes.grid(True, axis="both")
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_anchor("W")
         _percent_axis(axes, "accuracy on test, %")
         legend(figure, axes)
 
-    return draw(label, 290 + legend_height(len(series)), paint)
+    return draw(label, 235 + legend_height(len(series)), paint)
 
 
 def layer_densities(label: Label, layers: Sequence[tuple[str, float, float]]) -> str:
@@ -97,7 +97,7 @@ def layer_densities(label: Label, layers: Sequence[tuple[str, float, float]]) ->
         size = min(6.0, 0.55 * step)
         _scatter(axes, before, Look(INK, "o", filled=False), "before", "mark-before", size)
         _scatter(axes, after, Look(STAND_INS["series-0"], "o"), "after", "mark-after", size)
-        _row_names(axes, [name for name, _, _ in layers], step)
+        _row_names(axes, [name.removesuffix(".weight") for name, _, _ in layers], step)
         axes.set_xlabel("weights remaining in the layer, %")
         if min(flat, default=0) > 0:
             axes.set_xscale("log")
@@ -109,22 +109,22 @@ def layer_densities(label: Label, layers: Sequence[tuple[str, float, float]]) ->
 
 def bars(label: Label, rows: Sequence[Bar], axis: str) -> str:
     """One bar for each row, in percent, with its value beside it."""
-    step = row_height(len(rows))
+    step, kinds = row_height(len(rows)), [bar.kind for bar in rows]
+    entries = len({*kinds} - {""})
 
     def paint(figure: Figure) -> None:
         axes = plot(figure)
         for place, bar in enumerate(rows):
-            _bar(axes, place, bar, 0.62)
-            far = 100 * max([bar.value, *bar.marks])
-            axes.annotate(
-                f"{100 * bar.value:.2f}", (far, place), (5, 0), textcoords="offset points", va="center", fontsize=9
-            )
+            _bar(axes, place, bar, 0.62, bar.kind if bar.kind not in kinds[:place] else "")
+            at = axes.get_yaxis_transform()  # values in a column of their own, where no mark can cover them
+            axes.text(1.01, place, f"{100 * bar.value:.2f}", transform=at, va="center_baseline", fontsize=9)
         _row_names(axes, [bar.name for bar in rows], step)
         axes.set_xlabel(axis)
-        axes.margins(x=0.14)
         axes.set_xlim(left=0)
+        if entries:
+            legend(figure, axes, columns=3)
 
-    return draw(label, 62 + step * max(1, len(rows)), paint)
+    return draw(label, 62 + legend_height(entries, 3) + step * max(1, len(rows)), paint)
 
 
 def grouped_bars(label: Label, groups: Sequence[str], rows: Mapping[str, Sequence[Bar]], axis: str) -> str:
@@ -213,7 +213,8 @@ def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
 def _plain_ticks(axes: Axes, fractions: Sequence[float]) -> None:
     """1, 2, 5, 10 … % on a logarithmic axis that has some room on both sides."""
     positive = [100 * value for value in fractions if value > 0] or [100.0]
-    low, high = min(positive) / 1.3, max(positive) * 1.3
+    margin = 1.3 if min(positive) < max(positive) else 2.5
+    low, high = min(positive) / margin, max(positive) * margin
     ticks = [base * 10.0**power for power in range(-6, 3) for base in (1, 2, 5)]
     inside = [tick for tick in ticks if low <= tick <= high]
     while len(inside) > 7:
@@ -226,7 +227,6 @@ def _plain_ticks(axes: Axes, fractions: Sequence[float]) -> None:
 def _percent_axis(axes: Axes, name: str) -> None:
     axes.set_ylabel(name)
     axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axes.grid(True, color=RULE)
 
 

@@ -28,6 +28,7 @@ INK, MUTED, RULE, PAPER = (STAND_INS[name] for name in ("ink", "muted", "rule", 
 
 _THEME: Any = {
     "axes.edgecolor": RULE,
+    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
@@ -68,7 +69,7 @@ class Look(NamedTuple):
 
 
 CONTROLS = {"ticket": Look(MUTED, "o"), "ticket + BN": Look(INK, "s", filled=False)}
-_MARKERS = "D^vP*Xp"
+_MARKERS = "D^vPXh>"
 
 
 def looks(names: list[str]) -> dict[str, Look]:
@@ -124,7 +125,7 @@ def short(text: str, length: int) -> str:
 
 def visible(text: str, keep: str = "") -> str:
     """Text that XML can hold: what has no glyph (controls, halves of characters) becomes a replacement character."""
-    return "".join(c if c.isprintable() or c in keep else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in f"\u00a0{keep}" else "\ufffd" for c in text)
 
 
 def name_for_legend(text: str) -> str:

@@ -18,8 +18,7 @@ from lptool.evaluate_story import (
     series_of,
 )
 from lptool.markup import Html, details, figure, join, tag
-from lptool.report import percent
-from lptool.wording import short_names
+from lptool.wording import percent, short_names
 
 MOST_AT_ONCE = 4  # files in one figure of grouped bars
 
@@ -55,13 +54,16 @@ def _looks(files: Sequence[Document]) -> dict[str, Look]:
 def _curve(document: Document, style: dict[str, Look]) -> Html:
     series, lines = curve_of(document["files"])
     dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
-    caption = f"{headline(document)}.{dense} Bars are 95 % intervals of each accuracy alone; pairs are compared below."
-    label = Label("curve", "Accuracy against weights remaining", caption)
-    return figure(charts.curve(label, series, style, lines), *label[1:])
+    caption = f"Bars are 95 % intervals of each accuracy alone; the tables below compare pairs.{dense}"
+    label = Label("curve", "Accuracy against weights remaining", f"{headline(document)}. {caption}")
+    return figure(charts.curve(label, series, style, lines), label.title, caption)
 
 
 def _calibration(files: Sequence[Document], style: dict[str, Look], names: dict[str, str]) -> Html:
-    rows = [charts.Bar(names[file["file"]], file["test"]["ece"], style[series_of(file)]) for file in files]
+    rows = [
+        charts.Bar(names[file["file"]], file["test"]["ece"], style[series_of(file)], kind=series_of(file))
+        for file in files
+    ]
     label = Label("calibration", "Calibration", calibration_caption(files, names))
     return figure(charts.bars(label, rows, "expected calibration error, points"), *label[1:])
 
@@ -70,8 +72,9 @@ def _means(files: Sequence[Document], style: dict[str, Look], names: dict[str, s
     if not files:
         return Html("")
     rows = [
-        charts.Bar(names[f["file"]], f["corruptions"]["mean_accuracy"], style[series_of(f)], [f["test"]["accuracy"]])
+        charts.Bar(names[f["file"]], f["corruptions"]["mean_accuracy"], style[kind], [f["test"]["accuracy"]], kind)
         for f in files
+        for kind in [series_of(f)]
     ]
     source = ", ".join(dict.fromkeys(file["corruptions"]["source"] for file in files))
     caption = f"Mean over all corruptions and severities ({source}); the dot is the accuracy on clean images."

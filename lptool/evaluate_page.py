@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from lptool.evaluate_figures import corruption_figures, figures_of
 from lptool.evaluate_story import Document, chance_caption, corrupted, headline, kinds_of, said_of, series_of
 from lptool.markup import Html, details, join, page, run_section, section, table, tag
-from lptool.report import percent
-from lptool.wording import count, nll, p_value, short_names, times
+from lptool.wording import count, nll, p_value, percent, short_names, times
 
 _FEW = 20  # rows that a table may have without being asked for
 

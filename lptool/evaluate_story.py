@@ -8,8 +8,7 @@ from typing import Any
 
 from lptool.charts import Bar, Series
 from lptool.drawing import Look
-from lptool.report import percent
-from lptool.wording import p_value, points, short_names, verdict
+from lptool.wording import p_value, percent, points, short_names, verdict
 
 Document = dict[str, Any]
 SAME = 1e-3  # difference of two densities that count as one: pooled models keep exactly as many weights as their target

@@ -14,6 +14,8 @@ from matplotlib.patches import Rectangle
 from lptool.drawing import HEATS, INK, MUTED, PAPER, RULE, STAND_INS, WIDTH, Label, draw, sheet, short
 
 _RIGHT, _TOP, _TAIL = 44.0, 38.0, 84.0  # room for the incumbent's values, the start, and the legend
+_SCALE = 30.0  # of the legend, what the scale takes
+_WIDEST = 48.0  # of the cells, where there are few
 _GAP = 18.0  # before a further pass
 
 
@@ -69,11 +71,12 @@ def search_map(
     """Candidate × alpha: colour is the score on val, rings joined by a line are the accepted steps, in order."""
     step = max(11.0, min(20.0, 640 / max(1, len(rows))))
     tops = _tops(rows, step)
-    height = tops[-1] + _TAIL if tops else _TOP + _TAIL
     values = [found.value for row in rows for found in row.tries if found.value is not None]
+    tail = _TAIL if values else _TAIL - _SCALE
+    height = (tops[-1] if tops else _TOP) + tail
     scale = scale_of(values, lower_is_better=lower_is_better)
     left = _left([row.name for row in rows])
-    wide = (WIDTH - _RIGHT - left) / max(1, len(alphas))
+    wide = min(_WIDEST, (WIDTH - _RIGHT - left) / max(1, len(alphas)))
 
     def at(alpha: float, top: float) -> tuple[float, float]:
         return left + (alphas.index(alpha) + 0.5) * wide, top + step / 2
@@ -92,13 +95,17 @@ def search_map(
                 _cell(axes, x - wide / 2, y - step / 2, wide, step, scale, found.value)
         for row, top in _first_of_laps(rows, tops):
             _text(axes, left, top - 7, f"pass {row.lap}", color=MUTED, size=9)
-        taken = [at(row.accepted, top) for row, top in zip(rows, tops, strict=False) if row.accepted is not None]
-        _path(axes, taken, min(wide, step))
-        foot = height - _TAIL
+        taken = [
+            (row, *at(row.accepted, top)) for row, top in zip(rows, tops, strict=False) if row.accepted is not None
+        ]
+        _path(axes, [(x, y) for _, x, y in taken])
+        for row, x, y in taken:
+            _ring(axes, x, y, 0.62 * min(wide, step), PAPER if row.incumbent is None else scale.heat(row.incumbent))
+        foot = height - tail
         _column_names(axes, [f"{alpha:g}" for alpha in alphas], left, wide, foot)
-        _text(axes, left + wide * len(alphas) / 2, foot + 25, "alpha: weight of the current model", ha="center")
+        _text(axes, left, foot + 25, "alpha: weight of the current model")
         _scale_legend(axes, scale, left, foot + 38, show, bool(values))
-        _marks_legend(axes, left, foot + 70, cut=any(t.value is None for row in rows for t in row.tries))
+        _marks_legend(axes, left, height - 14, cut=any(t.value is None for row in rows for t in row.tries))
 
     return draw(label, height, paint)
 
@@ -112,7 +119,7 @@ def coefficient_map(
     flat = [value for row in values for value in row if math.isfinite(value)]
     scale = Scale(min(flat, default=0.0), max(flat, default=0.0))
     left = _left(groups, 24)
-    wide = (WIDTH - left - 4) / max(1, len(members))
+    wide = min(_WIDEST, (WIDTH - left - 4) / max(1, len(members)))
 
     def paint(figure: Figure) -> None:
         axes = sheet(figure, height)
@@ -125,7 +132,7 @@ def coefficient_map(
                 _cell(axes, left + j * wide, top, wide, step, scale, value if math.isfinite(value) else None)
         foot = 10 + step * len(groups)
         _column_names(axes, members, left, wide, foot)
-        _text(axes, left + wide * len(members) / 2, foot + 25, "level of the member", ha="center")
+        _text(axes, left, foot + 25, "level of the member")
         _scale_legend(axes, scale, left, foot + 38, lambda value: f"{value:.3g}", bool(flat))
 
     return draw(label, height, paint)
@@ -158,22 +165,24 @@ def _cell(axes: Axes, x: float, y: float, wide: float, high: float, scale: Scale
         _box(axes, x + 0.5, y + 0.5, wide - 1, high - 1, scale.heat(value), "mark-cell")
         return
     _box(axes, x + 0.5, y + 0.5, wide - 1, high - 1, "none", "mark-cut")
-    axes.plot((x + 2, x + wide - 2), (y + high - 2, y + 2), color=MUTED, linewidth=0.8)
+    axes.plot((x + 2, x + wide - 2), (y + high - 2, y + 2), color=MUTED, linewidth=0.7, alpha=0.7)
 
 
 def _box(axes: Axes, x: float, y: float, wide: float, high: float, colour: str, gid: str | None = None) -> None:
     axes.add_patch(Rectangle((x, y), wide, high, facecolor=colour, edgecolor=RULE, linewidth=0.6, gid=gid))
 
 
-def _path(axes: Axes, points: Sequence[tuple[float, float]], size: float) -> None:
-    """The accepted steps, with a halo that keeps them apart from cells of every colour."""
-    if not points:
-        return
-    xs, ys = zip(*points, strict=True)
-    for colour, extra in ((PAPER, 2.2), (INK, 0.0)):
-        axes.plot(xs, ys, color=colour, linewidth=1.3 + extra, solid_capstyle="round")
+def _path(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """The way from one accepted step to the next, with a halo that keeps it apart from cells of every colour."""
+    xs, ys = zip(*points, strict=True) if points else ((), ())
+    for colour, thick in ((PAPER, 3.5), (INK, 1.3)):
+        axes.plot(xs, ys, color=colour, linewidth=thick, solid_capstyle="round")
+
+
+def _ring(axes: Axes, x: float, y: float, size: float, inside: str) -> None:
+    """An accepted step, with the colour of its cell inside."""
     for colour, thick, gid in ((PAPER, 3.8, None), (INK, 1.7, "mark-accepted")):
-        axes.plot(xs, ys, "o", markersize=0.62 * size, mfc="none", mec=colour, markeredgewidth=thick, gid=gid)
+        axes.plot([x], [y], "o", markersize=size, mfc=inside, mec=colour, markeredgewidth=thick, gid=gid)
 
 
 def _column_names(axes: Axes, names: Sequence[str], left: float, wide: float, y: float) -> None:

@@ -13,6 +13,7 @@ from lptool.pool_story import (
     curve_caption,
     curve_of,
     gap_caption,
+    headline,
     layer_caption,
     pairs_of,
     search_caption,
@@ -25,10 +26,11 @@ def overview(runs: Sequence[Document]) -> Html:
     """The two figures that all targets share."""
     (series, lines), pairs = curve_of(runs), pairs_of(runs)
     style = looks([one.name for one in (*pairs, *series)])
-    curve = Label("curve", "Accuracy against weights remaining", curve_caption(runs, lines))
+    caption = curve_caption(runs, lines)
+    curve = Label("curve", "Accuracy against weights remaining", f"{headline(runs)}. {caption}")
     gap = Label("val-test", "Val against test", gap_caption(runs))
     return join(
-        figure(charts.curve(curve, series, style, lines), *curve[1:]),
+        figure(charts.curve(curve, series, style, lines), curve.title, caption),
         figure(charts.val_test(gap, pairs, style), *gap[1:]),
     )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lptool.markup import Html, details, join, page, pairs, run_section, section, table, tag
 from lptool.pool_figures import figures_of, overview
 from lptool.pool_story import (
     Document,
+    ensemble_of,
     gain_of,
     headline,
     members_of,
@@ -16,8 +17,7 @@ from lptool.pool_story import (
     stronger,
     warnings_of,
 )
-from lptool.report import percent
-from lptool.wording import name_of, points, score_cells
+from lptool.wording import name_of, percent, points, score_cells
 
 SCORES = ("val accuracy", "val NLL", "val images", "test accuracy", "test NLL", "test images")
 
@@ -43,7 +43,7 @@ def _one(run: Document) -> Html:
         _lead(run),
         _numbers(run),
         section("Figures", tag("div", overview([run]), figures_of(run), class_="figures"), _no_search(run)),
-        section("Tables", *_tables(run)),
+        section("Tables", *_tables(run), _reference_table([run])),
     )
 
 
@@ -61,7 +61,7 @@ def _many(runs: Sequence[Document]) -> Html:
     )
     return join(
         section("Figures", tag("div", overview(runs), class_="figures")),
-        section("By target", _target_table(runs)),
+        section("By target", _target_table(runs), _reference_table(runs)),
         section("Each target", each),
     )
 
@@ -127,18 +127,17 @@ def _tables(run: Document) -> list[Html]:
 
 
 def _score_table(run: Document) -> Html:
-    rows = {name: [scores["val"], scores["test"]] for name, scores in rows_of(run).items()}
-    references = run.get("references") or {}
-    members = references.get("members", [])
-    if references.get("ensemble"):
-        rows[f"ensemble of {len(members)} (all of them run)"] = [
-            references["ensemble"][part] for part in ("val", "test")
-        ]
-    shown = [[name, *(cell for score in pair for cell in score_cells(score))] for name, pair in rows.items()]
-    for member in members:
-        name = f"{name_of(member)}, {percent(1 - member['sparsity'])} of the weights"
-        shown.append([name, *score_cells(member["val"]), *score_cells(member["test"])])
-    return table("Scores of the rows above, and of the pool's tickets", ["", *SCORES], shown)
+    rows = [[name, *score_cells(s["val"]), *score_cells(s["test"])] for name, s in rows_of(run).items()]
+    return table("Scores", ["", *SCORES], rows)
+
+
+def _reference_table(runs: Sequence[Document]) -> Html:
+    """What the pool's tickets reach each alone, and all of them together."""
+    members, ensemble = members_of(runs), ensemble_of(runs)
+    rows = [[f"ensemble of {len(members)}, each of them run", ensemble]] if ensemble else []
+    rows += [[f"{name_of(m)}, {percent(1 - m['sparsity'])} of the weights", m] for m in members]
+    shown = [[name, *score_cells(s["val"]), *score_cells(s["test"])] for name, s in rows]
+    return table("The pool's tickets", ["", *SCORES], shown) if shown else Html("")
 
 
 def _step_tables(run: Document) -> list[Html]:
@@ -149,18 +148,35 @@ def _step_tables(run: Document) -> list[Html]:
         return [table("Members", ["candidate", "file", "alpha", "accepted"], rows, words=("file",))]
     steps = search["steps"]
     rows = [[name_of(s), str(s["pass"]), s["file"], _alpha(s["alpha"]), _yes(s["accepted"])] for s in steps]
-    tries = [[name_of(s), str(s["pass"]), _alpha(a["alpha"]), *_attempt(a)] for s in steps for a in s["attempts"]]
-    start = ["start", "–", "–", *score_cells(search["start"])]
-    headings = ["candidate", "pass", "alpha", "val accuracy", "val NLL", "images"]
-    return [
-        table("Steps of the search", ["candidate", "pass", "file", "alpha", "accepted"], rows, words=("file",)),
-        details(f"All {len(tries)} attempts", table("Attempts, in order", headings, [start, *tries])),
-    ]
+    headings = ["candidate", "pass", "file", "alpha", "accepted"]
+    start = f"the incumbent began at {percent(search['start']['accuracy'])}, NLL {nll(search['start']['nll'])}"
+    taken = table(f"Steps of the search; {start}", headings, rows, words=("file",))
+    number = sum(len(step["attempts"]) for step in steps)
+    return [taken, *([_attempts(steps)] if number else [])]
 
 
-def _attempt(attempt: Document) -> list[str]:
-    """The score of an attempt; no number for one that was cut short, which saw the hardest images only."""
-    return score_cells(attempt) if attempt["complete"] else ["cut short", "–", f"{attempt['n']:,}"]
+def _attempts(steps: Sequence[Document]) -> Html:
+    """Every attempt, a row for each step and a column for each alpha."""
+    alphas = list(dict.fromkeys(a["alpha"] for step in steps for a in step["attempts"]))
+    headings = ["candidate", "pass", *map(_alpha, alphas)]
+
+    def rows(shown: Callable[[Document], str]) -> list[list[str]]:
+        found = [{a["alpha"]: shown(a) for a in step["attempts"]} for step in steps]
+        return [
+            [name_of(step), str(step["pass"]), *(cells.get(alpha, "–") for alpha in alphas)]
+            for step, cells in zip(steps, found, strict=True)
+        ]
+
+    return details(
+        "All attempts",
+        table("Accuracy on val by alpha", headings, rows(_attempt)),
+        table("NLL on val by alpha", headings, rows(lambda a: nll(a["nll"]) if a["complete"] else "cut short")),
+    )
+
+
+def _attempt(attempt: Document) -> str:
+    """The accuracy of an attempt; no number for one that was cut short, which saw the hardest images only."""
+    return percent(attempt["accuracy"]) if attempt["complete"] else f"cut short at {attempt['n']:,}"
 
 
 def _alpha(alpha: float | None) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from lptool.charts import Series
 from lptool.heatmaps import Row, Try
-from lptool.report import percent
-from lptool.wording import among, chance, name_of, over, points
+from lptool.wording import among, chance, name_of, over, percent, points
 
 Document = dict[str, Any]
 
@@ -83,17 +82,23 @@ def curve_of(runs: Sequence[Document]) -> tuple[list[Series], dict[str, float]]:
     """Test accuracy over density of each name, and the dense line and the ensemble's."""
     tickets = {m["file"]: (1 - m["sparsity"], m["test"]) for m in members_of(runs)}
     tickets |= {run["target"]["file"]: (1 - run["target"]["sparsity"], run["test"]["ticket"]) for run in runs}
-    points: dict[str, list[tuple[float, float]]] = {"ticket": [(d, s["accuracy"]) for d, s in tickets.values() if s]}
+    found: dict[str, list[tuple[float, float]]] = {"ticket": [(d, s["accuracy"]) for d, s in tickets.values() if s]}
     for run in runs:
         for name, scores in rows_of(run).items():
             if name != "ticket" and scores["test"]:
-                points.setdefault(name, []).append((1 - run["sparsity"], scores["test"]["accuracy"]))
+                found.setdefault(name, []).append((1 - run["sparsity"], scores["test"]["accuracy"]))
     dense = [score["accuracy"] for density, score in tickets.values() if score and density == 1]
     lines = {"dense": dense[0]} if dense else {}
-    ensembles = [run["references"]["ensemble"]["test"] for run in runs if (run.get("references") or {}).get("ensemble")]
-    if ensembles and ensembles[0]:
-        lines[f"ensemble of {len(members_of(runs))}"] = ensembles[0]["accuracy"]
-    return [Series(name, found) for name, found in points.items()], lines
+    ensemble = ensemble_of(runs)
+    if ensemble and ensemble["test"]:
+        lines[f"ensemble of {len(members_of(runs))}"] = ensemble["test"]["accuracy"]
+    return [Series(name, some) for name, some in found.items()], lines
+
+
+def ensemble_of(runs: Sequence[Document]) -> Document | None:
+    """Scores of all tickets of the pool together, where they were measured."""
+    found = [run["references"]["ensemble"] for run in runs if run.get("references")]
+    return found[0] if found else None
 
 
 def pairs_of(runs: Sequence[Document]) -> list[Series]:
@@ -110,7 +115,7 @@ def curve_caption(runs: Sequence[Document], lines: dict[str, float]) -> str:
     """What the curve shows, and what of it is a gain of pooling."""
     dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
     control = "ticket + BN" if runs[0]["test"].get("ticket_bn") else "the ticket"
-    return f"{headline(runs)}.{dense} Look for marks above {control}: only what lies above is gained by pooling."
+    return f"Look for marks above {control}: only what lies above is gained by pooling.{dense}"
 
 
 def gap_caption(runs: Sequence[Document]) -> str:
