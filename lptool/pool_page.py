@@ -17,7 +17,7 @@ from lptool.pool_story import (
     stronger,
     warnings_of,
 )
-from lptool.wording import name_of, percent, points, score_cells
+from lptool.wording import name_of, nll, percent, points, score_cells
 
 SCORES = ("val accuracy", "val NLL", "val images", "test accuracy", "test NLL", "test images")
 

@@ -42,6 +42,17 @@ ORDER = [
     "barrier",
     "pipeline",
     "report",
+    "drawing",
+    "charts",
+    "heatmaps",
+    "markup",
+    "wording",
+    "pool_story",
+    "pool_figures",
+    "pool_page",
+    "evaluate_story",
+    "evaluate_figures",
+    "evaluate_page",
     "cli",
 ]
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
