@@ -120,6 +120,7 @@ def legend_height(entries: int, columns: int = 2) -> float:
 
 def short(text: str, length: int) -> str:
     """At most `length` characters, the end kept: names of layers and files differ there."""
+    text = visible(text)
     return text if len(text) <= length else "…" + text[1 - length :]
 
 
@@ -130,7 +131,7 @@ def visible(text: str, keep: str = "") -> str:
 
 def name_for_legend(text: str) -> str:
     """A name as matplotlib shows it: one that begins with an underscore it would leave out."""
-    return f"\u200b{text}" if text.startswith("_") else text
+    return f"\u200b{visible(text)}" if text.startswith("_") else visible(text)
 
 
 def _for_a_page(svg: str, label: Label, height: float) -> str:

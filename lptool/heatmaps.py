@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lptool.drawing import HEATS, INK, MUTED, PAPER, RULE, STAND_INS, WIDTH, Label, draw, sheet, short
+from lptool.drawing import HEATS, INK, MUTED, PAPER, RULE, STAND_INS, WIDTH, Label, draw, sheet, short, visible
 
 _RIGHT, _TOP, _TAIL = 44.0, 38.0, 84.0  # room for the incumbent's values, the start, and the legend
 _SCALE = 30.0  # of the legend, what the scale takes
@@ -216,4 +216,4 @@ def _marks_legend(axes: Axes, left: float, y: float, *, cut: bool) -> None:
 def _text(
     axes: Axes, x: float, y: float, words: str, *, ha: str = "left", color: str = INK, size: float = 10.0
 ) -> None:
-    axes.text(x, y, words, ha=ha, va="center_baseline", color=color, fontsize=size)
+    axes.text(x, y, visible(words), ha=ha, va="center_baseline", color=color, fontsize=size)

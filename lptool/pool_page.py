@@ -134,8 +134,9 @@ def _score_table(run: Document) -> Html:
 def _reference_table(runs: Sequence[Document]) -> Html:
     """What the pool's tickets reach each alone, and all of them together."""
     members, ensemble = members_of(runs), ensemble_of(runs)
-    rows = [[f"ensemble of {len(members)}, each of them run", ensemble]] if ensemble else []
-    rows += [[f"{name_of(m)}, {percent(1 - m['sparsity'])} of the weights", m] for m in members]
+    rows = [(f"{name_of(m)}, {percent(1 - m['sparsity'])} of the weights", m) for m in members]
+    if ensemble:
+        rows.insert(0, (f"ensemble of {len(members)}, each of them run", ensemble))
     shown = [[name, *score_cells(s["val"]), *score_cells(s["test"])] for name, s in rows]
     return table("The pool's tickets", ["", *SCORES], shown) if shown else Html("")
 

@@ -57,12 +57,11 @@ def gain_of(scores: Document, row: str) -> float:
 
 
 def methods_of(run: Document) -> dict[str, Document]:
-    """Scores of each method tried; the run's own, which was written, has test scores in any case."""
+    """Scores of each method tried, and of the output: under its method's name, unless that reached other scores."""
     methods = {name: dict(found) for name, found in (run.get("methods") or {}).items()}
-    own = run["method"]
-    if own not in methods or not methods[own]["test"]:
-        methods[own] = {part: run[part]["pooled"] for part in ("val", "test")}
-    return methods
+    written = {part: run[part]["pooled"] for part in ("val", "test")}
+    own = methods.setdefault(run["method"], written)
+    return methods if own == written else methods | {"output": written}
 
 
 def rows_of(run: Document) -> dict[str, Document]:
