@@ -42,7 +42,10 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], 
     """A table that scrolls in a container of its own; the first column names the row, `words` are columns of text."""
     sides = [{"class_": "words"} if heading in words else {} for heading in headings]
     top = [tag("th", heading, scope="col", **side) for heading, side in zip(headings, sides, strict=True)]
-    lines = (tag("tr", tag("th", row[0], scope="row"), map(_cell, row[1:], sides[1:])) for row in rows)
+    lines = (
+        tag("tr", tag("th", row[0], scope="row"), (_cell(*pair) for pair in zip(row[1:], sides[1:], strict=True)))
+        for row in rows
+    )
     inner = tag("table", tag("caption", caption), tag("thead", tag("tr", top)), tag("tbody", lines))
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
