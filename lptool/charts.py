@@ -189,7 +189,7 @@ def _bar(axes: Axes, y: float, bar: Bar, thick: float, name: str = "") -> None:
         patch.set_gid("mark-bar")
     if bar.marks:
         xs = [100 * mark for mark in bar.marks]
-        axes.plot(xs, [y] * len(xs), "o", color=INK, alpha=0.45, markersize=2.6, markeredgewidth=0, gid="mark-faint")
+        axes.plot(xs, [y] * len(xs), "o", color=INK, alpha=0.6, markersize=3, markeredgewidth=0, gid="mark-faint")
 
 
 def _row_names(axes: Axes, names: Sequence[str], step: float) -> None:

@@ -46,14 +46,14 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]], 
         tag("tr", tag("th", row[0], scope="row"), (_cell(*pair) for pair in zip(row[1:], sides[1:], strict=True)))
         for row in rows
     )
-    inner = tag("table", tag("caption", caption), tag("thead", tag("tr", top)), tag("tbody", lines))
+    inner = tag("table", tag("caption", tag("span", caption)), tag("thead", tag("tr", top)), tag("tbody", lines))
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def pairs(caption: str, rows: Iterable[tuple[str, str]]) -> Html:
     """A table of names and what they stand for."""
     inside = (tag("tr", tag("th", name, scope="row"), tag("td", value, class_="words")) for name, value in rows)
-    inner = tag("table", tag("caption", caption), tag("tbody", inside))
+    inner = tag("table", tag("caption", tag("span", caption)), tag("tbody", inside))
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
