@@ -55,6 +55,17 @@ ORDER = [
     "evaluation",
     "report",
     "report_evaluate",
+    "drawing",
+    "charts",
+    "heatmaps",
+    "markup",
+    "wording",
+    "pool_story",
+    "pool_figures",
+    "pool_page",
+    "evaluate_story",
+    "evaluate_figures",
+    "evaluate_page",
     "cli",
 ]
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
