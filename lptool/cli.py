@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lptool.bench import Bench, PoolOptions
     from lptool.pipeline import PoolResult
     from lptool.ranks import Ranks
+    from lptool.references import References
     from lptool.search import Progress
 
 # torch and timm take seconds to import: each command imports them inside, after its arguments have been understood.
@@ -295,6 +296,19 @@ def _print(view: RenderableType) -> None:
     help="Images at once. [256; for the scorings of the search what this device is fastest with]",
 )
 @click.option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found.")
+@click.option(
+    "--references",
+    "with_references",
+    is_flag=True,
+    help="Also score each ticket of the pool and the ensemble of them all; reported, never chosen.",
+)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write figures and tables as one HTML file; adds --references.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 @click.option("--overwrite", is_flag=True, help="Replace the output where it exists, and a journal of another search.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing.")
@@ -305,6 +319,8 @@ def pool(
     preset: str | None,
     levels: int | None,
     train_first: bool,
+    with_references: bool,
+    page: Path | None,
     as_json: bool,
     overwrite: bool,
     dry_run: bool,
@@ -316,6 +332,7 @@ def pool(
     \b
     lptool pool runs/digits/*.safetensors -o pooled.safetensors
     lptool pool runs/digits -o pooled.safetensors --target all --method average
+    lptool pool runs/digits -o pooled.safetensors --sparsity 0.9 --report pooled.html
     lptool pool --train --preset quickstart -o pooled.safetensors
     torchrun --standalone --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
 
@@ -329,6 +346,7 @@ def pool(
     from lptool.export import check_output
     from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of
     from lptool.ranks import join_ranks
+    from lptool.references import references
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -355,14 +373,16 @@ def pool(
         click.echo(f"Warning: {warning}", err=True)
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
+    ranks.agree(lambda: _check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
     if dry_run:
         evaluations = evaluations_at_most(options, len(bench.pool))
         if first:
             click.echo(report.to_json(report.plan_document(bench, targets, outputs, evaluations)))
         return
     results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
+    found = ranks.share({0: lambda: references(bench)})[0] if with_references or page else None
     if first:
-        _finish(results, options.target, as_json)
+        _finish(results, found, options.target, as_json, page)
 
 
 def _pool_all(
@@ -433,14 +453,36 @@ def _explicit(option: str) -> bool:
     return source is not ParameterSource.DEFAULT
 
 
-def _finish(results: Sequence[PoolResult], target: str, as_json: bool) -> None:
+def _check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, to write a report where it must not be."""
+    from lptool.export import check_output
+
+    if page is not None:
+        check_output(page, others, overwrite=overwrite, suffix=".html")
+
+
+def _finish(
+    results: Sequence[PoolResult], found: References | None, target: str, as_json: bool, page: Path | None
+) -> None:
+    """Everything that is told when all targets are done."""
     from lptool import report
 
-    documents = [report.pool_document(result) for result in results]
+    documents = [report.pool_document(result, found) for result in results]
+    document = report.all_targets_document(documents) if target == "all" else documents[0]
+    if page is not None:
+        from lptool.markup import write_page
+        from lptool.pool_page import pool_page
+
+        write_page(page, pool_page(document))
     if as_json:
-        click.echo(report.to_json({"targets": documents} if target == "all" else documents[0]))
-    elif target == "all":
+        click.echo(report.to_json(document))
+        return
+    if target == "all":
         _print(report.summary_view(results))
+    if found is not None:
+        _print(report.references_view(results[0], found))
+    if page is not None:
+        click.echo(f"report: {page}")
 
 
 def _found(given: Sequence[Path]) -> list[Path]:
@@ -551,14 +593,22 @@ def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
     help="Also under corruptions at five severities: the standard .npy files if --data-dir is or holds their folder, "
     "else C-style ones made of the test images.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write figures and tables as one HTML file.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the report where it exists.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 @clear_errors
-def evaluate(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_json: bool, **given: Any) -> None:
     """Score tickets and pooled models on test, compare every two of them, and count what they cost.
 
     \b
     lptool evaluate pooled.safetensors runs/digits/level_05.safetensors
-    lptool evaluate runs/digits --corruptions --json
+    lptool evaluate runs/digits --corruptions --report digits.html
     lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
     """
     from lptool import report, report_evaluate
@@ -566,12 +616,22 @@ def evaluate(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     from lptool.evaluation import carry_out
     from lptool.subjects import EvaluateOptions, plan_evaluation
 
-    plan = plan_evaluation(find_checkpoints(files), EvaluateOptions(**given))
+    found = find_checkpoints(files)
+    _check_page(page, found, overwrite=overwrite)
+    plan = plan_evaluation(found, EvaluateOptions(**given))
     for warning in plan.warnings:
         click.echo(f"Warning: {warning}", err=True)
     with _bar("evaluating") as advance:
         evaluation = carry_out(plan, advance)
+    document = report_evaluate.evaluate_document(evaluation)
+    if page is not None:
+        from lptool.evaluate_page import evaluate_page
+        from lptool.markup import write_page
+
+        write_page(page, evaluate_page(document))
     if as_json:
-        click.echo(report.to_json(report_evaluate.evaluate_document(evaluation)))
-    else:
-        _print(report_evaluate.evaluate_view(evaluation))
+        click.echo(report.to_json(document))
+        return
+    _print(report_evaluate.evaluate_view(evaluation))
+    if page is not None:
+        click.echo(f"report: {page}")

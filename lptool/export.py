@@ -85,11 +85,13 @@ def _umask() -> int:
     return current
 
 
-def check_output(path: str | Path, inputs: Iterable[str | Path], *, overwrite: bool) -> None:
+def check_output(
+    path: str | Path, inputs: Iterable[str | Path], *, overwrite: bool, suffix: str = ".safetensors"
+) -> None:
     """Refuse, before any work, an output that is an input, exists, or cannot be written. Raises OutputError."""
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise OutputError(f"{path}: expected a name that ends in .safetensors, which is what is written")
+    if path.suffix != suffix:
+        raise OutputError(f"{path}: expected a name that ends in {suffix}, which is what is written")
     try:
         if any(path.resolve() == Path(given).resolve() for given in inputs):
             raise OutputError(f"{path}: is also an input; choose another output")

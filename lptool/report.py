@@ -204,6 +204,24 @@ def _both(result: PoolResult, row: str) -> str:
     return f"{percent(result.val[row].accuracy)} / {percent(result.test[row].accuracy)}"
 
 
+def all_targets_document(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `--json` document of `--target all`: what all have in common is told once."""
+    common = {key: documents[0][key] for key in ("command", "versions", "device")}
+    return {"targets": list(documents), **common}
+
+
+def references_view(result: PoolResult, found: References) -> RenderableType:
+    """Each ticket of the pool and the ensemble of them all: not chosen from, and no single model at this sparsity."""
+    table = Table("reference", "density", "val accuracy", "test accuracy", title="references, reported only")
+    names = [f"level {level}" for level in result.levels]
+    rows = zip(names, result.sparsities, found.members, strict=True)
+    for name, sparsity, scores in rows:
+        table.add_row(name, percent(1 - sparsity), *(percent(scores[part].accuracy) for part in ("val", "test")))
+    ensemble = (percent(found.ensemble[part].accuracy) for part in ("val", "test"))
+    table.add_row(f"ensemble of {len(names)}", f"{len(names)} models", *ensemble)
+    return table
+
+
 def inspect_document(inspection: Inspection) -> dict[str, Any]:
     """The `--json` document of `inspect`."""
     return {
