@@ -99,11 +99,11 @@ def _coefficients_document(result: PoolResult) -> dict[str, Any] | None:
 
 
 def _methods_document(result: PoolResult) -> dict[str, Any]:
-    """Of each method its score on val as the search saw it; of the one that was written the finished scores."""
+    """Of each method its score on val as the search saw it; of the one asked for the finished scores."""
     trace = result.trace
     documents: dict[str, Any] = {m: {"val": s.to_json(), "test": None} for m, s in trace.outcomes.items()}
     written = {"val": result.val["pooled"].to_json(), "test": result.test["pooled"].to_json()}
-    return documents | {trace.chosen: written}
+    return documents | {trace.method: written}
 
 
 def _references_document(result: PoolResult, found: References) -> dict[str, Any]:
