@@ -219,7 +219,7 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
     """The command line spells these out, so that `--help` need not import torch."""
     assert tuple(float(a) for a in _ALPHAS.split(",")) == PAPER_ALPHAS
     options = {option.name: option for option in main.commands["pool"].params}
-    assert list(options["method"].type.choices) == list(METHODS)  # type: ignore[attr-defined]
+    assert list(options["method"].type.choices) == [*METHODS, "auto"]  # type: ignore[attr-defined]
 
 
 def test_every_command_and_option_has_help() -> None:

@@ -168,8 +168,8 @@ def test_overwrite_begins_anew_where_the_search_is_another(tmp_path: Path) -> No
     assert (tmp_path / "j").read_bytes() == (tmp_path / "fresh").read_bytes()
 
 
-HEAD = {"lptool_search": 1, "batch_size": 64, "fingerprint": FINGERPRINT}
-SCORE = {"candidate": 1, "alpha": 0.5, "correct": 3, "nll": 1.0, "n": 5, "complete": True, "state": "s"}
+HEAD = {"lptool_search": 2, "batch_size": 64, "fingerprint": FINGERPRINT}
+SCORE = {"candidate": 1, "alpha": 0.5, "correct": 3, "nll": 1.0, "n": 5, "complete": True, "state": "s", "folds": []}
 
 
 def lines(*records: object) -> bytes:
@@ -194,7 +194,7 @@ DAMAGED = {
     "a number of 5000 digits": lines(HEAD, "9" * 5000),
     "first a score": lines(SCORE, HEAD),
     "the head twice": lines(HEAD, HEAD),
-    "another format": lines({**HEAD, "lptool_search": 2}),
+    "another format": lines({**HEAD, "lptool_search": 1}),
     "no format": lines(without(HEAD, "lptool_search")),
     "no fingerprint": lines(without(HEAD, "fingerprint")),
     "no batch size": lines(without(HEAD, "batch_size")),
