@@ -28,7 +28,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     """
     tickets = _Stacked(search)
     values = search.ranks.share({0: lambda: _descend(search, tickets, start)})[0]
-    state, mask = search.prune(tickets.mixed(values))
+    state, mask = _pruned(search, tickets, values)
     score = search.score_once(state, None, None, start.score)
     finite = math.isfinite(score.nll)
     steps = tuple(Step(place, None, finite, None, ()) for place in search.order)
@@ -77,7 +77,7 @@ def _descend(search: Search, tickets: _Stacked, start: Incumbent) -> Tensor:
     values[:, search.target] = 1.0
     optimizer = torch.optim.Adam([values], lr=search.learning.lr)
     for step in range(search.learning.steps):
-        state, mask = search.prune(tickets.mixed(values))
+        state, mask = _pruned(search, tickets, values)
         values.grad = tickets.project(search.gradient(state, step), mask, values)
         if not bool(values.grad.isfinite().all()):
             raise PoolError(f"learned: the gradient of step {step} is not finite; try a lower --learning-rate")
@@ -86,6 +86,13 @@ def _descend(search: Search, tickets: _Stacked, start: Incumbent) -> Tensor:
         search.done += 1
         search.on_progress(Progress((), start.score, search.done, search.total))
     return values
+
+
+def _pruned(search: Search, tickets: _Stacked, values: Tensor) -> tuple[State, Mask]:
+    try:
+        return search.prune(tickets.mixed(values))
+    except ValueError as error:  # +inf and −inf have met: NaN has no magnitude
+        raise PoolError("learned: the mix of weights is not finite; try a lower --learning-rate") from error
 
 
 def group(name: str, per: str) -> str:
