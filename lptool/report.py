@@ -36,7 +36,7 @@ def pool_document(result: PoolResult) -> dict[str, Any]:
         "target": {
             "file": result.files[trace.target],
             "level": result.levels[trace.target],
-            "sparsity": result.sparsity,
+            "sparsity": result.target_sparsity,
         },
         "sparsity": result.sparsity,
         "members": [
@@ -98,7 +98,10 @@ def _verdict(result: PoolResult) -> str:
         )
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
-    steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    steps = ", ".join(
+        f"level {result.levels[step.candidate]}" + (f" (alpha {step.alpha:g})" if step.alpha is not None else "")
+        for step in result.trace.accepted
+    )
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
 
 
