@@ -46,6 +46,7 @@ class PoolResult:
     """One pooled model, as written; plain values, which one process can tell another.
 
     Attributes:
+        sparsity: of the file. target_sparsity: of the target as it was.
         files, levels, sparsities: of the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
@@ -58,6 +59,7 @@ class PoolResult:
     output: Path
     sha256: str
     sparsity: float
+    target_sparsity: float
     files: tuple[str, ...]
     levels: tuple[int, ...]
     sparsities: tuple[float, ...]
@@ -301,6 +303,7 @@ def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrac
         output=output,
         sha256=file_sha256(output),
         sparsity=sparsity(mask),
+        target_sparsity=sparsity(ticket.mask),
         files=tuple(summary.file for summary in pool.summaries),
         levels=tuple(pool.level(i) for i in range(len(pool))),
         sparsities=tuple(1 - pool.density(i) for i in range(len(pool))),

@@ -41,7 +41,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
         "target": {
             "file": result.files[trace.target],
             "level": result.levels[trace.target],
-            "sparsity": result.sparsity,
+            "sparsity": result.target_sparsity,
         },
         "sparsity": result.sparsity,
         "members": [

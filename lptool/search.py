@@ -18,6 +18,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lptool.choice import Choice
+from lptool.errors import PoolError
 from lptool.evaluate import Score, ScoreFunction
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State, kept_count, magnitude_mask
@@ -147,6 +148,7 @@ class Progress:
 
 
 PER = ("tensor", "block", "global")
+_LARGEST_RATE = 1000  # logits are about 1; far beyond this, Adam itself overflows
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,22 @@ class Learning:
     Attributes:
         per: `tensor`, `block` or `global`: what shares one coefficient per ticket.
         steps: of gradient descent. lr: of Adam, falling to 0 in equal steps.
+
+    Raises:
+        PoolError: an unknown `per`, or a number out of range.
     """
 
     per: str = "tensor"
     steps: int = 150
     lr: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.per not in PER:
+            raise PoolError(f"unknown group {self.per!r}: expected {', '.join(PER[:-1])} or {PER[-1]}")
+        if self.steps < 1:
+            raise PoolError(f"learning steps must be 1 or more, found {self.steps}")
+        if not 0 < self.lr <= _LARGEST_RATE:
+            raise PoolError(f"the learning rate must be above 0 and at most {_LARGEST_RATE}, found {self.lr}")
 
 
 LEARNING = Learning()

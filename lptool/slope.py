@@ -44,11 +44,14 @@ class Slope:
         self._noise = noise
 
     def __call__(self, state: Mapping[str, Tensor], step: int) -> State:
-        """The gradient of the mean loss on the images of this step, by each parameter; equal steps, equal images."""
+        """The gradient of the mean loss on the images of this step, by each parameter that is not frozen.
+
+        Equal steps take equal images.
+        """
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         order = torch.randperm(self._train_size, generator=generator)[: self._batch_size]
         self.model.load_state_dict(state)
-        parameters = dict(self.model.named_parameters())
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         with on_batch_statistics(self.model), torch.enable_grad():
             [(images, labels)] = self._train(len(order), order=order)
             noise = torch.randn(images.shape, generator=generator).to(images) * self._noise

@@ -1,5 +1,6 @@
 """The commands as a person or a script meets them: exit codes, streams, one clear line for each bad input."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,13 +17,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lptool.bench import PoolOptions
 from lptool.checkpoints import file_sha256, load_ticket
-from lptool.cli import _ALPHAS, main
+from lptool.choice import SELECTS
+from lptool.cli import _ALPHAS, _USED_BY, main
 from lptool.containers import read_header
 from lptool.corruptions import STANDARD
 from lptool.methods import METHODS
 from lptool.presets import PRESETS
-from lptool.search import PAPER_ALPHAS
+from lptool.search import ALPHA_SEARCHES, LEARNING, PAPER_ALPHAS, PER
 
 FAST = ["--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
 
@@ -223,7 +226,16 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
     """The command line spells these out, so that `--help` need not import torch."""
     assert tuple(float(a) for a in _ALPHAS.split(",")) == PAPER_ALPHAS
     options = {option.name: option for option in main.commands["pool"].params}
-    assert list(options["method"].type.choices) == list(METHODS)  # type: ignore[attr-defined]
+    choices = {name: list(getattr(options[name].type, "choices", [])) for name in options}
+    assert choices["method"] == [*METHODS, "auto"]
+    assert choices["select"] == list(SELECTS)
+    assert choices["per"] == list(PER)
+    assert choices["alpha_search"] == list(ALPHA_SEARCHES)
+    learning = (options["per"].default, options["learning_steps"].default, options["learning_rate"].default)
+    assert learning == (LEARNING.per, LEARNING.steps, LEARNING.lr)
+    for field in dataclasses.fields(PoolOptions):
+        if field.default is not None and field.name not in ("seed", "alphas"):  # seed is of training too; text here
+            assert options[field.name].default == field.default, field.name
 
 
 def test_every_command_and_option_has_help() -> None:
@@ -291,8 +303,14 @@ def test_a_dry_run_does_not_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--method", "average", "--alphas", "0.1"],
-        ["--method", "average", "--alpha-search", "coarse"],
+        ["--sparsity", "0.6", "--target", "2"],
+        ["--passes", "0"],
+        ["--decay", "1.5", "--method", "ema"],
+        ["--learning-steps", "0", "--method", "learned"],
+        ["--learning-rate", "0", "--method", "learned"],
+        ["--per", "layer", "--method", "learned"],
+        ["--select", "loss"],
+        ["--method", "mean"],
         ["--alpha-search", "fine"],
         ["--calibration-size", "0"],
         ["--batch-size", "0"],
@@ -496,3 +514,128 @@ def test_wrong_usage_of_evaluate(options: list[str]) -> None:
     result = lptool("evaluate", *options)
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
+
+
+# Methods, sparsity and choice
+
+VALUES = {
+    "--alphas": ["0.5"],
+    "--alpha-search": ["coarse"],
+    "--passes": ["2"],
+    "--folds": [],
+    "--decay": ["0.5"],
+    "--per": ["block"],
+    "--learning-steps": ["2"],
+    "--learning-rate": ["0.1"],
+}
+# Which methods try alphas, go through the candidates again, accept or reject, keep a running average, learn.
+MEANT_FOR = {
+    "--alphas": {"greedy", "auto"},
+    "--alpha-search": {"greedy", "auto"},
+    "--passes": {"greedy", "average", "auto"},
+    "--folds": {"greedy", "average", "soup", "auto"},
+    "--decay": {"ema", "auto"},
+    "--per": {"learned"},
+    "--learning-steps": {"learned"},
+    "--learning-rate": {"learned"},
+}
+
+
+@pytest.mark.parametrize("option", VALUES)
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_an_option_that_a_method_does_not_use_is_wrong_usage(tmp_path: Path, option: str, method: str) -> None:
+    """Said before any file is looked at; where it is used, the first complaint is of the missing file."""
+    result = lptool("pool", tmp_path / "no", "-o", tmp_path / "a", "--method", method, option, *VALUES[option])
+    if method in MEANT_FOR[option]:
+        assert "cannot be read" in refused(result)
+        return
+    assert result.exit_code == 2
+    others = " or ".join(_USED_BY[option])
+    expected = f"Error: --method {method} does not use {option}; leave it out, or use --method {others}"
+    assert " ".join(result.stderr.split()).endswith(expected)
+
+
+def test_an_option_at_its_default_is_an_option_given_too(tmp_path: Path) -> None:
+    result = lptool("pool", tmp_path / "no", "-o", tmp_path / "a", "--method", "swa", "--passes", "1")
+    assert result.exit_code == 2
+    assert "--method swa does not use --passes" in result.stderr
+
+
+def test_sparsity_and_target_exclude_each_other(tmp_path: Path) -> None:
+    result = lptool("pool", tmp_path / "no", "-o", tmp_path / "a", "--sparsity", "0.6", "--target", "sparsest")
+    assert result.exit_code == 2
+    assert "--sparsity takes the nearest denser ticket as its target; leave out --target" in result.stderr
+
+
+def test_a_sparsity_between_two_tickets(tmp_path: Path, tickets: list[Path]) -> None:
+    """The target is of level 1, which keeps half; the file keeps exactly what was asked for."""
+    out = tmp_path / "a.safetensors"
+    result = lptool("pool", *tickets, "-o", out, "--sparsity", "0.6", "--json", *FAST)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    whole, kept = (load_ticket(path).mask for path in (tickets[1], out))
+    total = sum(t.numel() for t in whole.values())
+    assert sum(int(t.sum()) for t in kept.values()) == round(total * 0.4)
+    assert (document["target"]["level"], document["target"]["file"]) == (1, str(tickets[1]))
+    assert document["sparsity"] == 1 - round(total * 0.4) / total
+    assert document["target"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    shown = json.loads(lptool("inspect", out, "--json").stdout)["tickets"][0]
+    assert shown["sparsity"] == pytest.approx(document["sparsity"])
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "message"),
+    [
+        ("1", "sparsity 1: expected a number in [0, 1), such as 0.9 for 90 %"),
+        ("-0.5", "sparsity -0.5: expected a number in [0, 1)"),
+        ("nan", "sparsity nan: expected a number in [0, 1)"),
+        ("0.4", "sparsity 0.4: expected at least 0.5"),
+        ("0.9999999", "would be left; expected less"),
+    ],
+)
+def test_a_sparsity_that_cannot_be_is_one_line(
+    tmp_path: Path, tickets: list[Path], sparsity: str, message: str
+) -> None:
+    """The tickets begin at one half."""
+    result = lptool("pool", *tickets[1:], "-o", tmp_path / "a.safetensors", f"--sparsity={sparsity}", *FAST)
+    said = refused_last(result)
+    assert said.startswith("Error: ")
+    assert message in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e39"])
+def test_a_learning_rate_that_is_none_is_one_line(tmp_path: Path, tickets: list[Path], value: str) -> None:
+    options = ["--method", "learned", "--learning-rate", value, "--device", "cpu"]
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", *options)
+    assert "the learning rate must be above 0 and at most 1000" in refused_last(result)
+
+
+def test_learned_from_one_end_to_the_other(tmp_path: Path, tickets: list[Path]) -> None:
+    out = tmp_path / "a.safetensors"
+    options = ["--method", "learned", "--learning-steps", 3, "--per", "block", "--learning-rate", 0.02]
+    options += ["--calibration-size", 64, "--device", "cpu"]
+    shown = lptool("pool", *tickets, "-o", out, *options)
+    assert shown.exit_code == 0, shown.output
+    assert f"wrote {out}" in shown.stdout
+    fingerprint = json.loads((tmp_path / "a.safetensors.search.jsonl").read_text().splitlines()[0])["fingerprint"]
+    assert (fingerprint["method"], fingerprint["learning"]) == ("learned", ["block", 3, 0.02])
+    again = lptool("pool", *tickets, "-o", tmp_path / "b.safetensors", *options, "--json")
+    document = json.loads(again.stdout)
+    assert document["sha256"] == file_sha256(out)
+    assert (document["method"], document["evaluations"]) == ("learned", 3)
+    assert [(m["level"], m["alpha"], m["accepted"]) for m in document["members"]] == [
+        (i, None, True) for i in (2, 1, 0)
+    ]
+    masks = [load_ticket(path).mask for path in (tickets[3], out)]
+    assert len({sum(int(t.sum()) for t in mask.values()) for mask in masks}) == 1
+
+
+def test_selection_and_folds_reach_the_search(tmp_path: Path, tickets: list[Path]) -> None:
+    options = ["--select", "nll", "--folds", "--passes", 2, "--json"]
+    result = lptool("pool", *tickets[2:], "-o", tmp_path / "a.safetensors", *options, *FAST)
+    assert result.exit_code == 0, result.output
+    header, *lines = map(json.loads, (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines())
+    search = header["fingerprint"]
+    assert (search["select"], search["folds"], search["passes"]) == ("nll", True, 2)
+    assert [len(line["folds"]) for line in lines] == [2 * line["complete"] for line in lines]

@@ -153,18 +153,6 @@ def test_a_loss_that_is_not_finite_is_told_and_left_out_of_json(value: float) ->
     assert score.to_json() == {"accuracy": score.correct / 2, "nll": None, "n": 2}
 
 
-@pytest.mark.parametrize("complete", [True, False])
-@pytest.mark.parametrize("n", range(1, 5))
-def test_a_score_settles_what_no_way_of_going_on_could_change(n: int, complete: bool) -> None:
-    """A complete one everything; another one the bars that are missed even if all images left are right."""
-    total = 4
-    for correct in range(n + 1):
-        ends = [correct + more for more in range(total - n + 1)]
-        score = Score(correct, 1.0, n, complete)
-        for bar in range(total + 3):
-            assert score.settles(bar, total) == (complete or all(end < bar for end in ends))
-
-
 def test_scores_are_equal_whatever_state_they_name() -> None:
     assert Score(3, 0.5, 4, state="a") == Score(3, 0.5, 4, state="b")
     assert Score(3, 0.5, 4) != Score(3, 0.5, 4, complete=False)

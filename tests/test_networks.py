@@ -28,7 +28,7 @@ def test_registered_network_maps_images_to_logits(arch: str, in_chans: int) -> N
     assert isinstance(timm.create_model(arch, num_classes=7, in_chans=in_chans), type(model))
 
 
-@pytest.mark.parametrize("arch", ["resnet8_cifar", "resnet20_cifar", "resnet18_cifar"])
+@pytest.mark.parametrize("arch", ["resnet8_cifar", "resnet10_cifar", "resnet20_cifar", "resnet18_cifar"])
 def test_networks_take_digits(arch: str) -> None:
     with torch.inference_mode():
         assert build_model(arch, 10, 1).eval()(torch.randn(2, 1, 8, 8)).shape == (2, 10)
@@ -40,6 +40,8 @@ def test_networks_take_digits(arch: str) -> None:
         ("resnet20_cifar", 269_722),  # He et al. 2016, table 6: 0.27 M
         ("resnet18_cifar", 11_173_962),  # 11.17 M, as in the common CIFAR shape of ResNet-18
         ("vgg16_bn_cifar", 14_710_464 + 2 * 4_224 + 5_130),  # 13 convolutions, a BatchNorm each, one linear layer
+        # a 3×3 stem and two BatchNorm parameters per channel; four blocks of two convolutions; linear layer
+        ("resnet10_cifar", 696 + 10_464 + 31_296 + 124_800 + 498_432 + 1_930),
         ("resnet8_cifar", 464 + 4_672 + 13_952 + 55_552 + 650),  # stem, three blocks, linear layer
     ],
 )
@@ -53,6 +55,15 @@ def test_resnet18_cifar_keeps_the_resolution_of_its_stem() -> None:
     assert (model.conv1.kernel_size, model.conv1.stride) == ((3, 3), (1, 1))
     with torch.inference_mode():
         assert model.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+
+
+def test_resnet10_cifar_halves_the_resolution_at_its_stem_and_three_times_more() -> None:
+    model, sizes = build_model("resnet10_cifar", 10, 1).eval(), list[torch.Size]()
+    for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
+        model.get_submodule(name).register_forward_hook(lambda m, inputs, output: sizes.append(output.shape[1:]))
+    with torch.inference_mode():
+        model(torch.randn(1, 1, 28, 28))
+    assert sizes == [(24, 14, 14), (24, 14, 14), (48, 7, 7), (96, 4, 4), (192, 2, 2)]
 
 
 def test_shortcut_of_a_block_subsamples_and_pads_with_zero_channels() -> None:

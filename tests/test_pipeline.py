@@ -19,8 +19,11 @@ from lptool.errors import ArchError, DataError, OutputError, PoolError
 from lptool.evaluate import Score
 from lptool.images import Images
 from lptool.masks import kept_count
-from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, outputs_of, pool_target
+from lptool.methods import METHODS
+from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, kept_at, outputs_of, pool_target
+from lptool.report import pool_document
 from lptool.scorer import Scorer
+from lptool.search import Learning
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -173,3 +176,143 @@ def test_a_wrong_architecture_lists_what_differs(tickets: list[Path]) -> None:
     assert "does not fit architecture 'resnet20_cifar' (72 tensors)" in str(error.value)
     assert "layer1.1.conv1.weight: missing in the file" in str(error.value)
     assert "… and 62 more" in str(error.value)
+
+
+# Sparsity asked for
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "place"), [(0.0, 0), (0.3, 0), (0.499, 0), (0.6, 1), (0.74, 1), (0.8, 2), (0.9, 3), (0.999, 3)]
+)
+def test_a_sparsity_between_two_tickets_takes_the_denser_as_its_target(
+    tickets: list[Path], sparsity: float, place: int
+) -> None:
+    """The tickets keep 1, 1/2, 1/4 and 1/8 of their weights."""
+    bench = open_bench(tickets, QUICK)
+    assert choose_targets(replace(bench, options=replace(QUICK, sparsity=sparsity))) == [place]
+
+
+def test_the_sparsity_of_a_ticket_takes_that_ticket(tickets: list[Path]) -> None:
+    """And a weight more the one before it, a weight less still this one."""
+    bench = open_bench(tickets, QUICK)
+    total, kept = bench.pool.kept(0), bench.pool.kept(2)
+    for keep, place in ((kept, 2), (kept + 1, 1), (kept - 1, 2)):
+        options = replace(QUICK, sparsity=1 - keep / total)
+        assert kept_at(bench.pool, 1 - keep / total) == keep
+        assert choose_targets(replace(bench, options=options)) == [place]
+
+
+@pytest.mark.parametrize("method", ["average", "soup"])
+@pytest.mark.parametrize("sparsity", [0.6, 0.93])
+def test_a_file_of_the_sparsity_asked_for(tmp_path: Path, tickets: list[Path], method: str, sparsity: float) -> None:
+    """Exactly; the ticket that it is compared with is pruned to it too."""
+    options = replace(QUICK, method=method, sparsity=sparsity, precision="fp32")
+    bench = open_bench(tickets, options)
+    (target,) = choose_targets(bench)
+    result = pool_target(bench, target, tmp_path / "out.safetensors")
+    total = bench.pool.kept(0)
+    keep, ticket = round(total * (1 - sparsity)), load_ticket(result.output)
+    names = list(bench.pool.prunable)
+    assert kept_count(ticket.mask) == keep
+    assert sum(int(t.count_nonzero()) for n, t in load_file(result.output).items() if n in names) <= keep
+    assert result.sparsity == 1 - keep / total
+    assert result.target_sparsity == 1 - bench.pool.density(target) < result.sparsity
+    assert json.loads(read_header(result.output)["lptool"])["sparsity"] == pytest.approx(1 - keep / total, abs=1e-9)
+    document = pool_document(result)
+    assert (document["sparsity"], document["target"]["sparsity"]) == (result.sparsity, result.target_sparsity)
+    state, mask = load_ticket(tickets[target]).state, load_ticket(tickets[target]).mask
+    flat = torch.cat([(state[n] * mask[n]).flatten().abs() for n in names])
+    limit = flat.sort(descending=True).values[keep - 1]
+    model = _model(tickets[target])
+    model.load_state_dict({n: t * (t.abs() >= limit) if n in names else t for n, t in state.items()})
+    assert right(model, bench, bench.data.val) == result.val["ticket"].correct
+    assert result.trace.ticket.correct == result.val["ticket"].correct
+
+
+def test_a_sparsity_that_cannot_be(tickets: list[Path]) -> None:
+    bench = open_bench(tickets, QUICK)
+    for sparsity, message in [
+        (-0.1, r"sparsity -0.1: expected a number in \[0, 1\), such as 0.9 for 90 %"),
+        (1.0, r"sparsity 1: expected a number in \[0, 1\)"),
+        (90.0, r"sparsity 90: expected a number in \[0, 1\)"),
+        (float("nan"), r"sparsity nan: expected a number in \[0, 1\)"),
+        (0.999999, "sparsity 0.999999: none of the [0-9,]+ prunable weights would be left; expected less"),
+    ]:
+        with pytest.raises(PoolError, match=message):
+            choose_targets(replace(bench, options=replace(QUICK, sparsity=sparsity)))
+    sparse = open_bench(tickets[1:], QUICK)
+    message = "sparsity 0.4: expected at least 0.5, the sparsity of the densest ticket .*level_01.safetensors"
+    with pytest.raises(PoolError, match=message):
+        choose_targets(replace(sparse, options=replace(QUICK, sparsity=0.4)))
+
+
+# Methods and choices
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_every_method_comes_to_a_file(tmp_path: Path, tickets: list[Path], method: str) -> None:
+    options = replace(QUICK, method=method, alphas=(0.5,), learning_steps=2)
+    bench = open_bench(tickets[1:], options)
+    result = pool_target(bench, 1, tmp_path / "out.safetensors")
+    assert result.trace.evaluations == evaluations_at_most(options, 3)
+    assert kept_count(load_ticket(result.output).mask) == bench.pool.kept(1)
+    assert result.val["pooled"].correct >= max(score.correct for score in result.val.values())
+    document = json.loads(read_header(result.output)["lptool"])["trace"]
+    assert document["method"] == method
+    assert [member["level"] for member in document["members"]] == [
+        bench.pool.level(step.candidate) for step in result.trace.steps
+    ]
+    if method == "learned":
+        again = pool_target(open_bench(tickets[1:], options), 1, tmp_path / "again.safetensors")
+        assert again.sha256 == result.sha256
+
+
+def test_what_is_written_is_the_best_on_val_by_the_choice(tmp_path: Path, tickets: list[Path]) -> None:
+    """Its test scores are those of the file, whatever they are."""
+    for select in ("accuracy", "nll"):
+        bench = open_bench(tickets, replace(QUICK, select=select, folds=True))
+        result = pool_target(bench, 3, tmp_path / f"{select}.safetensors")
+        best = {
+            "accuracy": max(score.correct for score in result.val.values()),
+            "nll": min(score.nll for score in result.val.values()),
+        }
+        pooled = result.val["pooled"]
+        assert {"accuracy": pooled.correct, "nll": pooled.nll}[select] == best[select]
+        assert (bench.scorer.choice.select, bench.scorer.choice.folds) == (select, True)
+        assert bench.choice == bench.scorer.choice
+
+
+CHANGES = {
+    "kept": {"sparsity": 0.9},
+    "method": {"method": "soup"},
+    "passes": {"passes": 2},
+    "decay": {"decay": 0.8},
+    "select": {"select": "nll"},
+    "folds": {"folds": True},
+    "alpha_search": {"alpha_search": "coarse"},
+}
+
+
+def test_a_fingerprint_knows_each_option_of_a_search(tickets: list[Path]) -> None:
+    bench = open_bench(tickets, QUICK)
+    before = fingerprint(bench, 3)
+    assert before["kept"] == bench.pool.kept(3)
+    for key, change in CHANGES.items():
+        after = fingerprint(replace(bench, options=replace(QUICK, **change)), 3)  # type: ignore[arg-type]
+        assert {name for name in after if after[name] != before[name]} - {"alphas"} == {key}
+        assert json.loads(json.dumps(after)) == after
+    for change in ({"per": "block"}, {"learning_steps": 7}, {"learning_rate": 0.5}):
+        after = fingerprint(replace(bench, options=replace(QUICK, **change)), 3)  # type: ignore[arg-type]
+        assert [name for name in after if after[name] != before[name]] == ["learning"]
+
+
+def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -> None:
+    """As they are in evaluation; the seed is that of the options."""
+    bench, again, other = (open_bench(tickets, replace(QUICK, seed=seed, precision="fp32")) for seed in (0, 0, 1))
+    state = bench.pool[3].state
+    found, expected = bench.slope(state, 0), again.slope(state, 0)
+    assert set(found) == {name for name, _ in bench.model.named_parameters()}
+    assert all(torch.equal(t, expected[name]) for name, t in found.items())
+    assert not torch.equal(found["fc.weight"], other.slope(state, 0)["fc.weight"])
+    options = replace(QUICK, per="block", learning_steps=7, learning_rate=0.5)
+    assert replace(bench, options=options).learning == Learning("block", 7, 0.5)

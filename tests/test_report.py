@@ -48,6 +48,16 @@ def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
     assert "timm.create_model('resnet8_cifar', num_classes=10, in_chans=1, checkpoint_path=" in shown
 
 
+def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:
+    """As of coefficients that were learned, one for each group of tensors."""
+    steps = tuple(replace(step, alpha=None, accepted=True) for step in result.trace.steps)
+    learned = replace(result, trace=replace(result.trace, steps=steps), shipped="pooled")
+    assert "accepted 3 of 3 candidates: level 2, level 1, level 0" in text(report.pool_view(learned))
+    mixed = replace(learned, trace=replace(learned.trace, steps=(replace(steps[0], alpha=0.5), steps[1])))
+    assert "accepted 2 of 2 candidates: level 2 (alpha 0.5), level 1" in text(report.pool_view(mixed))
+    assert {member["alpha"] for member in report.pool_document(learned)["members"]} == {None}
+
+
 def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
     rejected = replace(result.trace, steps=tuple(replace(step, accepted=False) for step in result.trace.steps))
     assert "no candidate improved" in text(report.pool_view(replace(result, trace=rejected)))

@@ -14,12 +14,14 @@ from torch.optim.swa_utils import update_bn
 
 from lptool import scorer as scorer_module
 from lptool.batching import BatchSize
+from lptool.choice import BY_ACCURACY, Choice
 from lptool.errors import DataError
 from lptool.evaluate import Batch, Score
 from lptool.masks import State
 from lptool.scorer import Marks, Scorer, hardest_first, name_of
 
 TOTAL = 25
+INF = math.inf
 CLASSES = 4
 
 
@@ -181,10 +183,10 @@ def test_errors_told_one_batch_late_change_no_decision(batch_size: int, monkeypa
     """As a GPU tells them."""
 
     class Late(Marks):
-        before = 0
+        before = 0.0
 
-        def errors(self) -> int:
-            told, self.before = self.before, super().errors()
+        def spent(self) -> float:
+            told, self.before = self.before, super().spent()
             return told
 
     monkeypatch.setattr(scorer_module, "Marks", Late)
@@ -194,7 +196,7 @@ def test_errors_told_one_batch_late_change_no_decision(batch_size: int, monkeypa
         full = int((state["margins"] >= 0).sum())
         for bar in range(TOTAL + 1, -1, -3):
             score = scorer(state, bar)
-            assert score.settles(bar, TOTAL)
+            assert BY_ACCURACY.settles(score, bar, TOTAL)
             assert (score.complete and score.correct >= bar) == (full >= bar)
 
 
@@ -400,7 +402,7 @@ def test_an_incomplete_score_serves_every_bar_it_settles(first: int) -> None:
             assert not val.places
         else:
             assert again.n == len(val.places) > score.n
-            assert again.settles(bar, TOTAL)
+            assert BY_ACCURACY.settles(again, bar, TOTAL)
         assert (again.complete and again.correct >= bar) == (full >= bar)
         assert scorer.known == {again.state: again}
         assert scorer(state, first) is again
@@ -521,15 +523,125 @@ def test_a_network_of_nan_weights_gives_a_loss_of_nan() -> None:
     assert_complete(scorer.as_is(good), *plain_loop(network(), good, val))
 
 
+# By likelihood
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_by_nll_too_stopping_early_never_changes_a_decision(seed: int) -> None:
+    """`complete and −nll ≥ bar` is true exactly where the full score reaches the bar, by more than rounding."""
+    net, generator = random_network(seed), torch.Generator().manual_seed(seed)
+    states = [random_state(net, spread) for spread in (0.0, 0.1, 0.5, 1.0)]
+    val, _ = val_and_calibration()
+    full = [plain_loop(net, state, val) for state in states]
+    stopped = 0
+
+    def pick(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    batch_size = BatchSize(int(pick(1, 9)))
+    scorer = Scorer(net, val, TOTAL, None, choice=Choice("nll"), batch_size=batch_size)
+    for _ in range(40):
+        i = int(pick(0, 4))
+        correct, nll = full[i]
+        if pick(-1, 1) > 0:
+            scorer.known.clear()
+        bar = -nll * (1 + math.copysign(pick(5e-4, 0.5), pick(-1, 1)))
+        score = scorer(states[i], bar)
+        assert (score.complete and -score.nll >= bar) == (-nll >= bar)
+        if score.complete:
+            assert_complete(score, correct, nll)
+        else:
+            assert score.n < TOTAL
+            stopped += 1
+    assert stopped
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, TOTAL])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.999, 1.0, 1.1])
+def test_by_nll_scoring_stops_after_the_first_batch_that_puts_the_bar_out_of_reach(
+    share: float, batch_size: int
+) -> None:
+    """The bar is the mean of a `share` of this state's own losses."""
+    state, losses = random_table(0), losses_of(random_table(0))
+    val = Part(torch.arange(TOTAL), torch.zeros(TOTAL, dtype=torch.long))
+    scorer = Scorer(Table(TOTAL), val, TOTAL, None, choice=Choice("nll"), batch_size=BatchSize(batch_size))
+    allowed = share * sum(losses)
+    score = scorer(state, -allowed / TOTAL)
+    ends = [*range(batch_size, TOTAL, batch_size), TOTAL]
+    expected = next(n for n in ends if sum(losses[:n]) > allowed * (1 + 1e-4) or n == TOTAL)
+    assert (score.n, score.complete, len(val.places)) == (expected, expected == TOTAL, expected)
+    assert score.nll == pytest.approx(sum(losses[:expected]) / expected, rel=1e-5)
+    again = scorer(state, -INF)
+    assert (again.n, again.complete) == (TOTAL, True)
+
+
+def losses_of(state: State) -> list[float]:
+    return [math.log1p(math.exp(-margin)) for margin in state["margins"].tolist()]
+
+
+def test_by_nll_the_images_of_the_largest_loss_come_first_whether_right_or_not() -> None:
+    """The second image is always wrong, by little; the last one wrong once, by much."""
+    val = Part(torch.arange(4), torch.zeros(4, dtype=torch.long))
+    scorer = Scorer(Table(4), val, 4, None, choice=Choice("nll"), batch_size=BatchSize(1))
+    scorer(table([9.0, -0.1, 3.0, 2.0]))
+    scorer(table([9.0, -0.1, 3.0, -8.0]))
+    val.places.clear()
+    scorer(table([9.0, -0.1, 2.9, 2.0]))
+    assert val.places == [3, 1, 2, 0]
+
+
+def test_a_score_within_rounding_of_the_bar_is_taken_to_the_end() -> None:
+    """A mix as likely as the incumbent, summed in another order."""
+    for seed in range(20):
+        scorer = Scorer(
+            Table(TOTAL),
+            Part(torch.arange(TOTAL), torch.zeros(TOTAL, dtype=torch.long)),
+            TOTAL,
+            None,
+            choice=Choice("nll"),
+            batch_size=BatchSize(1),
+        )
+        first = scorer(random_table(seed))
+        scorer(random_table(seed + 100))
+        scorer.known.clear()
+        again = scorer(random_table(seed), -first.nll)
+        assert again == first
+        assert scorer.choice.replaces(again, first)
+
+
+# The halves of val
+
+
+@pytest.mark.parametrize("total", [2, 5, 6])
+def test_a_complete_score_tells_those_of_the_even_and_of_the_odd_images(total: int) -> None:
+    scorer, _ = table_scorer(total, 2)
+    for seed in range(4):  # so that the order of forwarding is another one
+        state = random_table(seed, total)
+        margins, losses = state["margins"].tolist(), losses_of(state)
+        score = scorer(state)
+        assert len(score.folds) == 2
+        for fold, places in zip(score.folds, (range(0, total, 2), range(1, total, 2)), strict=True):
+            assert (fold.correct, fold.n) == (sum(margins[i] >= 0 for i in places), len(places))
+            assert fold.nll == pytest.approx(sum(losses[i] for i in places) / len(places), rel=1e-6)
+            assert fold.complete
+        assert sum(fold.correct for fold in score.folds) == score.correct
+
+
+def test_an_incomplete_score_and_one_of_a_single_image_tell_no_halves() -> None:
+    scorer, _ = table_scorer(TOTAL, 1)
+    assert scorer(random_table(0), TOTAL + 1).folds == ()
+    assert table_scorer(1)[0](random_table(0, 1)).folds == ()
+
+
 # Marks
 
 
 def test_marks_are_put_back_in_the_order_of_val() -> None:
     marks = Marks(torch.tensor([3, 0, 4, 1, 2]))
     marks.add(torch.tensor([True, False]), torch.tensor([0.5, 2.0]))
-    assert (marks.seen, marks.errors()) == (2, 1)
+    assert (marks.seen, marks.spent()) == (2, 1)
     marks.add(torch.tensor([False]), torch.tensor([4.0]))
-    assert (marks.seen, marks.errors(), marks.errors()) == (3, 2, 2)
+    assert (marks.seen, marks.spent(), marks.spent()) == (3, 2, 2)
     right, loss = marks.in_order_of_val()
     assert right.tolist() == [False, False, False, True, False]
     assert loss.tolist() == [2.0, 0.0, 0.0, 0.5, 4.0]
@@ -548,7 +660,7 @@ def test_errors_are_those_so_far(seed: int) -> None:
     marks, told = Marks(torch.arange(20)), list[int]()
     for batch in right.split(3):
         marks.add(batch, torch.zeros(len(batch)))
-        told.append(marks.errors())
+        told.append(marks.spent())
     assert told == [int((~right[:n]).sum()) for n in (3, 6, 9, 12, 15, 18, 20)]
 
 
@@ -559,7 +671,7 @@ def test_on_a_gpu_errors_are_told_one_batch_late() -> None:
     right = (torch.rand(20, generator=torch.Generator().manual_seed(0)) < 0.5).cuda()
     for batch in right.split(3):
         marks.add(batch, torch.zeros(len(batch), device="cuda"))
-        told.append(marks.errors())
+        told.append(marks.spent())
     assert told == [0, *(int((~right[:n]).sum()) for n in (3, 6, 9, 12, 15, 18))]
     assert marks.in_order_of_val()[0].tolist() == right.tolist()
 

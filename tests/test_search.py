@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lptool.batching import BatchSize
+from lptool.choice import BY_ACCURACY, Choice
 from lptool.errors import PoolError
 from lptool.evaluate import Batch, Score, ScoreFunction
 from lptool.masks import kept_count, magnitude_prune
@@ -452,14 +453,15 @@ def network_pool(seed: int) -> tuple[Pool, int, list[Batch], list[Batch]]:
     return Pool.of(tickets), seed % 4, [(images, labels)], calibration
 
 
-def network_scorer(val: list[Batch], calibration: list[Batch], batch_size: int) -> Scorer:
+def network_scorer(val: list[Batch], calibration: list[Batch], batch_size: int, choice: Choice = BY_ACCURACY) -> Scorer:
     images, labels = val[0]
 
     def batches(size: int, *, order: Tensor | None = None) -> Iterable[Batch]:
         places = torch.arange(VAL) if order is None else order
         return [(images[chunk], labels[chunk]) for chunk in places.split(size)]
 
-    return Scorer(small_network(), batches, VAL, lambda size, order=None: calibration, batch_size=BatchSize(batch_size))
+    sizes = {"batch_size": BatchSize(batch_size)}
+    return Scorer(small_network(), batches, VAL, lambda size, order=None: calibration, choice=choice, **sizes)
 
 
 def steps_of(trace: SearchTrace) -> list[tuple[int, float | None, int]]:
@@ -491,6 +493,24 @@ def test_the_scorers_short_cuts_change_nothing_that_comes_out(seed: int) -> None
     assert model.score.correct == expected.score.correct
     assert model.score.nll == pytest.approx(expected.score.nll, rel=1e-6)
     assert model.recalibrated == expected.recalibrated
+    for name, t in expected.state.items():
+        assert t.numpy().tobytes() == model.state[name].numpy().tobytes()
+    assert scorer.images["val"] < VAL * trace.evaluations
+
+
+@pytest.mark.parametrize("choice", [Choice("nll"), Choice("nll", folds=True), Choice(folds=True)], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_nor_do_they_by_likelihood_and_on_the_halves_of_val(seed: int, choice: Choice) -> None:
+    pool, target, val, calibration = network_pool(seed)
+
+    def whole(state: Mapping[str, Tensor], bar: float = 0) -> Score:
+        return network_scorer(val, calibration, VAL, choice)(state)
+
+    scorer = network_scorer(val, calibration, (1, 4, 16)[seed % 3], choice)
+    expected, full = pool_tickets(pool, whole, target=target, choice=choice, passes=2)
+    model, trace = pool_tickets(pool, scorer, target=target, choice=choice, passes=2)
+    assert [(step.number, step.alpha) for step in trace.steps] == [(step.number, step.alpha) for step in full.steps]
+    assert model.score.nll == pytest.approx(expected.score.nll, rel=1e-6)
     for name, t in expected.state.items():
         assert t.numpy().tobytes() == model.state[name].numpy().tobytes()
     assert scorer.images["val"] < VAL * trace.evaluations
