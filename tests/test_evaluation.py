@@ -167,5 +167,5 @@ def test_a_batch_that_does_not_fit_is_halved(
 def test_networks_stay_in_the_mode_they_were_in(tickets: list[Path]) -> None:
     plan = plan_evaluation(tickets[:1], CPU)
     model = plan.subjects[0].network.model.train()
-    evaluation.predict(plan, plan.subjects[0], plan.data.test)
+    evaluation.predicted(plan, plan.subjects[0], plan.data.test)
     assert model.training

@@ -145,17 +145,20 @@ def test_the_gradient_is_that_of_differences(per: str) -> None:
 # The descent
 
 
-def adam(
-    states: Sequence[Lists], target: int, keep: int, bowl: Bowl, learning: Learning
-) -> tuple[list[list[float]], Lists]:
+def softmax(logits: Sequence[float]) -> list[float]:
+    powers = [math.exp(x) for x in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def adam(states: Sequence[Lists], keep: int, bowl: Bowl, learning: Learning) -> tuple[list[list[float]], Lists]:
     """Kingma & Ba 2015, algorithm 1, with a rate that falls to 0; and the pruned mix of the last coefficients."""
     row = rows(learning.per)
     count = max(row.values()) + 1
-    values = [[float(i == target) for i in range(len(states))] for _ in range(count)]
+    logits = [[0.0] * len(states) for _ in range(count)]
     first, second = ([[0.0] * len(states) for _ in range(count)] for _ in range(2))
 
     def model() -> tuple[Lists, set[tuple[str, int]]]:
-        mix = mixed(states, values, row)
+        mix = mixed(states, [softmax(line) for line in logits], row)
         places = [(n, i) for n in PRUNABLE for i in range(len(mix[n]))]
         out = set(sorted(places, key=lambda place: -abs(mix[place[0]][place[1]]))[keep:])
         return {n: [0.0 if (n, i) in out else x for i, x in enumerate(mix[n])] for n in SHAPES}, out
@@ -165,18 +168,25 @@ def adam(
         slopes = bowl.slopes(state)
         rate = learning.lr * (learning.steps - step) / learning.steps
         for r in range(count):
-            for i, ticket in enumerate(states):
-                slope = sum(
+            values = softmax(logits[r])
+            by_value = [
+                sum(
                     slopes[n][j] * ticket[n][j]
                     for n in SHAPES
                     for j in range(len(ticket[n]))
                     if row[n] == r and (n, j) not in out
                 )
+                for ticket in states
+            ]
+            for i in range(len(states)):
+                slope = sum(
+                    v * (float(i == k) - values[i]) * g for k, (v, g) in enumerate(zip(values, by_value, strict=True))
+                )
                 first[r][i] = 0.9 * first[r][i] + 0.1 * slope
                 second[r][i] = 0.999 * second[r][i] + 0.001 * slope**2
                 mean, square = first[r][i] / (1 - 0.9 ** (step + 1)), second[r][i] / (1 - 0.999 ** (step + 1))
-                values[r][i] -= rate * mean / (math.sqrt(square) + 1e-8)
-    return values, model()[0]
+                logits[r][i] -= rate * mean / (math.sqrt(square) + 1e-8)
+    return [softmax(line) for line in logits], model()[0]
 
 
 @pytest.mark.parametrize("per", PER)
@@ -185,7 +195,7 @@ def test_the_coefficients_are_those_of_adam(seed: int, per: str) -> None:
     pool, target, bowl = random_pool(seed, 3 + seed % 2, exact=False), seed % 3, Bowl(seed)
     keep, learning = pool.kept(target) - seed % 2, Learning(per, 7, 0.03)
     states = [as_lists(ticket.state) for ticket in pool]
-    expected, state = adam(states, target, keep, Bowl(seed), learning)
+    expected, state = adam(states, keep, Bowl(seed), learning)
     model, trace = learn(pool, bowl, target=target, keep=keep, learning=learning)
     for found, row in zip(coefficients_of(trace), expected, strict=True):
         assert found == pytest.approx(row, rel=1e-4, abs=1e-5)
@@ -201,8 +211,8 @@ def test_the_coefficients_are_those_of_adam(seed: int, per: str) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_it_descends(seed: int, per: str) -> None:
     pool, bowl = random_pool(seed, 4, exact=False), Bowl(seed)
-    model, trace = learn(pool, bowl, target=0, learning=Learning(per, 100, 0.01))
-    assert bowl.loss(as_lists(model.state)) < 0.9 * bowl.loss(as_lists(pool[0].state))
+    model, trace = learn(pool, bowl, target=0, learning=Learning(per, 100, 0.05))
+    assert bowl.loss(as_lists(model.state)) < 0.98 * bowl.loss(bowl.states[0])  # the uniform mean
     assert merit(model.score, Choice("nll")) == -bowl.loss(as_lists(model.state))
     assert trace.ticket.nll == bowl.loss(as_lists(pool[0].state))
 
@@ -216,7 +226,7 @@ def test_finer_groups_descend_further() -> None:
 def test_a_ticket_that_is_the_optimum_is_found() -> None:
     pool = random_pool(5, 3, exact=False)
     bowl = Bowl(5, goal=pool[1].state)
-    _, trace = learn(pool, bowl, target=0, learning=Learning("global", 400, 0.02))
+    _, trace = learn(pool, bowl, target=0, learning=Learning("global", 400, 0.1))
     assert coefficients_of(trace)[0] == pytest.approx([0.0, 1.0, 0.0], abs=0.02)
 
 
@@ -242,10 +252,9 @@ def test_equal_searches_find_equal_coefficients_on_any_number_of_ranks() -> None
 
 def test_weights_that_are_pruned_have_no_say() -> None:
     pool = random_pool(6, 3, exact=False)
-    goes_by = pool[2].mask
 
     def gradient(state: Mapping[str, Tensor], step: int) -> State:
-        return {name: 1e6 * (~goes_by[name]).float() for name in PRUNABLE}
+        return {name: 1e6 * (state[name] == 0).float() for name in PRUNABLE}
 
     _, trace = pool_tickets(
         pool,
@@ -255,13 +264,15 @@ def test_weights_that_are_pruned_have_no_say() -> None:
         gradient=gradient,
         learning=Learning(steps=3),
     )
-    assert coefficients_of(trace) == [[0.0, 0.0, 1.0]] * 3
+    for row in coefficients_of(trace):
+        assert row == pytest.approx([1 / 3] * 3, abs=1e-6)
 
 
-def test_tensors_without_a_gradient_stay_those_of_the_target_unless_they_share_a_coefficient() -> None:
+def test_tensors_without_a_gradient_stay_the_uniform_mean_unless_they_share_a_coefficient() -> None:
     """As the statistics of BatchNorm, and parameters that the loss does not see."""
     pool = random_pool(7, 3, exact=False)
-    bowl, target = Bowl(7), as_lists(pool[0].state)
+    bowl, states = Bowl(7), [as_lists(ticket.state) for ticket in pool]
+    mean = mixed(states, [[1 / 3] * 3] * 3, rows("tensor"))["bias"]
 
     def gradient(state: Mapping[str, Tensor], step: int) -> State:
         return {"conv": bowl(state, step)["conv"]}
@@ -269,8 +280,7 @@ def test_tensors_without_a_gradient_stay_those_of_the_target_unless_they_share_a
     for per, same in (("tensor", True), ("global", False)):
         options: dict[str, Any] = {"gradient": gradient, "learning": Learning(per, 5)}
         model, _ = pool_tickets(pool, Bowl().score, target=0, method="learned", **options)
-        assert (as_lists(model.state)["bias"] == target["bias"]) is same
-        assert as_lists(model.state)["conv"] != target["conv"]
+        assert (as_lists(model.state)["bias"] == pytest.approx(mean)) is same
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -306,7 +316,7 @@ def test_groups_of_a_network() -> None:
     """In the order of the tensors; counts are in none."""
     names = ["conv1.weight", "layer1.0.a", "layer1.0.b", "layer1.1.a", "fc.weight", "fc.bias"]
     state = {name: torch.ones(2) for name in names} | {"layer1.0.steps": torch.tensor(1)}
-    tickets = [Ticket({n: t * (i + 1) for n, t in state.items()}, {}, Metadata(level=i)) for i in range(3)]
+    tickets = [Ticket({n: t * 2**i for n, t in state.items()}, {}, Metadata(level=i)) for i in range(3)]
     expected = {"tensor": tuple(names), "block": ("conv1", "layer1.0", "layer1.1", "fc"), "global": ("all",)}
     for per, groups in expected.items():
         _, trace = pool_tickets(
@@ -318,9 +328,10 @@ def test_groups_of_a_network() -> None:
         )
         assert trace.coefficients is not None
         assert trace.coefficients.groups == groups
-        moved = [row for row in trace.coefficients.values if row != (0.0, 0.0, 1.0)]
-        assert moved == [trace.coefficients.values[-1]]
-        assert moved[0] == pytest.approx((-0.5, -0.5, 0.5))  # Adam's first step is the rate, whatever the gradient
+        *still, moved = trace.coefficients.values
+        assert all(row == pytest.approx([1 / 3] * 3) for row in still)
+        # Adam's first step is the rate, whatever the gradient; the third ticket, the largest, is above the mean
+        assert moved == pytest.approx(softmax([0.5, 0.5, -0.5]))
 
 
 # What cannot be
@@ -333,27 +344,6 @@ def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
 
     with pytest.raises(PoolError, match="learned: the gradient of step 2 is not finite; try a lower --learning-rate"):
         pool_tickets(random_pool(0, 3), Bowl().score, method="learned", gradient=gradient)
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_weights_that_overflow_are_refused(steps: int) -> None:
-    """In the last mix as in those before: one ticket goes to +inf and the other to −inf."""
-    tickets = [Ticket({"w": torch.tensor([x])}, {"w": torch.tensor([True])}) for x in (3e38, 2e38)]
-
-    class Torn(_Stacked):
-        def project(self, gradient: State, mask: Mapping[str, Tensor], values: Tensor) -> Tensor:
-            return torch.tensor([[1.0, -1.0]])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lptool.learned._Stacked", Torn)
-        with pytest.raises(PoolError, match="learned: the mix of weights is not finite; try a lower --learning-rate"):
-            pool_tickets(
-                Pool.of(tickets),
-                lambda state, bar=0: Score(1, 1.0, 2),
-                method="learned",
-                gradient=lambda state, step: {},
-                learning=Learning(steps=steps, lr=1000),
-            )
 
 
 @pytest.mark.parametrize(

@@ -122,22 +122,19 @@ def test_what_the_loss_does_not_depend_on_has_no_gradient() -> None:
     assert set(found) == {"used.weight", "used.bias"}
 
 
-def test_the_batch_is_augmented_with_the_generator_of_the_step() -> None:
-    drawn = list[Tensor]()
-
-    def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-        drawn.append(torch.rand(2, generator=generator))
-        return images * 2
-
-    net, state, doubled = network(0), network(1).state_dict(), part()
-    doubled.images = doubled.images * 2
-    slope = Slope(net, part(), TOTAL, batch_size=9, augment=augment)
-    found, again, other = slope(state, 4), slope(state, 4), slope(state, 5)
-    expected = Slope(net, doubled, TOTAL, batch_size=9)(state, 4)
-    assert all(torch.equal(t, found[name]) and torch.equal(t, again[name]) for name, t in expected.items())
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[1], drawn[2])
-    assert not torch.equal(found["0.weight"], other["0.weight"])
+def test_noise_is_added_that_a_step_draws_again_the_same() -> None:
+    net, state, seen = network(0), network(1).state_dict(), list[Tensor]()
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    quiet = Slope(net, part(), TOTAL, batch_size=9)
+    noisy = Slope(net, part(), TOTAL, batch_size=9, noise=0.5)
+    for slope, step in ((quiet, 4), (noisy, 4), (noisy, 4), (noisy, 5), (quiet, 5)):
+        slope(state, step)
+    plain, first, again, other, plain_other = seen
+    assert torch.equal(first, again)
+    drawn = torch.cat([first - plain, other - plain_other])
+    assert not torch.equal(*drawn.chunk(2))
+    assert drawn.std().item() == pytest.approx(0.5, rel=0.2)
+    assert abs(drawn.mean().item()) < 0.1
 
 
 def test_it_computes_in_the_type_asked_for_and_where_no_gradient_is_wanted() -> None:
