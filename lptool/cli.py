@@ -235,7 +235,9 @@ def _print(view: RenderableType) -> None:
     show_default=True,
     help="What is compared on val: images right, or the negative log-likelihood.",
 )
-@click.option("--folds", is_flag=True, help="Accept only what is at least as good on both halves of val.")
+@click.option(
+    "--folds", is_flag=True, default=False, help="Accept only what is at least as good on both halves of val."
+)
 @click.option(
     "--passes",
     type=click.IntRange(1),

@@ -34,6 +34,14 @@ def lptool(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+def assert_clear_error(result: Result, message: str) -> None:
+    """One line on stderr, exit 1, no traceback."""
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def refused(result: Result, code: int = 1) -> str:
     """The message of an expected failure: `Error: …` on stderr, nothing on stdout, no traceback."""
     assert result.exit_code == code, result.output
@@ -639,3 +647,50 @@ def test_selection_and_folds_reach_the_search(tmp_path: Path, tickets: list[Path
     search = header["fingerprint"]
     assert (search["select"], search["folds"], search["passes"]) == ("nll", True, 2)
     assert [len(line["folds"]) for line in lines] == [2 * line["complete"] for line in lines]
+
+
+def test_a_report_is_written_of_what_the_document_says(tmp_path: Path, tickets: list[Path]) -> None:
+    page, out = tmp_path / "a.html", tmp_path / "a.safetensors"
+    result = lptool("pool", *tickets[:3], "-o", out, "--report", page, "--json", *FAST)
+    assert result.exit_code == 0, result.output
+    document, html = json.loads(result.stdout), page.read_text()
+    assert len(document["references"]["members"]) == 3
+    for scores in (document["test"]["pooled"], document["test"]["ticket"], document["references"]["ensemble"]["test"]):
+        assert f"{100 * scores['accuracy']:.2f}" in html
+    assert html.startswith("<!DOCTYPE html>")
+    assert "lptool" in document["command"]
+    again = lptool("pool", *tickets[:3], "-o", tmp_path / "b.safetensors", "--report", page, *FAST)
+    assert_clear_error(again, "a.html: exists; choose another output or add --overwrite")
+    assert not (tmp_path / "b.safetensors").exists()
+    shown = lptool("pool", *tickets[:3], "-o", out, "--references", "--overwrite", *FAST)
+    assert "ensemble of 3" in shown.stdout
+
+
+def test_a_report_of_all_targets_and_one_of_evaluate(tmp_path: Path, tickets: list[Path]) -> None:
+    page, out = tmp_path / "a.html", tmp_path / "a.safetensors"
+    result = lptool("pool", *tickets[:2], "-o", out, "--target", "all", "--report", page, *FAST)
+    assert result.exit_code == 0, result.output
+    assert f"report: {page}" in result.stdout
+    html = page.read_text()
+    assert "level 0" in html
+    assert "level 1" in html
+    other = tmp_path / "e.html"
+    result = lptool("evaluate", *tickets[:2], "--report", other, "--json", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    accuracy = json.loads(result.stdout)["files"][1]["test"]["accuracy"]
+    assert f"{100 * accuracy:.2f}" in other.read_text()
+
+
+@pytest.mark.parametrize("command", [["pool", "-o", "x.safetensors"], ["evaluate"]])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
+    command: list[str], tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, *options = command
+    for page, message in (
+        ("a.pdf", "expected a name that ends in .html"),
+        (f"{tickets[0]}/a.html", "cannot be written"),
+    ):
+        result = lptool(name, *tickets[:2], *options, "--report", page, "--device", "cpu")
+        assert_clear_error(result, message)
+    assert not list(tmp_path.iterdir())
