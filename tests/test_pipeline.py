@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lptool
 from lptool.bench import Bench, PoolOptions, open_bench
 from lptool.checkpoints import file_sha256, load_ticket
+from lptool.choice import Choice
 from lptool.containers import read_header
 from lptool.errors import ArchError, DataError, OutputError, PoolError
 from lptool.evaluate import Score
@@ -316,3 +317,24 @@ def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -
     assert not torch.equal(found["fc.weight"], other.slope(state, 0)["fc.weight"])
     options = replace(QUICK, per="block", learning_steps=7, learning_rate=0.5)
     assert replace(bench, options=options).learning == Learning("block", 7, 0.5)
+
+
+def test_every_option_of_the_search_reaches_it(
+    tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, object] = {}
+
+    def search(pool: object, score: object, **given: object) -> None:
+        told.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lptool.pipeline.pool_tickets", search)
+    plain = {"method": "auto", "alphas": (0.3,), "alpha_search": "coarse", "passes": 3, "decay": 0.4}
+    chosen = {"select": "nll", "folds": True, "per": "block", "learning_steps": 7, "learning_rate": 0.5}
+    bench = open_bench(tickets, PoolOptions(**plain, **chosen, sparsity=0.9, device="cpu"))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        pool_target(bench, 2, tmp_path / "a.safetensors")
+    expected = {"target": 2, "keep": kept_at(bench.pool, 0.9), "choice": Choice("nll", folds=True), **plain}
+    assert {name: told[name] for name in expected} == expected
+    assert (told["learning"], told["gradient"]) == (Learning("block", 7, 0.5), bench.slope)
+    assert told["score_as_is"] == bench.scorer.as_is
