@@ -25,6 +25,7 @@ from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, ke
 from lptool.report import pool_document
 from lptool.scorer import Scorer
 from lptool.search import Learning
+from lptool.slope import Slope
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -315,6 +316,9 @@ def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -
     assert set(found) == {name for name, _ in bench.model.named_parameters()}
     assert all(torch.equal(t, expected[name]) for name, t in found.items())
     assert not torch.equal(found["fc.weight"], other.slope(state, 0)["fc.weight"])
+    train = bench.data.train
+    by_hand = Slope(bench.model, bench.batches(train), len(train))(state, 0)
+    assert all(torch.equal(t, by_hand[name]) for name, t in found.items())
     options = replace(QUICK, per="block", learning_steps=7, learning_rate=0.5)
     assert replace(bench, options=options).learning == Learning("block", 7, 0.5)
 
@@ -338,3 +342,12 @@ def test_every_option_of_the_search_reaches_it(
     assert {name: told[name] for name in expected} == expected
     assert (told["learning"], told["gradient"]) == (Learning("block", 7, 0.5), bench.slope)
     assert told["score_as_is"] == bench.scorer.as_is
+
+
+def test_how_many_states_a_search_scores_at_most() -> None:
+    """Of four tickets; the target as it is, and recalibrated."""
+    options = replace(QUICK, passes=3)
+    assert evaluations_at_most(options, 4) == 2 + 3 * 2 * 3
+    assert evaluations_at_most(replace(options, recalibrate=False), 4) == 1 + 3 * 2 * 3
+    assert evaluations_at_most(replace(options, method="average"), 4) == 2 + 3 * 3
+    assert evaluations_at_most(replace(options, method="learned", learning_steps=9), 4) == 3
