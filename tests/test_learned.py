@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
-from test_methods import merit, nearest
+from test_methods import merit, nearest, never_worse
 from test_search import PRUNABLE, SHAPES, Lists, Together, as_lists, random_pool
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from lptool.learned import _Stacked, group
 from lptool.masks import State, kept_count, magnitude_prune
 from lptool.methods import pool_tickets
 from lptool.pools import Pool
-from lptool.ranks import ALONE
+from lptool.ranks import ALONE, Ranks
 from lptool.search import Incumbent, Learning, Progress, Search, SearchTrace, grid
 from lptool.tickets import Metadata, Ticket
 
@@ -250,6 +250,25 @@ def test_equal_searches_find_equal_coefficients_on_any_number_of_ranks() -> None
     assert len({str(as_lists(model.state)) for model, _ in found}) == 1
 
 
+def test_one_rank_learns_and_the_others_are_told() -> None:
+    pool, results = random_pool(4, 4, exact=False), list[dict[int, Any]]()
+
+    class First(Ranks):
+        def share(self, tasks: Mapping[int, Callable[[], Any]]) -> dict[int, Any]:
+            results.append({key: task() for key, task in tasks.items()})
+            return results[-1]
+
+    class Second(Ranks):
+        def share(self, tasks: Mapping[int, Callable[[], Any]]) -> dict[int, Any]:
+            return results.pop(0)
+
+    model, _ = learn(pool, Bowl(4), ranks=First(0, 2), learning=Learning(steps=3))
+    idle = Bowl(4)
+    same, _ = learn(pool, idle, ranks=Second(1, 2), learning=Learning(steps=3))
+    assert (idle.steps, results) == ([], [])
+    assert as_lists(same.state) == as_lists(model.state)
+
+
 def test_weights_that_are_pruned_have_no_say() -> None:
     pool = random_pool(6, 3, exact=False)
 
@@ -340,10 +359,11 @@ def test_groups_of_a_network() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_is_refused(value: float) -> None:
     def gradient(state: Mapping[str, Tensor], step: int) -> State:
-        return {"bias": torch.full((3,), value if step == 2 else 1.0)}
+        return {"w": torch.full((1,), value if step == 2 else 1.0)}
 
+    tickets = [Ticket({"w": torch.tensor([x])}, {}) for x in (1.0, 2.0)]
     with pytest.raises(PoolError, match="learned: the gradient of step 2 is not finite; try a lower --learning-rate"):
-        pool_tickets(random_pool(0, 3), Bowl().score, method="learned", gradient=gradient)
+        pool_tickets(Pool.of(tickets), never_worse, method="learned", gradient=gradient)
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,15 @@ def test_what_every_method_promises(seed: int, method: str) -> None:
     before, told = [as_lists(t.state) | as_lists(t.mask) for t in pool], list[Progress]()
     raw = [{name: t.clone() for name, t in ticket.state.items()} for ticket in pool]
     model, trace = pooled(
-        pool, judge, method, target=target, keep=keep, score_as_is=as_is, on_progress=told.append, decay=0.7
+        pool,
+        judge,
+        method,
+        target=target,
+        keep=keep,
+        score_as_is=as_is,
+        on_progress=told.append,
+        decay=0.7,
+        ranks=Together(0, 1 + seed % 3),
     )
     assert kept_count(model.mask) == keep
     assert tuple(model.mask) == PRUNABLE

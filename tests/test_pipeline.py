@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lptool
 from lptool.bench import Bench, PoolOptions, open_bench
 from lptool.checkpoints import file_sha256, load_ticket
+from lptool.choice import Choice
 from lptool.containers import read_header
 from lptool.errors import ArchError, DataError, OutputError, PoolError
 from lptool.evaluate import Score
@@ -24,6 +25,7 @@ from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, ke
 from lptool.report import pool_document
 from lptool.scorer import Scorer
 from lptool.search import Learning
+from lptool.slope import Slope
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -314,5 +316,38 @@ def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -
     assert set(found) == {name for name, _ in bench.model.named_parameters()}
     assert all(torch.equal(t, expected[name]) for name, t in found.items())
     assert not torch.equal(found["fc.weight"], other.slope(state, 0)["fc.weight"])
+    train = bench.data.train
+    by_hand = Slope(bench.model, bench.batches(train), len(train))(state, 0)
+    assert all(torch.equal(t, by_hand[name]) for name, t in found.items())
     options = replace(QUICK, per="block", learning_steps=7, learning_rate=0.5)
     assert replace(bench, options=options).learning == Learning("block", 7, 0.5)
+
+
+def test_every_option_of_the_search_reaches_it(
+    tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, object] = {}
+
+    def search(pool: object, score: object, **given: object) -> None:
+        told.update(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lptool.pipeline.pool_tickets", search)
+    plain = {"method": "auto", "alphas": (0.3,), "alpha_search": "coarse", "passes": 3, "decay": 0.4}
+    chosen = {"select": "nll", "folds": True, "per": "block", "learning_steps": 7, "learning_rate": 0.5}
+    bench = open_bench(tickets, PoolOptions(**plain, **chosen, sparsity=0.9, device="cpu"))  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        pool_target(bench, 2, tmp_path / "a.safetensors")
+    expected = {"target": 2, "keep": kept_at(bench.pool, 0.9), "choice": Choice("nll", folds=True), **plain}
+    assert {name: told[name] for name in expected} == expected
+    assert (told["learning"], told["gradient"]) == (Learning("block", 7, 0.5), bench.slope)
+    assert told["score_as_is"] == bench.scorer.as_is
+
+
+def test_how_many_states_a_search_scores_at_most() -> None:
+    """Of four tickets; the target as it is, and recalibrated."""
+    options = replace(QUICK, passes=3)
+    assert evaluations_at_most(options, 4) == 2 + 3 * 2 * 3
+    assert evaluations_at_most(replace(options, recalibrate=False), 4) == 1 + 3 * 2 * 3
+    assert evaluations_at_most(replace(options, method="average"), 4) == 2 + 3 * 3
+    assert evaluations_at_most(replace(options, method="learned", learning_steps=9), 4) == 3

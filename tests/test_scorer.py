@@ -628,8 +628,9 @@ def test_a_complete_score_tells_those_of_the_even_and_of_the_odd_images(total: i
 
 
 def test_an_incomplete_score_and_one_of_a_single_image_tell_no_halves() -> None:
-    scorer, _ = table_scorer(TOTAL, 1)
-    assert scorer(random_table(0), TOTAL + 1).folds == ()
+    scorer, _ = table_scorer(TOTAL, 4)
+    stopped = scorer(random_table(0), TOTAL)
+    assert (stopped.n > 1, stopped.complete, stopped.folds) == (True, False, ())
     assert table_scorer(1)[0](random_table(0, 1)).folds == ()
 
 
