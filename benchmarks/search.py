@@ -50,7 +50,8 @@ from lptool.images import InMemory
 from lptool.methods import pool_tickets
 from lptool.models import build_model
 from lptool.recalibrate import in_eval_mode
-from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse
+from lptool.search import PAPER_ALPHAS, adjacent, coarse
+from lptool.trace import Progress, SearchTrace
 
 Row = dict[str, Any]
 MIB = 1 << 20

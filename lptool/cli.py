@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lptool.pipeline import PoolResult
     from lptool.ranks import Ranks
     from lptool.references import References
-    from lptool.search import Progress
+    from lptool.trace import Progress
 
 # torch and timm take seconds to import: each command imports them inside, after its arguments have been understood.
 
@@ -343,12 +343,13 @@ def pool(
     the result is the same as that of one.
     """
     _refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
-    from lptool import report
+    from lptool import report, report_pool
     from lptool.bench import PoolOptions, open_bench
     from lptool.export import check_output
-    from lptool.pipeline import choose_targets, evaluations_at_most, outputs_of
+    from lptool.pipeline import evaluations_at_most, outputs_of
     from lptool.ranks import join_ranks
     from lptool.references import references
+    from lptool.targets import choose_targets
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -379,7 +380,7 @@ def pool(
     if dry_run:
         evaluations = evaluations_at_most(options, len(bench.pool))
         if first:
-            click.echo(report.to_json(report.plan_document(bench, targets, outputs, evaluations)))
+            click.echo(report.to_json(report_pool.plan_document(bench, targets, outputs, evaluations)))
         return
     results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
     found = ranks.share({0: lambda: references(bench)})[0] if with_references or page else None
@@ -391,7 +392,7 @@ def _pool_all(
     bench: Bench, targets: Sequence[int], outputs: Sequence[Path], ranks: Ranks, *, overwrite: bool, shown: bool
 ) -> list[PoolResult]:
     """Pool each target: several are dealt out over the ranks, one at a time is searched by all of them together."""
-    from lptool import report
+    from lptool import report_pool
     from lptool.ranks import ALONE
 
     dealt = ranks.count > 1 and len(targets) > 1
@@ -400,13 +401,13 @@ def _pool_all(
     def run(target: int, output: Path) -> PoolResult:
         result = _pool_one(bench, target, output, together, overwrite=overwrite, shown=ranks.rank == 0)
         if shown and not dealt:
-            _print(report.pool_view(result))
+            _print(report_pool.pool_view(result))
         return result
 
     tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
     results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
     for result in results * (shown and dealt):
-        _print(report.pool_view(result))
+        _print(report_pool.pool_view(result))
     return results
 
 
@@ -467,10 +468,10 @@ def _finish(
     results: Sequence[PoolResult], found: References | None, target: str, as_json: bool, page: Path | None
 ) -> None:
     """Everything that is told when all targets are done."""
-    from lptool import report
+    from lptool import report, report_pool
 
-    documents = [report.pool_document(result, found) for result in results]
-    document = report.all_targets_document(documents) if target == "all" else documents[0]
+    documents = [report_pool.pool_document(result, found) for result in results]
+    document = report_pool.all_targets_document(documents) if target == "all" else documents[0]
     if page is not None:
         from lptool.markup import write_page
         from lptool.pool_page import pool_page
@@ -480,9 +481,9 @@ def _finish(
         click.echo(report.to_json(document))
         return
     if target == "all":
-        _print(report.summary_view(results))
+        _print(report_pool.summary_view(results))
     if found is not None:
-        _print(report.references_view(results[0], found))
+        _print(report_pool.references_view(results[0], found))
     if page is not None:
         click.echo(f"report: {page}")
 

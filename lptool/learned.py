@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lptool.errors import PoolError
 from lptool.masks import Mask, State
-from lptool.search import Coefficients, Incumbent, Outcome, Progress, Search, Step
+from lptool.search import Search
+from lptool.trace import Coefficients, Incumbent, Outcome, Progress, Step
 
 
 def learned(search: Search, start: Incumbent) -> Outcome:

@@ -17,22 +17,8 @@ from lptool.interpolate import interpolate
 from lptool.learned import learned
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
-from lptool.search import (
-    ALPHA_SEARCHES,
-    LEARNING,
-    PAPER_ALPHAS,
-    GradientFunction,
-    Incumbent,
-    Learning,
-    OnProgress,
-    Outcome,
-    Progress,
-    Scored,
-    Search,
-    SearchTrace,
-    Step,
-    pruned_ticket,
-)
+from lptool.search import ALPHA_SEARCHES, LEARNING, PAPER_ALPHAS, GradientFunction, Learning, Search, pruned_ticket
+from lptool.trace import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step
 
 
 def greedy(search: Search, start: Incumbent, alphas: Sequence[float] | None = None, name: str = "greedy") -> Outcome:

@@ -15,17 +15,18 @@ import torch
 from lptool import __version__
 from lptool.bench import Bench, PoolOptions
 from lptool.checkpoints import file_sha256
-from lptool.errors import OutputError, PoolError
+from lptool.errors import OutputError
 from lptool.evaluate import Score
 from lptool.export import check_output, save_ticket
 from lptool.images import Images
 from lptool.journal import Journal, check_journal, journal_of
 from lptool.masks import State, density, sparsity
 from lptool.methods import alphas_of, mixes_at_most, pool_tickets
-from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
-from lptool.search import Incumbent, OnProgress, Progress, SearchTrace, pruned_ticket
+from lptool.search import pruned_ticket
+from lptool.targets import kept_of
 from lptool.tickets import Metadata, Summary, Ticket
+from lptool.trace import Incumbent, OnProgress, Progress, SearchTrace
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Layer:
     after: float
 
 
-ROWS = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
+_SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
 
 
 @dataclass(frozen=True)
@@ -109,63 +110,6 @@ def _output_for(out: Path, level: int, target: str) -> Path:
     return out / f"level_{level:02d}.safetensors"
 
 
-def choose_targets(bench: Bench, ranks: Ranks = ALONE) -> list[int]:
-    """Places in the pool of the tickets to improve. `matching` scores tickets on val. Raises PoolError."""
-    pool, target = bench.pool, bench.options.target
-    if bench.options.sparsity is not None:
-        return [_nearest_denser(pool, bench.options.sparsity)]
-    if target == "all":
-        return list(range(len(pool)))
-    if target == "sparsest":
-        return [_sparsest(pool, range(len(pool)))]
-    if target == "matching":
-        scorings = {i: partial(_images_right, bench, i) for i in range(len(pool))}
-        correct = ranks.share(scorings)
-        return [_sparsest(pool, [i for i, right in correct.items() if right >= correct[0]])]
-    for i, summary in enumerate(pool.summaries):
-        if target == str(pool.level(i)) or Path(target).resolve() == Path(summary.file).resolve():
-            return [i]
-    levels = ", ".join(str(pool.level(i)) for i in range(len(pool)))
-    raise PoolError(f"no target {target!r}: expected sparsest, matching, all, a level ({levels}) or one of the files")
-
-
-def _nearest_denser(pool: Pool, sparsity: float) -> int:
-    """The sparsest ticket that is no sparser than asked for. Raises PoolError."""
-    keep, densest = kept_at(pool, sparsity), max(range(len(pool)), key=pool.kept)
-    if keep > pool.kept(densest):
-        raise PoolError(
-            f"sparsity {sparsity:g}: expected at least {1 - pool.density(densest):.6g}, the sparsity of the densest "
-            f"ticket {pool.summaries[densest].file}"
-        )
-    return _sparsest(pool, [place for place in range(len(pool)) if pool.kept(place) >= keep])
-
-
-def kept_at(pool: Pool, sparsity: float) -> int:
-    """How many prunable weights a model of this sparsity keeps. Raises PoolError."""
-    if not 0 <= sparsity < 1:
-        raise PoolError(f"sparsity {sparsity:g}: expected a number in [0, 1), such as 0.9 for 90 %")
-    total = pool.summaries[0].size(pool.prunable)
-    keep = round(total * (1 - sparsity))
-    if keep == 0:
-        raise PoolError(f"sparsity {sparsity:g}: none of the {total:,} prunable weights would be left; expected less")
-    return keep
-
-
-def _kept(bench: Bench, target: int) -> int:
-    """How many weights the pooled model of a target keeps."""
-    sparsity = bench.options.sparsity
-    return bench.pool.kept(target) if sparsity is None else kept_at(bench.pool, sparsity)
-
-
-def _images_right(bench: Bench, place: int) -> int:
-    return bench.score(bench.pool[place].state, bench.data.val).correct
-
-
-def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
-    """Of equally sparse tickets the last one; one that was trained before one that was pooled already."""
-    return max(places, key=lambda i: (-pool.kept(i), pool.summaries[i].metadata.kind != "pooled", i))
-
-
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     """States that one search scores: the target twice (once without BN recalibration) and every mix."""
     alphas = alphas_of(options.method, options.alphas)
@@ -186,7 +130,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "method": options.method,
         "alphas": list(alphas_of(options.method, options.alphas)),
         "alpha_search": options.alpha_search,
-        "kept": _kept(bench, target),
+        "kept": kept_of(bench, target),
         "passes": options.passes,
         "decay": options.decay,
         "select": options.select,
@@ -240,7 +184,7 @@ def _search(
         bench.pool,
         scorer,
         target=target,
-        keep=_kept(bench, target),
+        keep=kept_of(bench, target),
         method=bench.options.method,
         choice=bench.choice,
         alphas=bench.options.alphas,
@@ -282,7 +226,7 @@ def pool_target(
 def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrace) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]
-    start, start_mask = pruned_ticket(pool, trace.target, _kept(bench, trace.target))
+    start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
     states = {"ticket": start}
     if trace.ticket_bn:
         states["ticket_bn"] = bench.recalibrated(start)
@@ -292,7 +236,7 @@ def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrac
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     val = _scores(bench, states, bench.data.val)
     # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
-    shipped = max((name for name in ROWS if name in val), key=lambda name: bench.choice.merit(val[name]))
+    shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else start_mask
     test = _scores(bench, states, bench.data.test)

@@ -20,7 +20,7 @@ from lptool.evaluate import Score
 from lptool.journal import Journal, check_journal, journal_of
 from lptool.pipeline import PoolResult, outputs_of, pool_target
 from lptool.scorer import Scorer
-from lptool.search import OnProgress, Progress
+from lptool.trace import OnProgress, Progress
 
 FINGERPRINT: dict[str, Any] = {"tickets": ["a" * 64, "b" * 64], "alphas": [0.5, 0.9], "seed": 0, "batch_size": None}
 HALVES = (Score(2, 1.5, 3), Score(1, math.nan, 2))

@@ -21,8 +21,9 @@ from lptool.masks import State, kept_count, magnitude_prune
 from lptool.methods import pool_tickets
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
-from lptool.search import Incumbent, Learning, Progress, Search, SearchTrace, grid
+from lptool.search import Learning, Search, grid
 from lptool.tickets import Metadata, Ticket
+from lptool.trace import Incumbent, Progress, SearchTrace
 
 PER = ("tensor", "block", "global")
 

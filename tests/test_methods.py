@@ -22,8 +22,9 @@ from lptool.evaluate import Score, ScoreFunction
 from lptool.masks import State, kept_count
 from lptool.methods import AUTO, METHODS, alphas_of, methods_of, mixes_at_most, pool_tickets
 from lptool.pools import Pool
-from lptool.search import Incumbent, Learning, Progress, SearchTrace
+from lptool.search import Learning
 from lptool.tickets import Metadata, Ticket
+from lptool.trace import Incumbent, Progress, SearchTrace
 
 IMAGES = 14
 ALPHAS = (0.25, 0.5, 0.75)

@@ -12,20 +12,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lptool
-from lptool.bench import Bench, PoolOptions, open_bench
+from lptool.bench import NOISE, Bench, PoolOptions, open_bench
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.choice import Choice
 from lptool.containers import read_header
-from lptool.errors import ArchError, DataError, OutputError, PoolError
+from lptool.errors import ArchError, DataError, OutputError
 from lptool.evaluate import Score
 from lptool.images import Images
 from lptool.masks import kept_count
 from lptool.methods import METHODS
-from lptool.pipeline import choose_targets, evaluations_at_most, fingerprint, kept_at, outputs_of, pool_target
-from lptool.report import pool_document
+from lptool.pipeline import evaluations_at_most, fingerprint, outputs_of, pool_target
+from lptool.report_pool import pool_document
 from lptool.scorer import Scorer
 from lptool.search import Learning
 from lptool.slope import Slope
+from lptool.targets import choose_targets, kept_at
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -100,17 +101,6 @@ def test_without_an_accepted_candidate_the_start_is_written(tmp_path: Path, tick
     assert result.test["pooled"] in (result.test["ticket"], result.test["ticket_bn"])
 
 
-def test_targets(tickets: list[Path]) -> None:
-    bench = open_bench(tickets, QUICK)
-    correct = [right(_model(path), bench, bench.data.val) for path in tickets]
-    matching = max(i for i, score in enumerate(correct) if score >= correct[0])
-    expected = {"sparsest": [3], "all": [0, 1, 2, 3], "2": [2], str(tickets[1]): [1], "matching": [matching]}
-    for target, places in expected.items():
-        assert choose_targets(replace(bench, options=replace(QUICK, target=target))) == places
-    with pytest.raises(PoolError, match=r"no target '7': expected .* a level \(0, 1, 2, 3\)"):
-        choose_targets(replace(bench, options=replace(QUICK, target="7")))
-
-
 def _model(path: Path) -> nn.Module:
     return lptool.load_model(path)
 
@@ -183,27 +173,6 @@ def test_a_wrong_architecture_lists_what_differs(tickets: list[Path]) -> None:
 # Sparsity asked for
 
 
-@pytest.mark.parametrize(
-    ("sparsity", "place"), [(0.0, 0), (0.3, 0), (0.499, 0), (0.6, 1), (0.74, 1), (0.8, 2), (0.9, 3), (0.999, 3)]
-)
-def test_a_sparsity_between_two_tickets_takes_the_denser_as_its_target(
-    tickets: list[Path], sparsity: float, place: int
-) -> None:
-    """The tickets keep 1, 1/2, 1/4 and 1/8 of their weights."""
-    bench = open_bench(tickets, QUICK)
-    assert choose_targets(replace(bench, options=replace(QUICK, sparsity=sparsity))) == [place]
-
-
-def test_the_sparsity_of_a_ticket_takes_that_ticket(tickets: list[Path]) -> None:
-    """And a weight more the one before it, a weight less still this one."""
-    bench = open_bench(tickets, QUICK)
-    total, kept = bench.pool.kept(0), bench.pool.kept(2)
-    for keep, place in ((kept, 2), (kept + 1, 1), (kept - 1, 2)):
-        options = replace(QUICK, sparsity=1 - keep / total)
-        assert kept_at(bench.pool, 1 - keep / total) == keep
-        assert choose_targets(replace(bench, options=options)) == [place]
-
-
 @pytest.mark.parametrize("method", ["average", "soup"])
 @pytest.mark.parametrize("sparsity", [0.6, 0.93])
 def test_a_file_of_the_sparsity_asked_for(tmp_path: Path, tickets: list[Path], method: str, sparsity: float) -> None:
@@ -229,23 +198,6 @@ def test_a_file_of_the_sparsity_asked_for(tmp_path: Path, tickets: list[Path], m
     model.load_state_dict({n: t * (t.abs() >= limit) if n in names else t for n, t in state.items()})
     assert right(model, bench, bench.data.val) == result.val["ticket"].correct
     assert result.trace.ticket.correct == result.val["ticket"].correct
-
-
-def test_a_sparsity_that_cannot_be(tickets: list[Path]) -> None:
-    bench = open_bench(tickets, QUICK)
-    for sparsity, message in [
-        (-0.1, r"sparsity -0.1: expected a number in \[0, 1\), such as 0.9 for 90 %"),
-        (1.0, r"sparsity 1: expected a number in \[0, 1\)"),
-        (90.0, r"sparsity 90: expected a number in \[0, 1\)"),
-        (float("nan"), r"sparsity nan: expected a number in \[0, 1\)"),
-        (0.999999, "sparsity 0.999999: none of the [0-9,]+ prunable weights would be left; expected less"),
-    ]:
-        with pytest.raises(PoolError, match=message):
-            choose_targets(replace(bench, options=replace(QUICK, sparsity=sparsity)))
-    sparse = open_bench(tickets[1:], QUICK)
-    message = "sparsity 0.4: expected at least 0.5, the sparsity of the densest ticket .*level_01.safetensors"
-    with pytest.raises(PoolError, match=message):
-        choose_targets(replace(sparse, options=replace(QUICK, sparsity=0.4)))
 
 
 # Methods and choices
@@ -309,7 +261,7 @@ def test_a_fingerprint_knows_each_option_of_a_search(tickets: list[Path]) -> Non
 
 
 def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -> None:
-    """As they are in evaluation; the seed is that of the options."""
+    """With noise, and without augmentation; the seed is that of the options."""
     bench, again, other = (open_bench(tickets, replace(QUICK, seed=seed, precision="fp32")) for seed in (0, 0, 1))
     state = bench.pool[3].state
     found, expected = bench.slope(state, 0), again.slope(state, 0)
@@ -317,7 +269,7 @@ def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -
     assert all(torch.equal(t, expected[name]) for name, t in found.items())
     assert not torch.equal(found["fc.weight"], other.slope(state, 0)["fc.weight"])
     train = bench.data.train
-    by_hand = Slope(bench.model, bench.batches(train), len(train))(state, 0)
+    by_hand = Slope(bench.model, bench.batches(train), len(train), noise=NOISE)(state, 0)
     assert all(torch.equal(t, by_hand[name]) for name, t in found.items())
     options = replace(QUICK, per="block", learning_steps=7, learning_rate=0.5)
     assert replace(bench, options=options).learning == Learning("block", 7, 0.5)

@@ -25,8 +25,9 @@ from lptool.methods import pool_tickets
 from lptool.pools import Pool
 from lptool.ranks import Ranks
 from lptool.scorer import Scorer
-from lptool.search import PAPER_ALPHAS, Progress, SearchTrace, adjacent, coarse
+from lptool.search import PAPER_ALPHAS, adjacent, coarse
 from lptool.tickets import Metadata, Ticket
+from lptool.trace import Progress, SearchTrace
 
 Lists = dict[str, list[float]]
 Plain = Callable[[Lists], int]

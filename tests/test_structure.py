@@ -26,6 +26,7 @@ ORDER = [
     "recalibrate",
     "evaluate",
     "choice",
+    "trace",
     "scorer",
     "journal",
     "slope",
@@ -44,6 +45,7 @@ ORDER = [
     "inspection",
     "setting",
     "bench",
+    "targets",
     "barrier",
     "references",
     "pipeline",
@@ -54,6 +56,7 @@ ORDER = [
     "subjects",
     "evaluation",
     "report",
+    "report_pool",
     "report_evaluate",
     "drawing",
     "charts",
@@ -93,7 +96,9 @@ def test_a_module_imports_only_from_its_left(module: str) -> None:
     assert imported(module) <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", [*POOLING_LINE, "setting", "bench", "pipeline", "report", "inspection"])
+@pytest.mark.parametrize(
+    "module", [*POOLING_LINE, "setting", "bench", "pipeline", "report_pool", "report", "inspection"]
+)
 def test_the_pooling_line_does_not_need_the_trainer(module: str) -> None:
     assert not imported(module) & {"train", "run_folder", "presets"}
 
