@@ -201,7 +201,11 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
-    return Bench(pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings)
+    bench = Bench(
+        pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
+    )
+    _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
+    return bench
 
 
 def _files_in(*names: str) -> list[str]:

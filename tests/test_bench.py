@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lptool.bench import PoolOptions, open_bench
-from lptool.errors import ArchError, DataError
+from lptool.errors import ArchError, DataError, PoolError
 from lptool.pipeline import pool_target
 
 OPTIONS = PoolOptions(device="cpu", calibration_size=100)
@@ -27,6 +28,12 @@ def test_scores_do_not_depend_on_the_order_of_val(tickets: list[Path]) -> None:
     bench = open_bench(tickets, replace(OPTIONS, precision="fp32"))
     state = bench.pool[1].state
     assert bench.scorer.as_is(state).correct == bench.score(state, bench.data.val).correct
+
+
+@pytest.mark.parametrize("change", [{"select": "loss"}, {"per": "layer"}, {"learning_steps": 0}, {"learning_rate": 0}])
+def test_a_choice_or_learning_that_is_none_is_refused_at_once(tickets: list[Path], change: dict[str, Any]) -> None:
+    with pytest.raises(PoolError, match=r"expected|must be"):
+        open_bench(tickets, replace(OPTIONS, **change))
 
 
 def test_the_batch_size_is_probed_unless_it_is_given(tickets: list[Path]) -> None:

@@ -616,6 +616,7 @@ def test_a_learning_rate_that_is_none_is_one_line(tmp_path: Path, tickets: list[
     options = ["--method", "learned", "--learning-rate", value, "--device", "cpu"]
     result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", *options)
     assert "the learning rate must be above 0 and at most 1000" in refused_last(result)
+    assert list(tmp_path.iterdir()) == []  # no journal, which would refuse the rate that is meant
 
 
 def test_learned_from_one_end_to_the_other(tmp_path: Path, tickets: list[Path]) -> None:
