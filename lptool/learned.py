@@ -30,6 +30,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     """
     tickets = _Stacked(search)
     values = search.ranks.share({0: lambda: _descend(search, tickets, start)})[0].softmax(dim=1)
+    search.done = search.learning.steps  # on every rank, whichever of them learned
     state, mask = search.prune(tickets.mixed(values))
     score = search.score_once(state, None, None, start.score)
     finite = math.isfinite(score.nll)

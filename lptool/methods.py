@@ -207,7 +207,8 @@ def pool_tickets(
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
     outcomes = [METHODS[name].run(search, start) for name in names]
-    best = max(outcomes, key=lambda outcome: choice.merit(outcome.best.score))
+    sound = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start.score)]
+    best = max(sound or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
     incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)
     scores = [score for outcome in outcomes for score in outcome.scores]
     return incumbent, SearchTrace(

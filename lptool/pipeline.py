@@ -285,6 +285,9 @@ def _pooled_metadata(
         "chosen": trace.chosen,
         "select": options.select,
         "folds": options.folds,
+        "passes": options.passes,
+        "decay": options.decay,
+        "learning": asdict(bench.learning),
         "members": [
             _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
             for s in trace.steps

@@ -52,7 +52,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
         "test": _scores(result.test),
         "select": made["select"],
         "folds": made["folds"],
-        "passes": max((step.number for step in trace.steps), default=1),
+        "passes": made["passes"],
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),
         "methods": _methods_document(result),

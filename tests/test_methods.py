@@ -307,8 +307,9 @@ def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
     pool, target, keep = drawn(seed)
     options: dict[str, Any] = {"target": target, "keep": keep, "choice": choice, "alphas": ALPHAS, "passes": 2}
     each = {name: pool_tickets(pool, Judge(seed, choice), method=name, **options) for name in AUTO}
-    merits = [merit(model.score, choice) for model, _ in each.values()]
-    best = AUTO[merits.index(max(merits))]
+    fit = [name for name, (model, trace) in each.items() if choice.replaces(model.score, trace.start)]
+    merits = [merit(each[name][0].score, choice) for name in fit]
+    best = fit[merits.index(max(merits))]
     judge = Judge(seed, choice)
     model, trace = pool_tickets(pool, judge, method="auto", **options)
     assert (trace.method, trace.chosen) == ("auto", best)
@@ -316,6 +317,17 @@ def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
     assert trace.steps == each[best][1].steps
     assert trace.outcomes == {name: model.score for name, (model, _) in each.items()}
     assert trace.evaluations == judge.calls == 1 + sum(trace.evaluations - 1 for _, trace in each.values())
+
+
+def test_auto_takes_nothing_that_is_worse_on_a_half_of_val_where_halves_must_agree() -> None:
+    def score(state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
+        halves = (5, 5) if state["w"].item() == 1 else (9, 4)
+        return Score(sum(halves), 1.0, 20, folds=tuple(Score(right, 1.0, 10) for right in halves))
+
+    for folds, kept in ((True, 1.0), (False, 1.5)):
+        choice = Choice(folds=folds)
+        model, _ = pool_tickets(line(1.0, 2.0), score, method="auto", target=0, alphas=(0.5,), choice=choice)
+        assert model.state["w"].item() == kept
 
 
 def test_of_methods_as_good_auto_takes_the_first() -> None:
