@@ -76,13 +76,15 @@ VARIANTS = {
     "greedy, NLL": Variant("greedy", Choice("nll")),
     "greedy, folds": Variant("greedy", Choice(folds=True)),
     "greedy, NLL, folds": Variant("greedy", Choice("nll", folds=True)),
+    "window": Variant("window"),
+    "window, NLL": Variant("window", Choice("nll")),
     "soup": Variant("soup"),
     "swa": Variant("swa"),
     "ema": Variant("ema"),
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
 }
-CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "learned")
+CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "window", "learned")
 CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
 
 

@@ -34,7 +34,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULTS = TrainOptions()
 _SEED = click.IntRange(0, 2**32 - 1)
 _PAPER_LEVELS = 18  # Yin et al. 2023, section 4
-_METHODS = ("greedy", "average", "swa", "ema", "uniform", "soup", "learned", "auto")
+_METHODS = ("greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "auto")
 # Which methods an option does something for.
 _USED_BY = {
     "--alphas": ("greedy", "auto"),
@@ -224,9 +224,9 @@ def _print(view: RenderableType) -> None:
     type=click.Choice(_METHODS),
     default="greedy",
     show_default=True,
-    help="greedy and average are the paper's; swa, ema and uniform average without choosing; soup takes what helps a "
-    "uniform mean; learned finds coefficients by gradient on training images; auto keeps the best on val of all but "
-    "learned.",
+    help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages with "
+    "weights that fall with the distance in levels; soup takes what helps a uniform mean; learned finds coefficients "
+    "by gradient on training images; auto keeps the best on val of all but learned.",
 )
 @click.option(
     "--select",

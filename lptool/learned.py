@@ -1,7 +1,7 @@
 """Coefficients found by gradient: what each group of tensors takes of each ticket.
 
     model = prune(Σ cᵢ·ticketᵢ), c = softmax(l), with a logit lᵢ for each ticket and group of tensors
-    l ← l − Adam(∂ loss(model on training images) / ∂l), from the uniform mean, l = 0
+    l ← l − Adam(∂ loss(model on training images) / ∂l), from the windowed mean that is best on val (`lptool.window`)
 
 Cf. trainable weight averaging (Li et al. 2023) and learned soups (Wortsman et al. 2022, appendix I). The mask is
 refreshed as the coefficients move, so the result is pruned as it was when it was learned. Coefficients add up to one,
@@ -20,6 +20,7 @@ from lptool.errors import PoolError
 from lptool.masks import Mask, State
 from lptool.search import Search
 from lptool.trace import Coefficients, Incumbent, Outcome, Progress, Step
+from lptool.window import best_ratio, coefficients, score_ratios
 
 
 def learned(search: Search, start: Incumbent) -> Outcome:
@@ -28,16 +29,18 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     All tickets are in memory meanwhile. The gradient by a coefficient is the inner product of the gradient by the
     weights with the ticket, so it costs one backward pass per step however many tickets there are.
     """
+    scores = score_ratios(search, start)
+    (begin,) = coefficients(search, best_ratio(search, scores)).values
     tickets = _Stacked(search)
-    values = search.ranks.share({0: lambda: _descend(search, tickets, start)})[0].softmax(dim=1)
-    search.done = search.learning.steps  # on every rank, whichever of them learned
+    values = search.ranks.share({0: lambda: _descend(search, tickets, begin, start)})[0].softmax(dim=1)
+    search.done = len(scores) + search.learning.steps  # on every rank, whichever of them learned
     state, mask = search.prune(tickets.mixed(values))
     score = search.score_once(state, None, None, start.score)
     finite = math.isfinite(score.nll)
     steps = tuple(Step(place, None, finite, None, ()) for place in search.order)
-    coefficients = Coefficients(tickets.groups, tuple(tuple(row) for row in values.tolist()))
+    found = Coefficients(tickets.groups, tuple(tuple(row) for row in values.tolist()))
     best = Incumbent(state, mask, score, recalibrated=True) if finite else start
-    return Outcome("learned", best, steps, coefficients, ranked=(score,))
+    return Outcome("learned", best, steps, found, ranked=(*scores.values(), score))
 
 
 class _Stacked:
@@ -73,10 +76,10 @@ class _Stacked:
         return found
 
 
-def _descend(search: Search, tickets: _Stacked, start: Incumbent) -> Tensor:
+def _descend(search: Search, tickets: _Stacked, begin: Sequence[float], start: Incumbent) -> Tensor:
     """The logits [groups, tickets] after all steps. Raises PoolError where the loss has no finite gradient."""
     assert search.gradient is not None
-    logits = torch.zeros(len(tickets.groups), len(search.pool))
+    logits = torch.tensor(begin).log().repeat(len(tickets.groups), 1)
     optimizer = torch.optim.Adam([logits], lr=search.learning.lr)
     for step in range(search.learning.steps):
         values = logits.softmax(dim=1)

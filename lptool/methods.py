@@ -19,6 +19,7 @@ from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
 from lptool.search import ALPHA_SEARCHES, LEARNING, PAPER_ALPHAS, GradientFunction, Learning, Search, pruned_ticket
 from lptool.trace import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step
+from lptool.window import RATIOS, window
 
 
 def greedy(search: Search, start: Incumbent, alphas: Sequence[float] | None = None, name: str = "greedy") -> Outcome:
@@ -120,11 +121,12 @@ METHODS = {
     "swa": Method(swa, lambda *_: 1),
     "ema": Method(ema, lambda *_: 1),
     "uniform": Method(uniform, lambda *_: 1),
+    "window": Method(window, lambda *_: len(RATIOS)),
     "soup": Method(soup, lambda candidates, *_: 2 * candidates),
-    "learned": Method(learned, lambda *_: 1),
+    "learned": Method(learned, lambda *_: len(RATIOS) + 1),
 }
 # What `auto` runs: all that needs no gradient. Of equally good ones the first is kept.
-AUTO = ("greedy", "average", "soup", "swa", "ema", "uniform")
+AUTO = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
 
 
 def methods_of(name: str) -> tuple[str, ...]:

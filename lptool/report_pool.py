@@ -155,8 +155,11 @@ def _verdict(result: PoolResult) -> str:
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
     coefficients = result.trace.coefficients
+    if coefficients and len(coefficients.groups) > 1:
+        return f"mixed {len(result.files)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
     if coefficients:
-        return f"mixed {len(result.files)} tickets with the coefficients learned for {len(coefficients.groups)} groups"
+        shares = ", ".join(f"{value:.2f}" for value in coefficients.values[0])
+        return f"mixed {len(result.files)} tickets with the coefficients {shares}, in the order of their levels"
     steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
 

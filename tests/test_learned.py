@@ -24,8 +24,11 @@ from lptool.ranks import ALONE, Ranks
 from lptool.search import Learning, Search, grid
 from lptool.tickets import Metadata, Ticket
 from lptool.trace import Incumbent, Progress, SearchTrace
+from lptool.window import RATIOS
 
 PER = ("tensor", "block", "global")
+# Three tickets, the target first, in the window of the first ratio, which is taken where all are equally good.
+FIRST = [1 / 1.24, 0.2 / 1.24, 0.04 / 1.24]
 
 
 class Bowl:
@@ -151,18 +154,38 @@ def softmax(logits: Sequence[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def adam(states: Sequence[Lists], keep: int, bowl: Bowl, learning: Learning) -> tuple[list[list[float]], Lists]:
+def pruned_to(keep: int, mix: Lists) -> tuple[Lists, set[tuple[str, int]]]:
+    """The mix with all but its largest prunable weights 0, and the places of those."""
+    places = [(n, i) for n in PRUNABLE for i in range(len(mix[n]))]
+    out = set(sorted(places, key=lambda place: -abs(mix[place[0]][place[1]]))[keep:])
+    return {n: [0.0 if (n, i) in out else x for i, x in enumerate(mix[n])] for n in SHAPES}, out
+
+
+def windowed(states: Sequence[Lists], target: int, keep: int, bowl: Bowl) -> list[float]:
+    """The coefficients of the windowed mean with the least loss."""
+
+    def shares(ratio: float) -> list[float]:
+        raw = [ratio ** abs(i - target) for i in range(len(states))]
+        return [x / sum(raw) for x in raw]
+
+    def loss(ratio: float) -> float:
+        return bowl.loss(pruned_to(keep, mixed(states, [shares(ratio)], dict.fromkeys(SHAPES, 0)))[0])
+
+    return shares(min(RATIOS, key=loss))
+
+
+def adam(
+    states: Sequence[Lists], target: int, keep: int, bowl: Bowl, learning: Learning
+) -> tuple[list[list[float]], Lists]:
     """Kingma & Ba 2015, algorithm 1, with a rate that falls to 0; and the pruned mix of the last coefficients."""
     row = rows(learning.per)
     count = max(row.values()) + 1
-    logits = [[0.0] * len(states) for _ in range(count)]
+    begin = windowed(states, target, keep, bowl)
+    logits = [[math.log(x) for x in begin] for _ in range(count)]
     first, second = ([[0.0] * len(states) for _ in range(count)] for _ in range(2))
 
     def model() -> tuple[Lists, set[tuple[str, int]]]:
-        mix = mixed(states, [softmax(line) for line in logits], row)
-        places = [(n, i) for n in PRUNABLE for i in range(len(mix[n]))]
-        out = set(sorted(places, key=lambda place: -abs(mix[place[0]][place[1]]))[keep:])
-        return {n: [0.0 if (n, i) in out else x for i, x in enumerate(mix[n])] for n in SHAPES}, out
+        return pruned_to(keep, mixed(states, [softmax(line) for line in logits], row))
 
     for step in range(learning.steps):
         state, out = model()
@@ -196,7 +219,7 @@ def test_the_coefficients_are_those_of_adam(seed: int, per: str) -> None:
     pool, target, bowl = random_pool(seed, 3 + seed % 2, exact=False), seed % 3, Bowl(seed)
     keep, learning = pool.kept(target) - seed % 2, Learning(per, 7, 0.03)
     states = [as_lists(ticket.state) for ticket in pool]
-    expected, state = adam(states, keep, Bowl(seed), learning)
+    expected, state = adam(states, target, keep, Bowl(seed), learning)
     model, trace = learn(pool, bowl, target=target, keep=keep, learning=learning)
     for found, row in zip(coefficients_of(trace), expected, strict=True):
         assert found == pytest.approx(row, rel=1e-4, abs=1e-5)
@@ -238,8 +261,10 @@ def test_what_it_tells() -> None:
     assert all((s.alpha, s.accepted, s.score, s.attempts) == (None, True, None, ()) for s in trace.steps)
     assert trace.coefficients is not None
     assert trace.coefficients.groups == tuple(SHAPES)
-    assert (trace.evaluations, trace.outcomes) == (2, {"learned": model.score})
-    assert [(p.done, p.total, len(p.scored)) for p in told] == [(0, 6, 1), *((i, 6, 0) for i in range(1, 6)), (6, 6, 1)]
+    assert (trace.evaluations, trace.outcomes) == (1 + len(RATIOS) + 1, {"learned": model.score})
+    ratios = len(RATIOS)  # are scored first, then the steps are taken
+    scored = [1] * (1 + ratios) + [0] * 5 + [1]
+    assert [(p.done, p.total, len(p.scored)) for p in told] == [(i, 6 + ratios, n) for i, n in enumerate(scored)]
     assert told[-1].scored[0].score == model.score
     assert {p.incumbent for p in told} == {trace.ticket}
 
@@ -285,14 +310,14 @@ def test_weights_that_are_pruned_have_no_say() -> None:
         learning=Learning(steps=3),
     )
     for row in coefficients_of(trace):
-        assert row == pytest.approx([1 / 3] * 3, abs=1e-6)
+        assert row == pytest.approx(FIRST[::-1], abs=1e-6)
 
 
-def test_tensors_without_a_gradient_stay_the_uniform_mean_unless_they_share_a_coefficient() -> None:
+def test_tensors_without_a_gradient_stay_as_they_began_unless_they_share_a_coefficient() -> None:
     """As the statistics of BatchNorm, and parameters that the loss does not see."""
     pool = random_pool(7, 3, exact=False)
     bowl, states = Bowl(7), [as_lists(ticket.state) for ticket in pool]
-    mean = mixed(states, [[1 / 3] * 3] * 3, rows("tensor"))["bias"]
+    mean = mixed(states, [FIRST] * 3, rows("tensor"))["bias"]
 
     def gradient(state: Mapping[str, Tensor], step: int) -> State:
         return {"conv": bowl(state, step)["conv"]}
@@ -349,9 +374,10 @@ def test_groups_of_a_network() -> None:
         assert trace.coefficients is not None
         assert trace.coefficients.groups == groups
         *still, moved = trace.coefficients.values
-        assert all(row == pytest.approx([1 / 3] * 3) for row in still)
+        assert all(row == pytest.approx(FIRST[::-1]) for row in still)
         # Adam's first step is the rate, whatever the gradient; the third ticket, the largest, is above the mean
-        assert moved == pytest.approx(softmax([0.5, 0.5, -0.5]))
+        steps = zip(FIRST[::-1], [0.5, 0.5, -0.5], strict=True)
+        assert moved == pytest.approx(softmax([math.log(x) + step for x, step in steps]))
 
 
 # What cannot be

@@ -384,7 +384,7 @@ def test_what_every_method_promises(seed: int, method: str) -> None:
     assert counts[0] == 0
     assert counts[-1] == trace.evaluations - 2 + learned <= total
     assert (trace.ticket, trace.ticket_bn) == (told[0].scored[0].score, told[0].scored[1].score)
-    assert (trace.coefficients is not None) == (method == "learned")
+    assert (trace.coefficients is not None) == (trace.chosen in ("learned", "window"))
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -475,7 +475,7 @@ def test_a_target_keeps_the_weights_of_its_mask_even_where_they_are_zero() -> No
 
 
 def test_names_and_alphas() -> None:
-    assert set(METHODS) == {"greedy", "average", "swa", "ema", "uniform", "soup", "learned"}
+    assert set(METHODS) == {"greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned"}
     assert methods_of("soup") == ("soup",)
     assert methods_of("auto") == AUTO
     assert set(AUTO) == set(METHODS) - {"learned"}
@@ -490,7 +490,8 @@ def test_names_and_alphas() -> None:
 
 def test_how_many_mixes_there_are_at_most() -> None:
     """Of five tickets with three alphas in two passes."""
-    counts = {"greedy": 24, "average": 8, "swa": 1, "ema": 1, "uniform": 1, "soup": 8, "learned": 1, "auto": 43}
+    once = {"swa": 1, "ema": 1, "uniform": 1}
+    counts = once | {"greedy": 24, "average": 8, "window": 7, "soup": 8, "learned": 8, "auto": 50}
     assert {method: mixes_at_most(method, 5, 3, 2) for method in counts} == counts
 
 

@@ -57,8 +57,10 @@ def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:
     found = Coefficients(("conv", "fc"), ((0.25, 0.25, 0.25, 0.25), (0.0, 0.0, 0.0, 1.0)))
     trace = replace(result.trace, steps=steps, coefficients=found)
     learned = replace(result, trace=trace, shipped="pooled")
-    told = "mixed 4 tickets with the coefficients learned for 2 groups"
+    told = "mixed 4 tickets with a coefficient for each of 2 groups"
     assert told in text(report_pool.pool_view(learned))
+    one = replace(learned, trace=replace(trace, coefficients=Coefficients(("all",), ((0.125, 0.0, 0.5, 0.375),))))
+    assert "with the coefficients 0.12, 0.00, 0.50, 0.38, in the order" in text(report_pool.pool_view(one))
     document = report_pool.pool_document(learned)
     assert {member["alpha"] for member in document["members"]} == {None}
     values = [list(row) for row in found.values]

@@ -31,6 +31,7 @@ ORDER = [
     "journal",
     "slope",
     "search",
+    "window",
     "learned",
     "methods",
     "export",
