@@ -84,6 +84,7 @@ VARIANTS = {
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
 }
+CONTROLS = ("ticket", "ticket + BN", "ensemble")
 CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "window", "learned")
 CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
 
@@ -249,7 +250,9 @@ def setting_tables(name: str, cells: list[Row]) -> str:
         by_level.append([m, *(spread(cells, [i], test) for i in levels), spread(cells, levels, test)])
         gain, over_bn = minus(test, accuracy("ticket", "test")), minus(test, accuracy("ticket + BN", "test"))
         on_val = minus(accuracy(m, "val"), accuracy("ticket + BN", "val"))
-        kept = mean(cells, levels, over_bn) / mean(cells, levels, on_val) if m in (*VARIANTS, "auto") else None
+        on_val_mean = mean(cells, levels, on_val)
+        # what is kept of a gain can only be said where there is one
+        kept = mean(cells, levels, over_bn) / on_val_mean if m not in CONTROLS and on_val_mean > 0.05 else None
         summary.append(
             [m, spread(cells, levels, gain), spread(cells, levels, over_bn)]
             + [spread(cells, part, over_bn) for part in (levels[: half - 1], levels[half - 1 :])]
