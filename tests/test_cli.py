@@ -26,6 +26,7 @@ from lptool.corruptions import STANDARD
 from lptool.methods import METHODS
 from lptool.presets import PRESETS
 from lptool.search import ALPHA_SEARCHES, LEARNING, PAPER_ALPHAS, PER
+from lptool.window import RATIOS
 
 FAST = ["--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
 
@@ -631,7 +632,7 @@ def test_learned_from_one_end_to_the_other(tmp_path: Path, tickets: list[Path]) 
     again = lptool("pool", *tickets, "-o", tmp_path / "b.safetensors", *options, "--json")
     document = json.loads(again.stdout)
     assert document["sha256"] == file_sha256(out)
-    assert (document["method"], document["evaluations"]) == ("learned", 3)
+    assert (document["method"], document["evaluations"]) == ("learned", 2 + len(RATIOS) + 1)
     assert [(m["level"], m["alpha"], m["accepted"]) for m in document["members"]] == [
         (i, None, True) for i in (2, 1, 0)
     ]

@@ -27,6 +27,7 @@ from lptool.scorer import Scorer
 from lptool.search import Learning
 from lptool.slope import Slope
 from lptool.targets import choose_targets, kept_at
+from lptool.window import RATIOS
 
 QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
@@ -302,4 +303,5 @@ def test_how_many_states_a_search_scores_at_most() -> None:
     assert evaluations_at_most(options, 4) == 2 + 3 * 2 * 3
     assert evaluations_at_most(replace(options, recalibrate=False), 4) == 1 + 3 * 2 * 3
     assert evaluations_at_most(replace(options, method="average"), 4) == 2 + 3 * 3
-    assert evaluations_at_most(replace(options, method="learned", learning_steps=9), 4) == 3
+    assert evaluations_at_most(replace(options, method="window"), 4) == 2 + len(RATIOS)
+    assert evaluations_at_most(replace(options, method="learned", learning_steps=9), 4) == 2 + len(RATIOS) + 1
