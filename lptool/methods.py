@@ -18,7 +18,7 @@ from lptool.learned import learned
 from lptool.pools import Pool
 from lptool.ranks import ALONE, Ranks
 from lptool.search import ALPHA_SEARCHES, LEARNING, PAPER_ALPHAS, GradientFunction, Learning, Search, pruned_ticket
-from lptool.trace import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step
+from lptool.trace import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
 from lptool.window import RATIOS, window
 
 
@@ -63,18 +63,17 @@ def _without_choice(
     search: Search, start: Incumbent, name: str, alpha_of: Callable[[int], float], *, prune_each: bool = True
 ) -> Outcome:
     """Mix in every candidate with the alpha that follows from how many were mixed; score the last mix alone."""
-    alphas = [alpha_of(members) for members in range(1, len(search.pool))]
+    alphas = {place: alpha_of(members) for members, place in enumerate(search.order, start=1)}
     state = search.pool[search.target].state
-    for candidate, alpha in zip(search.order, alphas, strict=True):
+    for candidate, alpha in alphas.items():
         state = interpolate(state, search.pool[candidate].state, alpha)
         if prune_each:
             search.prune(state)
     state, mask = search.prune(state)
-    score = search.score_once(state, search.order[-1], alphas[-1], start.score)
+    score = search.score_once(state, candidate, alpha, start.score)
     finite = math.isfinite(score.nll)
-    steps = [Step(*pair, finite, None, ()) for pair in zip(search.order, alphas, strict=True)]
-    steps[-1] = replace(steps[-1], score=score, attempts=((alphas[-1], score),))
-    return Outcome(name, Incumbent(state, mask, score, recalibrated=True) if finite else start, tuple(steps))
+    best = Incumbent(state, mask, score, recalibrated=True) if finite else start
+    return Outcome(name, best, steps_to(score, alphas, accepted=finite))
 
 
 def soup(search: Search, start: Incumbent) -> Outcome:

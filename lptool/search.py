@@ -113,9 +113,11 @@ class Search:
         """The mix of two states, pruned, and its mask."""
         return self.prune(interpolate(current, candidate, alpha))
 
-    def score_once(self, state: State, place: int | None, alpha: float | None, incumbent: Score) -> Score:
-        """Score one state whole: on one rank, for all of them."""
-        score = self.ranks.share({0: partial(self.score, state)})[0]
+    def score_once(
+        self, state: State, place: int | None, alpha: float | None, incumbent: Score, bar: float = -math.inf
+    ) -> Score:
+        """Score one state, by default whole: on one rank, for all of them."""
+        score = self.ranks.share({0: partial(self.score, state, bar)})[0]
         self.tell((Scored(place, alpha, score),), incumbent)
         return score
 

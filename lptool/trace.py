@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lptool.evaluate import Score
@@ -42,6 +42,13 @@ class Step:
     score: Score | None
     attempts: tuple[tuple[float, Score], ...]
     number: int = 1
+
+
+def steps_to(score: Score, alphas: Mapping[int, float], *, accepted: bool) -> tuple[Step, ...]:
+    """The steps to a mix that was scored only when every candidate was in it: alphas by place, in order."""
+    *others, (last, alpha) = alphas.items()
+    steps = [Step(place, each, accepted, None, ()) for place, each in others]
+    return (*steps, Step(last, alpha, accepted, score, ((alpha, score),)))
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,12 @@ on val, so there is little room for luck.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import partial
 
 from lptool.evaluate import Score
 from lptool.interpolate import interpolate
 from lptool.masks import Mask, State
 from lptool.search import Search
-from lptool.trace import Coefficients, Incumbent, Outcome, Scored, Step
+from lptool.trace import Coefficients, Incumbent, Outcome, steps_to
 
 RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # with 1 all count the same
 
@@ -30,9 +28,8 @@ def window(search: Search, start: Incumbent) -> Outcome:
     state, mask = mean(search, ratio)
     accepted = search.choice.replaces(score, start.score)
     best = Incumbent(state, mask, score, recalibrated=True) if accepted else start
-    steps = [Step(place, alpha, accepted, None, ()) for place, alpha in alphas(search, ratio).items()]
-    steps[-1] = replace(steps[-1], score=score, attempts=((steps[-1].alpha or 0.0, score),))
-    return Outcome("window", best, tuple(steps), coefficients(search, ratio), ranked=tuple(scores.values()))
+    steps = steps_to(score, alphas(search, ratio), accepted=accepted)
+    return Outcome("window", best, steps, coefficients(search, ratio), ranked=tuple(scores.values()))
 
 
 def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:
@@ -40,9 +37,7 @@ def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:
     scores: dict[float, Score] = {}
     for ratio in RATIOS:
         bar = max((search.choice.merit(score) for score in scores.values() if score.complete), default=-math.inf)
-        task = partial(lambda ratio, bar: search.score(mean(search, ratio)[0], bar), ratio, bar)
-        scores[ratio] = search.ranks.share({0: task})[0]
-        search.tell((Scored(search.order[-1], None, scores[ratio]),), start.score)
+        scores[ratio] = search.score_once(mean(search, ratio)[0], search.order[-1], None, start.score, bar)
     return scores
 
 
