@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.presets import TrainOptions
+from lptool.train_options import TrainOptions
 from lptool.train import train_tickets
 
 DIGITS = TrainOptions(
