@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lptool.augment import draw
 from lptool.checkpoints import load_ticket
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import TrainError
 from lptool.evaluate import Score, evaluate
 from lptool.export import save_ticket
-from lptool.images import random_crop_flip
 from lptool.masks import Mask, apply_mask, kept_count, magnitude_mask, sparsity
 from lptool.models import build_model, check_forward, prunable_weights
 from lptool.presets import TrainOptions
@@ -251,9 +250,9 @@ def _training_batches(run: _Run, generator: torch.Generator) -> Iterator[tuple[T
     options, train = run.options, run.data.train
     padding = run.data.shape[1] // 8 if options.crop_padding is None else options.crop_padding
     flip = run.data.name != "digits" if options.flip is None else options.flip  # a mirrored digit is no digit
-    augment = partial(random_crop_flip, padding=padding, flip=flip, generator=generator)
     order = torch.randperm(len(train), generator=generator)
-    return run.data.batches(train, options.batch_size, run.device, order=order, augment=augment)
+    augmentation = draw(order, run.data.shape, crop_padding=padding, flip=flip, generator=generator).to(run.device)
+    return run.data.batches(train, options.batch_size, run.device, order=order, augment=augmentation.apply)
 
 
 def epoch_generator(seed: int, level: int, epoch: int) -> torch.Generator:
