@@ -61,7 +61,7 @@ class Data:
         *,
         order: Tensor | None = None,
         even: bool = True,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images [B, C, H, W] (channels last) and int64 labels [B], on `device`.
 
@@ -71,16 +71,17 @@ class Data:
             order: indices into `images`; all in order by default.
             even: batches of equal size to within one image, because BatchNorm statistics weigh batches equally, and
                 a batch of one image has no variance; else all but the last are of `batch_size`.
-            augment: applied to the uint8 batch.
+            augment: applied to the uint8 batch and the places [B] of its images in `order`, int64 on `device`.
         """
         order = torch.arange(len(images)) if order is None else order
         if len(order) == 0:
             return
         chunks = order.tensor_split(math.ceil(len(order) / batch_size)) if even else order.split(batch_size)
+        places = torch.arange(len(order), device=device).split([len(chunk) for chunk in chunks])
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
-        for raw, labels in images.raw(chunks, device):
-            pixels = raw if augment is None else augment(raw)
+        for here, (raw, labels) in zip(places, images.raw(chunks, device), strict=True):
+            pixels = raw if augment is None else augment(raw, here)
             yield ((pixels.float() - mean) * scale).contiguous(memory_format=torch.channels_last), labels
 
 

@@ -1,4 +1,4 @@
-"""Labelled images, in memory or on disk, and what is done to a batch of them on the device."""
+"""Labelled images, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from lptool.device import usable_cores
@@ -101,25 +100,6 @@ def digest_of_images(images: Images) -> str | None:
         return None
     digests = (digest_of_tensor(images.images), digest_of_tensor(images.labels))
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def random_crop_flip(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Crop each image at its own random place after padding with black, and flip each with probability one half.
-
-    Args:
-        images: uint8 [B, C, H, W] on any device.
-        padding: pixels on every side; 0 leaves out the crop.
-        generator: on the CPU, so that the same seed gives the same images on every device.
-    """
-    batch, _, height, width = images.shape
-    if padding:
-        offsets = torch.randint(2 * padding + 1, (2, batch), generator=generator).to(images.device)
-        windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-        images = windows[torch.arange(batch, device=images.device), :, offsets[0], offsets[1]]
-    if flip:
-        flipped = torch.rand(batch, generator=generator) < 0.5
-        images = torch.where(flipped.to(images.device)[:, None, None, None], images.flip(3), images)
-    return images
 
 
 def sample(images: Images, size: int, seed: int) -> Images:

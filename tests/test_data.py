@@ -175,15 +175,18 @@ def test_batches_follow_the_order_given_and_augment_raw_pixels() -> None:
     data = some_data(10)
     order = torch.tensor([7, 3, 9, 1, 1])
     seen: list[Tensor] = []
+    at: list[Tensor] = []
 
-    def black(raw: Tensor) -> Tensor:
+    def black(raw: Tensor, places: Tensor) -> Tensor:
         seen.append(raw)
+        at.append(places)
         return torch.zeros_like(raw)
 
     batches = list(data.batches(data.train, 2, CPU, order=order, augment=black))
     assert torch.cat([labels for _, labels in batches]).tolist() == order.tolist()
     assert isinstance(data.train, InMemory)
     assert torch.equal(torch.cat(seen), data.train.images[order])
+    assert torch.cat(at).tolist() == [0, 1, 2, 3, 4]
     for images, _ in batches:
         torch.testing.assert_close(images[:, 0], torch.full_like(images[:, 0], -0.4 / 0.2))
 

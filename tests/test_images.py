@@ -1,4 +1,4 @@
-"""Augmentation, streaming and statistics of images."""
+"""Streaming and statistics of images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from lptool import images as images_module
@@ -19,7 +18,6 @@ from lptool.images import (
     decoded,
     digest_of_images,
     image_shape,
-    random_crop_flip,
     sample,
 )
 
@@ -38,50 +36,6 @@ def streamed(images: InMemory) -> Streamed:
 
 Make = Callable[[InMemory], Images]
 BOTH_FORMS = [pytest.param(lambda images: images, id="memory"), pytest.param(streamed, id="streamed")]
-
-
-def crop_flip_pixel_by_pixel(images: Tensor, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """The same draws, then every output pixel looked up on its own."""
-    batch, _, height, width = images.shape
-    top = left = [0] * batch
-    if padding:
-        top, left = torch.randint(2 * padding + 1, (2, batch), generator=generator).tolist()
-    flipped = (torch.rand(batch, generator=generator) < 0.5).tolist() if flip else [False] * batch
-    out = torch.zeros_like(images)
-    for b, y, x in np.ndindex(batch, height, width):
-        from_y = y + top[b] - padding
-        from_x = (width - 1 - x if flipped[b] else x) + left[b] - padding
-        if 0 <= from_y < height and 0 <= from_x < width:
-            out[b, :, y, x] = images[b, :, from_y, from_x]
-    return out
-
-
-@pytest.mark.parametrize("padding", [0, 1, 4, 7])
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_crop_and_flip_equal_a_loop_over_pixels(padding: int, flip: bool, channels: int) -> None:
-    images = some_images(20, channels).images
-    before = images.clone()
-    got = random_crop_flip(images, padding, flip, torch.Generator().manual_seed(3))
-    expected = crop_flip_pixel_by_pixel(images, padding, flip, torch.Generator().manual_seed(3))
-    assert torch.equal(got, expected)
-    assert got.dtype == torch.uint8
-    assert torch.equal(images, before)
-
-
-def test_without_padding_and_flip_nothing_changes() -> None:
-    images = some_images(9).images
-    assert torch.equal(random_crop_flip(images, 0, False, torch.Generator()), images)
-
-
-def test_each_image_gets_its_own_place_and_side() -> None:
-    """One image 1,000 times: all 9 places × 2 sides come up, each about equally often."""
-    same = some_images(1).images.expand(1000, -1, -1, -1)
-    got = random_crop_flip(same, 1, True, torch.Generator().manual_seed(0))
-    counts = got.flatten(1).unique(dim=0, return_counts=True)[1]
-    assert len(counts) == 18
-    assert counts.min() > 1000 / 18 - 30  # 4 standard deviations
-    assert counts.max() < 1000 / 18 + 30
 
 
 @pytest.mark.parametrize("count", [7, pytest.param(600, id="600-by-workers")])

@@ -38,6 +38,7 @@ ORDER = [
     "networks",
     "models",
     "images",
+    "augment",
     "sources",
     "data",
     "presets",
