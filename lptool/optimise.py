@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ OptimizerState = dict[str, Tensor]
 def make_optimizer(model: nn.Module, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer of the options over all parameters, in as few kernels as the device allows."""
     # On the CPU too, fused takes a third of the time of a loop over the tensors.
-    how = {"fused": True} if device.type in ("cpu", "cuda") else {"foreach": True}
+    how: dict[str, Any] = {"fused": True} if device.type in ("cpu", "cuda") else {"foreach": True}
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, **how)

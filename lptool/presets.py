@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lptool.errors import TrainError, near_miss
 from lptool.train_options import TrainOptions

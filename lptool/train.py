@@ -105,7 +105,7 @@ def train_tickets(
     device: str = "auto",
     data: Data | None = None,
     ranks: Ranks = ALONE,
-    watch: Watch = Watch(),  # noqa: B008  (frozen)
+    watch: Watch = Watch(),
 ) -> list[Path]:
     """Train the tickets of one IMP run, or finish a run that was cut off.
 
@@ -266,9 +266,7 @@ def _multipliers(run: _Run, mask: Mask) -> dict[str, tuple[Tensor, Tensor]]:
 def _advance(run: _Run, before: Progress, optimizer: torch.optim.Optimizer, score: Score) -> Progress:
     """The progress after one more epoch."""
     model = run.model.state_dict()
-    after = Progress(
-        before.epoch + 1, model, optimizer_state(run.model, optimizer), before.best, before.best_correct
-    )
+    after = Progress(before.epoch + 1, model, optimizer_state(run.model, optimizer), before.best, before.best_correct)
     if run.options.keep == "best" and score.correct > before.best_correct:
         after.best_correct = score.correct
         after.best = {name: t.detach().clone() for name, t in model.items()}
@@ -307,9 +305,7 @@ def _train_epoch(
 def _check_finite(level: int, epoch: int, *losses: float) -> None:
     worst = next((loss for loss in losses if not math.isfinite(loss)), None)
     if worst is not None:
-        raise TrainError(
-            f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32"
-        )
+        raise TrainError(f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32")
 
 
 def _optimise(
@@ -408,7 +404,9 @@ def _score(run: _Run) -> Score:
         return evaluate(run.model, run.data.batches(run.data.val, 512, run.device, order=rows))
 
     parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
-    return merged(list(run.ranks.share({k: partial(score, rows) for k, rows in enumerate(parts) if len(rows)}).values()))
+    return merged(
+        list(run.ranks.share({k: partial(score, rows) for k, rows in enumerate(parts) if len(rows)}).values())
+    )
 
 
 def _save_level(run: _Run, level: int, mask: Mask, progress: Progress) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.train_options import TrainOptions
 from lptool.train import train_tickets
+from lptool.train_options import TrainOptions
 
 DIGITS = TrainOptions(
     arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25

@@ -38,7 +38,7 @@ def test_quickstart_makes_six_tickets_of_the_embedded_data_set() -> None:
 
 
 def test_imagenet_is_trained_as_the_literature_does() -> None:
-    """Frankle et al. 2020, table A1: batch 1024, lr 0.4 after five epochs of warm-up, 90 epochs, divided at 30, 60, 80."""
+    """Frankle et al. 2020, table A1: lr 0.4 after five epochs of warm-up, divided by 10 at 30, 60 and 80 of 90."""
     found = {name: p for name, p in PRESETS.items() if name.startswith("paper-imagenet")}
     assert {p.options.arch for p in found.values()} == {"resnet18", "resnet34", "resnet50"}
     for p in found.values():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lptool.errors import TrainError
-from lptool.train_options import CHOICES, OPTION_NAMES, TrainOptions, point, listed
+from lptool.train_options import CHOICES, OPTION_NAMES, TrainOptions, listed, point
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,8 @@ def test_options_cannot_be_changed_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(3, (3, "ep")), ("3", (3, "ep")), ("3ep", (3, "ep")), ("500it", (500, "it")), ("0it", (0, "it"))]
+    ("text", "expected"),
+    [(3, (3, "ep")), ("3", (3, "ep")), ("3ep", (3, "ep")), ("500it", (500, "it")), ("0it", (0, "it"))],
 )
 def test_a_point_of_training_is_epochs_or_steps(text: int | str, expected: tuple[int, str]) -> None:
     assert point(text) == expected
