@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from lptool.device import import_timm
+from lptool.errors import TrainError
 from lptool.ranks import Ranks
 
 
@@ -34,21 +36,27 @@ def spread(model: nn.Module, device: torch.device, ranks: Ranks, *, sync_bn: boo
         model,
         device_ids=[device] if device.type == "cuda" else None,
         process_group=group,
-        broadcast_buffers=not sync_bn,
         static_graph=True,  # and so parameters without a gradient are no error
     )
     return model, called
 
 
 def with_synced_bn(model: nn.Module, device: torch.device, group: Any = None) -> nn.Module:
-    """The model with BatchNorm over all processes, under the same names."""
-    model = import_timm().layers.convert_sync_batchnorm(model, group)
-    if device.type != "cuda":  # torch's own refuses the CPU
-        for module in model.modules():
-            if isinstance(module, nn.SyncBatchNorm):
-                kind = type(module)
-                bases = (_HostSyncBatchNorm,) if kind is nn.SyncBatchNorm else (kind, _HostSyncBatchNorm)
-                module.__class__ = type(kind.__name__, bases, {})  # timm's adds an activation to what it inherits
+    """The model with BatchNorm over all processes, under the same names; on the CPU the same object.
+
+    Raises:
+        TrainError: a kind of BatchNorm that cannot be synchronised.
+    """
+    layers = import_timm().layers
+    if device.type == "cuda":
+        return layers.convert_sync_batchnorm(model, group)  # type: ignore[no-any-return]
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, layers.BatchNormAct2d)
+    for name, module in model.named_modules():  # torch's own refuses the CPU
+        kind = type(module)
+        if isinstance(module, _BatchNorm) and kind not in known:
+            raise TrainError(f"{name}: a {kind.__name__} cannot see the images of all processes; try --no-sync-bn")
+        if kind in known:
+            module.__class__ = type(f"Synced{kind.__name__}", (_SyncedOnHost, kind), {})
     return model
 
 
@@ -60,7 +68,7 @@ def share_buffers(model: nn.Module, ranks: Ranks) -> None:
         buffer.copy_(plain)
 
 
-class _HostSyncBatchNorm(nn.SyncBatchNorm):
+class _SyncedOnHost(_BatchNorm):
     """Synchronised BatchNorm for the CPU: mean first, then the squared distances from it, as one pass cancels."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,6 +85,8 @@ class _HostSyncBatchNorm(nn.SyncBatchNorm):
         normal = centred * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        for after in ("drop", "act"):  # of timm's BatchNormAct2d
+            normal = getattr(self, after)(normal) if hasattr(self, after) else normal
         return normal.to(x.dtype)
 
     @torch.no_grad()

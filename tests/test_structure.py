@@ -49,6 +49,8 @@ ORDER = [
     "optimise",
     "parallel",
     "run_folder",
+    "run",
+    "epoch",
     "train",
     "inspection",
     "setting",

@@ -21,46 +21,26 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
+from training import DATA, NETWORKS
 
-from lptool import train
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.data import Data
+from lptool.epoch import epoch_generator
 from lptool.errors import ArchError, OutputError, TrainError
 from lptool.evaluate import evaluate
 from lptool.images import InMemory, Streamed
 from lptool.masks import is_nested, kept_count
 from lptool.models import build_model, load_model
+from lptool.run import Watch
 from lptool.schedule import learning_rate
-from lptool.train import Watch, epoch_generator, train_tickets
+from lptool.train import train_tickets
 from lptool.train_options import TrainOptions
 
 CPU = torch.device("cpu")
 EPOCHS, REWIND, LEVELS = 4, 1, 2
 ALL_EPOCHS = [(0, e) for e in range(EPOCHS)] + [(level, e) for level in (1, 2) for e in range(REWIND, EPOCHS)]
 CONV_WEIGHTS, LINEAR_WEIGHTS = 6 * 9 + 8 * 6 * 9, 8 * 4
-
-NETWORKS = """
-from torch import nn
-
-def net(num_classes, in_chans, dropout=0.1):
-    return nn.Sequential(
-        nn.Conv2d(in_chans, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout),
-        nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
-
-def certain(num_classes, in_chans):
-    return net(num_classes, in_chans, dropout=0.0)
-
-def asleep(num_classes, in_chans):
-    return net(num_classes, in_chans).eval()
-
-def linear(num_classes, in_chans):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
-
-def too_few_classes(num_classes, in_chans):
-    return net(num_classes - 1, in_chans)
-"""
 
 
 @pytest.fixture(scope="session")
@@ -75,25 +55,6 @@ def options(networks: str) -> TrainOptions:
     return TrainOptions(
         arch=f"{networks}:net", dataset="random", epochs=EPOCHS, rewind_epoch=REWIND, batch_size=32, precision="fp32"
     )
-
-
-def random_images(count: int, seed: int) -> InMemory:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    return InMemory(pixels, torch.randint(4, (count,), generator=generator))
-
-
-DATA = Data(
-    name="random",
-    train=random_images(96, seed=0),
-    val=random_images(60, seed=1),
-    test=random_images(8, seed=2),
-    num_classes=4,
-    shape=(1, 8, 8),
-    mean=(0.5,),
-    std=(0.3,),
-    split={"fraction": 0.1, "seed": 0, "hash": "abc"},
-)
 
 
 def run(options: TrainOptions, out: Path, levels: int = LEVELS, **more: Any) -> list[Path]:
@@ -172,9 +133,7 @@ def test_nothing_left_after_pruning_is_refused_and_the_levels_before_stay(
     options: TrainOptions, tmp_path: Path
 ) -> None:
     """486 weights at 99 %: 5, then none."""
-    with pytest.raises(
-        TrainError, match=r"^level 2: pruning would leave none of the weights; ask for fewer"
-    ):
+    with pytest.raises(TrainError, match=r"^level 2: pruning would leave none of the weights; ask for fewer"):
         run(replace(options, rate=0.99), tmp_path, levels=3)
     assert [file.name for file in sorted(tmp_path.glob("*.safetensors"))] == [
         "level_00.safetensors",
@@ -208,7 +167,7 @@ def test_later_levels_start_from_the_rewind_weights_times_the_mask(
     epochs, still = 3, 1e-30
     options = replace(options, epochs=epochs, rewind_epoch=rewind_epoch)
     trained = tmp_path / "run" / "level_00.safetensors"
-    monkeypatch.setattr(train, "learning_rate", lambda options, step, steps: still if trained.exists() else 0.1)
+    monkeypatch.setattr("lptool.epoch.learning_rate", lambda options, step, steps: still if trained.exists() else 0.1)
     dense, pruned = (load_ticket(file) for file in run(options, tmp_path / "run", levels=1))
 
     if rewind_epoch == 0:
@@ -216,7 +175,7 @@ def test_later_levels_start_from_the_rewind_weights_times_the_mask(
             torch.manual_seed(options.seed)
             start = build_model(options.arch, 4, 1).state_dict()
     else:
-        monkeypatch.setattr(train, "learning_rate", lambda options, step, steps: 0.1)
+        monkeypatch.setattr("lptool.epoch.learning_rate", lambda options, step, steps: 0.1)
         short = replace(options, epochs=rewind_epoch, rewind_epoch=0)
         start = load_ticket(run(short, tmp_path / "short", levels=0)[0]).state
     for name, mask in pruned.mask.items():
