@@ -118,7 +118,7 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
 def _on_test(plan: Plan, subject: Subject) -> FileResult:
     ticket, network = subject.load(), subject.network
     logits, labels = predicted(plan, subject, plan.data.test.to(plan.device))
-    cost = cost_of(network.model, ticket.state, ticket.mask, plan.data.shape)
+    cost = cost_of(network.model, ticket.state, ticket.mask, network.flops)
     return FileResult(subject.summary, network.arch, measure(logits, labels, plan.data.num_classes), cost)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from lptool.batching import BatchSize
 from lptool.checkpoints import load_ticket, summarise_file
 from lptool.corruptions import Corruptions, generated, standard, standard_folder
+from lptool.cost import Flops, count_flops
 from lptool.data import Data
 from lptool.device import pick_device
 from lptool.errors import CheckpointError, DataError, first_ten
@@ -60,6 +62,12 @@ class Network:
     arch: str
     model: nn.Module
     num_classes: int
+    image_shape: tuple[int, int, int]
+
+    @cached_property
+    def flops(self) -> Flops:
+        """Of one image; whatever the weights are."""
+        return count_flops(self.model, self.image_shape)
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: t
             model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
             classes = check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            built[repr((arch, kwargs))] = Network(arch, model, classes)
+            built[repr((arch, kwargs))] = Network(arch, model, classes, data.shape)
     return [built[repr(arch)] for arch in archs]
 
 

@@ -83,6 +83,14 @@ def test_costs_are_those_of_the_files_own_masks(two: Evaluation, tickets: list[P
     assert sparse.flops_kept < dense.flops_kept
 
 
+def test_the_flops_of_a_network_are_counted_once(tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[nn.Module] = []
+    count = subjects.count_flops
+    monkeypatch.setattr(subjects, "count_flops", lambda model, shape: counted.append(model) or count(model, shape))
+    evaluate_files(tickets[:2], CPU)
+    assert len(counted) == 1
+
+
 def test_under_corruptions(tickets: list[Path], digits: tuple[Tensor, Tensor], two: Evaluation) -> None:
     files = [tickets[0], tickets[3]]
     told: list[tuple[int, int]] = []
