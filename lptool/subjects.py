@@ -23,6 +23,7 @@ from lptool.models import build_model, check_forward, fit_names
 from lptool.setting import (
     BATCH_SIZE,
     Normalisation,
+    SettingOptions,
     architecture,
     check_image_shape,
     check_normalisation,
@@ -35,23 +36,13 @@ from lptool.tickets import Summary, Ticket
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate on.
+class EvaluateOptions(SettingOptions):
+    """What to evaluate on: besides `SettingOptions`, in which each file speaks for itself, this.
 
     Attributes:
-        arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
-        mean, std: per channel, of images scaled to [0, 1]; None takes what each file says, else measures them.
-        batch_size: images at once; None takes 256.
         corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
     """
 
-    arch: str | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    device: str = "auto"
-    batch_size: int | None = None
     corruptions: bool = False
 
 
