@@ -83,7 +83,7 @@ DEVICE = option("--device", default="auto", show_default=True, help="auto, cpu, 
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 
 
-def numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+def numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     """Numbers and commas."""
     try:
         found = None if text is None else tuple(float(part) for part in text.split(","))
