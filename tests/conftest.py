@@ -1,4 +1,4 @@
-"""Tickets that many tests share: trained once per session on the embedded digits, in seconds."""
+"""What many tests share: tickets and a pooled model of them, made once per session on the embedded digits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lptool.bench import PoolOptions, open_bench
+from lptool.pipeline import PoolResult, pool_target
 from lptool.train import train_tickets
 from lptool.train_options import TrainOptions
 
@@ -23,3 +25,10 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))
     torch.set_num_threads(before)
     return files
+
+
+@pytest.fixture(scope="session")
+def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
+    """The tickets pooled into their sparsest."""
+    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
+    return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")

@@ -12,7 +12,7 @@ from torch import nn
 
 def net(num_classes, in_chans, dropout=0.1):
     return nn.Sequential(
-        nn.Conv2d(in_chans, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout),
+        nn.Conv2d(in_chans, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout),
         nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
