@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -14,40 +15,39 @@ from torch import Tensor
 from lptool.augment import draw
 from lptool.errors import TrainError
 from lptool.evaluate import Score, evaluate, merged
-from lptool.masks import Mask, sparsity
 from lptool.optimise import Part, run_steps
 from lptool.parallel import share_buffers
-from lptool.run import Run, Where
+from lptool.run import Run
 from lptool.run_folder import Record
 from lptool.schedule import learning_rate
 
 
-def train_epoch(
-    run: Run,
-    level: int,
-    epoch: int,
-    mask: Mask,
-    pruned: dict[str, tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[Record, Score]:
-    """One pass over the training images, then one over val: the record for `train.jsonl`, and the score on val.
+@dataclass(frozen=True)
+class Level:
+    """A level in training: its number, how sparse it is, what its steps multiply (see `run_steps`), its optimizer."""
 
-    Args:
-        mask: of the level. pruned: see `run_steps`.
+    number: int
+    sparsity: float
+    pruned: Mapping[str, tuple[Tensor, Tensor]]
+    optimizer: torch.optim.Optimizer
+
+
+def train_epoch(run: Run, level: Level, epoch: int) -> tuple[Record, Score]:
+    """One pass over the training images, then one over val: the record for `train.jsonl`, and the score on val.
 
     Raises:
         TrainError: the loss is not finite.
         RankError: another rank ended.
     """
     started = time.perf_counter()
-    loss, accuracy, seen = _optimise(run, level, epoch, pruned, optimizer)
+    loss, accuracy, seen = _optimise(run, level, epoch)
     trained = time.perf_counter() - started
     score = _score(run)
-    run.ranks.agree(lambda: _check_finite(level, epoch, loss, score.nll))  # the last step shows only on val
+    run.ranks.agree(lambda: _check_finite(level.number, epoch, loss, score.nll))  # the last step shows only on val
     record = {
-        "level": level,
+        "level": level.number,
         "epoch": epoch,
-        "sparsity": round(sparsity(mask), 6),
+        "sparsity": round(level.sparsity, 6),
         "lr": learning_rate(run.options, epoch * run.steps_per_epoch, run.steps_per_epoch),
         "train_loss": loss,
         "train_accuracy": accuracy,
@@ -65,30 +65,24 @@ def _check_finite(level: int, epoch: int, *losses: float) -> None:
         raise TrainError(f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32")
 
 
-def _optimise(
-    run: Run,
-    level: int,
-    epoch: int,
-    pruned: dict[str, tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[float, float, int]:
+def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
     """Mean loss, accuracy and number of the images of one epoch of optimizer steps."""
     options, steps = run.options, run.steps_per_epoch
-    first = run.first_step(level, epoch)
+    first = run.first_step(level.number, epoch)
     rates = [learning_rate(options, epoch * steps + step, steps) for step in range(first, steps)]
-    images = sum(map(len, run.batches[:first]))
+    done = first
 
-    def on_step(count: int) -> None:
-        nonlocal images
-        images += count
-        run.watch.on_step(Where(level, epoch, images, len(run.data.train)))
+    def on_step() -> None:
+        nonlocal done
+        done += 1
+        run.watch.on_step(run.where(level.number, epoch, done))
 
     totals = run_steps(
         run.network,
-        optimizer,
-        _saving_rewind(run, level, epoch, _parts(run, level, epoch, first)),
+        level.optimizer,
+        _saving_rewind(run, level.number, epoch, _parts(run, level.number, epoch, first)),
         rates,
-        pruned,
+        level.pruned,
         compute=run.compute,
         label_smoothing=options.label_smoothing,
         processes=run.ranks.count,

@@ -82,7 +82,7 @@ def run_steps(
     compute: torch.dtype,
     label_smoothing: float,
     processes: int,
-    on_step: Callable[[int], None],
+    on_step: Callable[[], None],
 ) -> Totals:
     """One optimizer step per batch.
 
@@ -92,7 +92,7 @@ def run_steps(
         pruned: name → weight and what it is multiplied by after each step, a tensor of zeros and ones of its type.
         compute: bfloat16 runs the network under autocast.
         processes: how many share each batch; the mean of their gradients is that of the whole batch.
-        on_step: called with the size of each whole batch.
+        on_step: called after each.
     """
     forward = cast_forward(network, compute)
     weights, kept = [w for w, _ in pruned.values()], [k for _, k in pruned.values()]
@@ -113,5 +113,5 @@ def run_steps(
             totals.loss += loss * len(part.labels)
             totals.correct += (logits.argmax(dim=1) == part.labels).count_nonzero()
         totals.seen += len(part.labels)
-        on_step(part.whole)
+        on_step()
     return totals

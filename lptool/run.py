@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from lptool.data import Data, load_data
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import TrainError
+from lptool.levels import Levels, check_levels, count_of
 from lptool.models import prunable_weights
 from lptool.parallel import spread
-from lptool.pruning import Levels, check_levels
 from lptool.ranks import Ranks
 from lptool.run_folder import Record, RunFolder
 from lptool.schedule import rewind_step
@@ -26,12 +26,17 @@ from lptool.train_options import TrainOptions
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run stands: `images` of this epoch are done out of `of`. Levels and epochs count from 0."""
+    """Where a run stands: `images` of this epoch are done out of `of`, and `step` out of `steps` of all levels.
+
+    Levels and epochs count from 0.
+    """
 
     level: int
     epoch: int
     images: int
     of: int
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,16 @@ class Run:
     @property
     def rewind_step(self) -> int:
         return rewind_step(self.options, self.steps_per_epoch)
+
+    def where(self, level: int, epoch: int, step: int) -> Where:
+        """The place after so many steps of an epoch."""
+        whole = self.options.epochs * self.steps_per_epoch
+        later = whole - self.rewind_step  # steps of each level but the first
+        at = epoch * self.steps_per_epoch + step
+        done = at if level == 0 else whole + (level - 1) * later + at - self.rewind_step
+        of = len(self.data.train)
+        images = int(self.batches[step][0]) if step < self.steps_per_epoch else of
+        return Where(level, epoch, images, of, done, whole + count_of(self.levels) * later)
 
     def first_step(self, level: int, epoch: int) -> int:
         """The step of an epoch that a level begins with: not 0 only where it rewinds into the middle of one."""

@@ -131,10 +131,16 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
 
+    def records(self) -> list[Record]:
+        """The records of the journal; a line that was cut off is none."""
+        if not self.journal.exists():
+            return []
+        return [json.loads(line) for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
     def forget_after(self, level: int, epoch: int) -> None:
         """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
         if not self.journal.exists():
             return
-        lines = [line for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        kept = [line for line in lines if json.loads(line)["level"] != level or json.loads(line)["epoch"] < epoch]
-        write_atomically(self.journal, lambda file: file.write_text("".join(kept)))
+        kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.journal, lambda file: file.write_text(text))

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from lptool.checkpoints import load_ticket
 from lptool.data import Data
-from lptool.epoch import train_epoch
+from lptool.epoch import Level, train_epoch
 from lptool.errors import TrainError
 from lptool.evaluate import Score
 from lptool.export import save_ticket
+from lptool.levels import Levels, count_of
 from lptool.masks import Mask, apply_mask, sparsity, total_count
 from lptool.optimise import make_optimizer, optimizer_state, restore_optimizer
-from lptool.pruning import Levels, count_of, next_mask, planned
+from lptool.pruning import next_mask, planned
 from lptool.ranks import ALONE, Ranks
 from lptool.run import UNWATCHED, Run, Watch, open_run, over_processes
 from lptool.run_folder import Progress
@@ -102,19 +103,19 @@ def _is_finished(run: Run, level: int) -> bool:
     return True
 
 
-def _train_level(run: Run, level: int) -> None:
-    mask, progress = run.ranks.on_first(lambda: _begin(run, level))
+def _train_level(run: Run, number: int) -> None:
+    mask, progress = run.ranks.on_first(lambda: _begin(run, number))
     run.model.load_state_dict(progress.model)
     optimizer = make_optimizer(run.model, run.options, run.device)
     restore_optimizer(run.model, optimizer, progress.optimizer)
-    pruned = _multipliers(run, mask) if level else {}
+    level = Level(number, sparsity(mask), _multipliers(run, mask) if number else {}, optimizer)
     while progress.epoch < run.options.epochs:
-        record, score = train_epoch(run, level, progress.epoch, mask, pruned, optimizer)
+        record, score = train_epoch(run, level, progress.epoch)
         progress = _advance(run, progress, optimizer, score)
         run.ranks.on_first(partial(run.folder.append, record))
         run.watch.on_epoch(record)
-        run.ranks.on_first(partial(run.folder.save_progress, level, progress))
-    run.ranks.on_first(lambda: _save_level(run, level, mask, progress))
+        run.ranks.on_first(partial(run.folder.save_progress, number, progress))
+    run.ranks.on_first(lambda: _save_level(run, number, mask, progress))
 
 
 def _begin(run: Run, level: int) -> tuple[Mask, Progress]:

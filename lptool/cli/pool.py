@@ -12,9 +12,11 @@ import click
 from lptool.cli.options import PATH, SectionedCommand, options_of
 from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_and_report, warn
 from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
-from lptool.cli.train import chosen, train_under_bar
+from lptool.cli.train import train_under_bars
+from lptool.cli.train_options import chosen
 from lptool.errors import CheckpointError
-from lptool.presets import TrainOptions
+from lptool.levels import Levels
+from lptool.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from lptool.bench import Bench, PoolOptions
@@ -81,7 +83,7 @@ def pool(
         if options.target != "all":
             check_output(out, [], overwrite=overwrite)  # before the hours that training may take
         shape = _shape_of_tickets(preset, levels, seed, options)
-        ranks.share({0: lambda: train_under_bar(*shape, folder, options.data_dir, options.device)})
+        train_under_bars(*shape, folder, options.data_dir, options.device, ranks)
         return _found([folder])
 
     bench = ranks.agree(lambda: open_bench(tickets(), options))
@@ -187,7 +189,7 @@ def _folder_to_train(given: Sequence[Path], out: Path) -> Path | None:
 
 def _shape_of_tickets(
     name: str | None, levels: int | None, seed: int | None, options: PoolOptions
-) -> tuple[TrainOptions, int]:
+) -> tuple[TrainOptions, Levels]:
     """What the options of `pool` say about tickets that have to be made first."""
     shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
     precision = None if options.precision == "auto" else options.precision

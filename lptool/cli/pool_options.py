@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from lptool.cli.options import (
+    ARCHITECTURES,
     DEVICE,
     JSON,
     MEAN,
     PATH,
     SEED,
     STD,
+    arch_option,
     data_dir_option,
     explicit,
     numbers,
@@ -18,7 +20,7 @@ from lptool.cli.options import (
     overwrite_option,
     report_option,
 )
-from lptool.cli.train import ARCH_OPTION, DATASET_OPTION, LEVELS_OPTION, PRESET_OPTION, SEED_OPTION
+from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
 
 # Spelt out here, so that `--help` need not import torch; a test compares them with the library.
 METHODS = ("greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "auto")
@@ -142,8 +144,8 @@ OPTIONS = {
         ),
     ],
     "Data": [
-        ARCH_OPTION,
-        DATASET_OPTION,
+        arch_option(f"{ARCHITECTURES}. [as the tickets say, else guessed]"),
+        option("--dataset", metavar="D", help=f"{DATASETS}. [as the tickets say]"),
         data_dir_option(),
         option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),
         option("--split-seed", type=SEED, help="Of the choice of val. [as the tickets say, else 0]"),
@@ -169,7 +171,7 @@ OPTIONS = {
             type=click.IntRange(1),
             help="Images at once. [256; for the scorings of the search what this device is fastest with]",
         ),
-        SEED_OPTION,
+        option("--seed", type=SEED, help="Of the choice of calibration images; with --train of the tickets. [0]"),
     ],
 }
 

@@ -1,119 +1,129 @@
-"""`lptool train`: the tickets of one run."""
+"""`lptool train`: the tickets of one run, or of several."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    PATH,
-    SEED,
-    SectionedCommand,
-    arch_option,
-    data_dir_option,
-    option,
-    options_of,
-)
-from lptool.cli.output import clear_errors, progress_bar
-from lptool.presets import PRESETS, TrainOptions, preset
+from lptool.cli.options import SectionedCommand, options_of
+from lptool.cli.output import clear_errors, show
+from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
+from lptool.levels import Levels, check_levels
+from lptool.train_options import TrainOptions
 
-_DEFAULTS = TrainOptions()
-_PAPER_LEVELS = 18  # Yin et al. 2023, section 4
-
-# What `pool --train` takes too. None means here: what the preset says, else the default.
-PRESET_OPTION = option("--preset", metavar="P", help=f"Start from the options of: {', '.join(PRESETS)}.")
-ARCH_OPTION = arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]")
-DATASET_OPTION = option(
-    "--dataset",
-    metavar="D",
-    help="digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, or a timm data set such as torch/mnist. "
-    f"[{_DEFAULTS.dataset}]",
-)
-LEVELS_OPTION = option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{_PAPER_LEVELS}]")
-SEED_OPTION = option("--seed", type=SEED, help=f"Of initialisation, order and augmentation. [{_DEFAULTS.seed}]")
-
-OPTIONS = {
-    "Output": [
-        option("-o", "--output", "out", required=True, type=PATH, help="Folder for the tickets."),
-    ],
-    "What is trained": [
-        PRESET_OPTION,
-        ARCH_OPTION,
-        DATASET_OPTION,
-        data_dir_option(),
-        option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]"),
-        option("--val-fraction", type=float, help=f"Share of train held out as val. [{_DEFAULTS.val_fraction}]"),
-        option("--split-seed", type=SEED, help=f"Of the choice of val. [{_DEFAULTS.split_seed}]"),
-    ],
-    "Pruning": [
-        LEVELS_OPTION,
-        option(
-            "--rate", type=float, help=f"Share of the remaining weights pruned per level, in (0, 1). [{_DEFAULTS.rate}]"
-        ),
-        option("--prune", type=click.Choice(["conv", "all"]), help="Which weights: conv, or linear too. [conv]"),
-        option("--rewind-epoch", type=int, help=f"Level-0 epoch to go back to; 0: init. [{_DEFAULTS.rewind_epoch}]"),
-    ],
-    "Training": [
-        option("--epochs", type=int, help=f"Length of the learning-rate schedule. [{_DEFAULTS.epochs}]"),
-        option("--batch-size", type=int, help=f"Images per step. [{_DEFAULTS.batch_size}]"),
-        option("--lr", type=float, help=f"Learning rate, ÷ 10 at 50 % and 75 % of the epochs. [{_DEFAULTS.lr}]"),
-        option("--momentum", type=float, help=f"Of SGD. [{_DEFAULTS.momentum}]"),
-        option("--weight-decay", type=float, help=f"Of SGD. [{_DEFAULTS.weight_decay}]"),
-        option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]"),
-        option("--flip/--no-flip", default=None, help="Random horizontal flips. [yes, but not for digits]"),
-        option("--keep", type=click.Choice(["last", "best"]), help="Epoch kept: the last, or the best on val. [last]"),
-    ],
-    "Computing": [
-        DEVICE,
-        option(
-            "--precision", type=click.Choice(["auto", "fp32", "bf16"]), help="bf16: autocast; auto: where fast. [auto]"
-        ),
-        SEED_OPTION,
-    ],
-}
+if TYPE_CHECKING:
+    from lptool.ranks import Ranks
+    from lptool.run import Watch, Where
 
 
 @click.command(cls=SectionedCommand)
 @options_of(OPTIONS)
 @clear_errors
-def train(out: Path, preset: str | None, levels: int | None, data_dir: Path | None, device: str, **given: Any) -> None:
-    """Train the tickets of one IMP run with late rewinding. A rerun of the same command resumes.
+def train(
+    out: Path,
+    replicates: int,
+    preset: str | None,
+    recipe: str | None,
+    levels: int | None,
+    sparsities: tuple[float, ...] | None,
+    sparsity: float | None,
+    data_dir: Path | None,
+    device: str,
+    **given: Any,
+) -> None:
+    """Train the tickets of an IMP run with late rewinding. A rerun of the same command resumes.
 
     \b
     lptool train -o runs/digits --preset quickstart
-    lptool train -o runs/c10 --arch resnet18_cifar --dataset cifar10 --data-dir data
+    lptool train -o runs/c10 --arch resnet18_cifar --dataset cifar10 --sparsity 0.95 --replicates 3
+    lptool train -o runs/photos --arch resnet18 --pretrained --dataset folder:photos --augment resized-crop
+    torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
+
+    Under torchrun the processes share each batch and train the tickets that one process would.
     """
-    options, levels = chosen(preset, levels, given)
-    files = train_under_bar(options, levels, out, data_dir, device)
-    click.echo(f"{len(files)} tickets in {out}: {files[0].name} … {files[-1].name}")
-    click.echo(f"next: lptool pool {out} -o pooled.safetensors")
+    options, by_preset = chosen(preset, None, given, recipe)
+    refuse_odd_usage(options)
+    asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
+    check_levels(asked)
+    from lptool.ranks import join_ranks
+
+    ranks = join_ranks()
+    for number in range(replicates):
+        seeded = replace(options, seed=options.seed + number)
+        folder = out / f"seed_{seeded.seed}" if replicates > 1 else out
+        train_and_tell(seeded, asked, folder, data_dir, device, ranks)
 
 
-def chosen(name: str | None, levels: int | None, given: dict[str, Any]) -> tuple[TrainOptions, int]:
-    """Options given on the command line, over the preset's, over the defaults."""
-    base = preset(name) if name else None
-    options = {**(base.options if base else _DEFAULTS).to_json(), **{k: v for k, v in given.items() if v is not None}}
-    return TrainOptions(**options), levels or (base.levels if base else _PAPER_LEVELS)
+def train_and_tell(
+    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
+) -> None:
+    """Train one run, then its table and what to do next, on the first rank."""
+    from lptool.report_train import train_view
+    from lptool.run_folder import RunFolder
+
+    files = train_under_bars(options, levels, out, data_dir, device, ranks)
+    if ranks.rank == 0:
+        show(train_view(files, RunFolder(out).records()))
+        click.echo(f"next: lptool pool {out} -o pooled.safetensors")
 
 
-def train_under_bar(options: TrainOptions, levels: int, out: Path, data_dir: Path | None, device: str) -> list[Path]:
-    """Train under a progress bar; gives the files."""
+def train_under_bars(
+    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
+) -> list[Path]:
+    """Train under progress bars; gives the files."""
     from lptool.train import train_tickets
 
-    with progress_bar("training") as advance:
+    try:
+        with _bars(options, levels, shown=ranks.rank == 0) as watch:
+            return train_tickets(options, levels, out, data_dir=data_dir, device=device, ranks=ranks, watch=watch)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted; the same command goes on from the last finished epoch in {out}"
+        ) from None
+
+
+@contextmanager
+def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Watch]:
+    """One bar for all levels, with the time left, and one for the epoch, with images per second; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from lptool.levels import count_of
+    from lptool.run import Watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        run, epoch = progress.add_task("opening", total=None), progress.add_task("", total=None)
+        val, rate = "", _rate()
+
+        def on_step(at: Where) -> None:
+            level = f"level {at.level}/{count_of(levels)}{val}"
+            progress.update(run, completed=at.step, total=at.steps, description=level)
+            text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
+            progress.update(epoch, completed=at.images, total=at.of, description=text)
 
         def on_epoch(record: dict[str, Any]) -> None:
-            level, epoch = record["level"], record["epoch"] + 1
-            per_level = options.epochs - options.rewind_epoch
-            done = options.epochs + (level - 1) * per_level + epoch - options.rewind_epoch if level else epoch
-            text = (
-                f"level {level}/{levels} epoch {epoch}/{options.epochs} "
-                f"val {100 * record['val_accuracy']:.2f} % {record['images_per_second']:,.0f} images/s"
-            )
-            advance(done, options.epochs + levels * per_level, text)
+            nonlocal val
+            val = f" val {100 * record['val_accuracy']:.2f} %"
 
-        return train_tickets(options, levels, out, data_dir=data_dir, device=device, on_epoch=on_epoch)
+        yield Watch(on_step, on_epoch)
+
+
+def _rate() -> Callable[[Where], float]:
+    """Images per second since an epoch's first step; 0 at that step."""
+    begun: tuple[int, int, float, int] = (-1, -1, 0.0, 0)
+
+    def rate(at: Where) -> float:
+        nonlocal begun
+        if begun[:2] != (at.level, at.epoch):
+            begun = (at.level, at.epoch, time.perf_counter(), at.images)
+            return 0.0
+        return (at.images - begun[3]) / max(time.perf_counter() - begun[2], 1e-9)
+
+    return rate
