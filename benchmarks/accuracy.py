@@ -36,8 +36,9 @@ from lptool.images import Images, sample
 from lptool.masks import State
 from lptool.methods import AUTO, pool_tickets
 from lptool.metrics import measure
-from lptool.presets import TrainOptions
+from lptool.run import Watch
 from lptool.train import train_tickets
+from lptool.train_options import TrainOptions
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "accuracy"
@@ -59,7 +60,7 @@ SETTINGS = {
     "cifar10-mini": Setting({"dataset": "npz:{cifar}", "epochs": 20, "rewind_epoch": 4, "val_fraction": 0.2}, 9),
 }
 # Without augmentation a small network fits its images in few epochs.
-COMMON = {"arch": "resnet10_cifar", "lr": 0.05, "crop_padding": 0, "flip": False}
+COMMON = {"arch": "resnet10_cifar", "lr": 0.05, "crop_padding": 0, "flip": "no"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run(name: str, seed: int, work: Path, cifar: Path) -> None:
     options = TrainOptions(
         **COMMON, **setting.options | {"dataset": setting.options["dataset"].format(cifar=cifar)}, seed=seed
     )
-    files = train_tickets(options, setting.levels, work / f"{name}-seed{seed}", on_epoch=say_epoch)
+    files = train_tickets(options, setting.levels, work / f"{name}-seed{seed}", watch=Watch(on_epoch=say_epoch))
     bench = open_bench(files, PoolOptions())
     sets = corruptions(bench)
     cell["options"] = options.to_json() | {"dataset": setting.options["dataset"].format(cifar="cifar10-mini.npz")}

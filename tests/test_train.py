@@ -312,15 +312,6 @@ def test_same_seed_same_tickets_and_another_seed_others(options: TrainOptions, t
     assert not torch.equal(a.state["0.weight"], c.state["0.weight"])
 
 
-def test_every_epoch_of_every_level_draws_its_own_randomness() -> None:
-    places = [(seed, level, epoch) for seed in range(3) for level in range(20) for epoch in range(5)]
-    draws = []
-    with torch.random.fork_rng():
-        for place in places:
-            draws.append((int(torch.randint(1 << 60, (), generator=epoch_generator(*place))), float(torch.rand(()))))
-    assert len({own for own, _ in draws}) == len({shared for _, shared in draws}) == len(places)
-
-
 def test_random_state_of_the_caller_is_left_alone(options: TrainOptions, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     run(options, tmp_path, levels=1)
