@@ -39,6 +39,7 @@ ORDER = [
     "models",
     "images",
     "augment",
+    "pictures",
     "sources",
     "data",
     "presets",
