@@ -7,9 +7,8 @@ import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -108,20 +107,19 @@ class Streamed:
             generator=torch.Generator(),  # it draws a seed for its workers; the caller's random state is not its own
         )
         try:
-            with _sigint_blocked():
-                decoding = iter(loader)
-            for images, labels in decoding:
+            for images, labels in _started(loader):
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
-            raise DataError(f"an image cannot be decoded: {_reason(error)}") from error
+            # A traceback would keep the workers, and those that are started next would inherit them and complain.
+            raise DataError(f"an image cannot be decoded: {_reason(error)}") from error.with_traceback(None)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker"):
                 raise
             raise DataError(
                 f"a process that decodes images was killed ({first_line(error)}); it may have wanted memory, or more "
                 "shared memory than /dev/shm has: give the container more (docker run --shm-size), or lower the batch "
                 "size"
-            ) from error
+            ) from error.with_traceback(None)
 
     def resized_crops(self, seed: int) -> Streamed | None:
         return None if self.crops is None else replace(self, source=self.crops(seed))
@@ -134,18 +132,16 @@ def _workers(batches: Sequence[Sequence[int]]) -> int:
     return max(1, min(usable_cores() // local_ranks(), MOST_WORKERS, len(batches)))
 
 
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, which would have each of them print a traceback of its own.
+def _started(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:
+    """Iterate over `loader` with workers that never see Ctrl-C: each would print a traceback of its own.
 
-    A Ctrl-C meanwhile reaches this process afterwards; in the middle of starting a worker it could hang.
+    A Ctrl-C meanwhile reaches this process when all have started; in the middle of it, it could hang.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it
     try:
-        yield
+        return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
