@@ -19,6 +19,7 @@ from lptool.device import import_timm
 from lptool.errors import DataError, first_line, near_miss
 from lptool.images import Images, InMemory, image_shape
 from lptool.pictures import decoded_pictures
+from lptool.shards import PICTURES, Shards, shard_files
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
@@ -48,13 +49,15 @@ def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -
         parts = _npz(Path(place))
     elif kind == "folder" and place:
         return _folder(Path(place), image_size)
-    elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds"):
+    elif name.startswith("wds/"):
+        return _wds(root or Path(name.removeprefix("wds/")), image_size)
+    elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds"):
         return _timm(name, root, image_size)
     else:
         known = ["digits", "fashion-mnist", "cifar10", "cifar100"]
         raise DataError(
-            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, or a timm name such as "
-            f"torch/mnist or hfds/NAME.{near_miss(name, known)}"
+            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, wds/DIR, or a timm name "
+            f"such as torch/mnist or hfds/NAME.{near_miss(name, known)}"
         )
     return _resized(parts, image_size)
 
@@ -208,9 +211,7 @@ def _folder(root: Path, image_size: int | None) -> Parts:
             raise DataError(
                 f"folder:{root}: {part} has the classes {found[part].classes}, expected {classes} as in train"
             )
-    images = decoded_pictures(found, image_size)
-    val = images["val"] if len(held_out) == 2 else None
-    return Parts(images["train"], images[held_out[-1]], len(classes), val)
+    return _parts(decoded_pictures(found, image_size), len(classes))
 
 
 def _image_folder(root: Path, part: str) -> Any:
@@ -221,6 +222,25 @@ def _image_folder(root: Path, part: str) -> Any:
         return ImageFolder(str(root / part))
     except (OSError, ValueError) as error:  # a class without images among them
         raise DataError(f"folder:{root}: {part}: {error}") from error
+
+
+def _wds(root: Path, image_size: int | None) -> Parts:
+    found = {part: Shards(files) for part, files in shard_files(root).items()}
+    empty = [part for part, shards in found.items() if not len(shards)]
+    if empty:
+        raise DataError(f"{root}: the shards of {' and '.join(empty)} hold no picture ({', '.join(PICTURES)})")
+    classes = 1 + int(found["train"].classes.max())
+    for part, shards in found.items():
+        if shards.classes.max() >= classes:
+            highest = int(shards.classes.max())
+            raise DataError(f"{root}: {part} has the class {highest}, expected 0 to {classes - 1} as in train")
+    return _parts(decoded_pictures(found, image_size), classes)
+
+
+def _parts(images: dict[str, Images], num_classes: int) -> Parts:
+    """From train and val or test or both: where there is only one, it is kept for the end."""
+    held_out = [images[part] for part in ("val", "test") if part in images]
+    return Parts(images["train"], held_out[-1], num_classes, val=held_out[0] if len(held_out) == 2 else None)
 
 
 def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:

@@ -571,14 +571,14 @@ def test_timm_data_set_larger_than_memory_streams_or_says_so(monkeypatch: pytest
 
     timm_gives(monkeypatch, train=InOrder(large.pixels, large.labels), test=small)
     with pytest.raises(DataError, match=r"can only be read in order .* use folder:DIR"):
-        load_parts("wds/x", tmp_path, None)
+        load_parts("hfids/x", tmp_path, None)
 
 
 def test_timm_data_set_without_an_image_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = InOrder(random_pixels(0, 4, 4), [])
     timm_gives(monkeypatch, train=empty, test=empty)
     with pytest.raises(DataError):
-        load_parts("wds/x", tmp_path, None)
+        load_parts("hfids/x", tmp_path, None)
 
 
 @pytest.mark.parametrize("kind", [MapStyle, InOrder])

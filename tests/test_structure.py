@@ -40,6 +40,7 @@ ORDER = [
     "images",
     "augment",
     "pictures",
+    "shards",
     "sources",
     "data",
     "presets",
