@@ -65,8 +65,10 @@ class InMemory:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order:
-            here = indices.to(self.images.device)
+        if not order:
+            return
+        moved = torch.cat(list(order)).to(self.images.device)  # one copy to the device, not one for every batch
+        for here in moved.split([len(indices) for indices in order]):
             yield self.images[here].to(device), self.labels[here].to(device)
 
     def resized_crops(self, seed: int) -> Images | None:
