@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from lptool.methods import pool_tickets as pool_tickets
     from lptool.models import load_model as load_model
     from lptool.pools import Pool as Pool
-    from lptool.presets import TrainOptions as TrainOptions
     from lptool.recalibrate import recalibrate_bn as recalibrate_bn
     from lptool.scorer import Scorer as Scorer
     from lptool.subjects import EvaluateOptions as EvaluateOptions
     from lptool.tickets import Ticket as Ticket
     from lptool.train import train_tickets as train_tickets
+    from lptool.train_options import TrainOptions as TrainOptions
 
 _HOME = {
     "Choice": "choice",
@@ -50,7 +50,7 @@ _HOME = {
     "Score": "evaluate",
     "Scorer": "scorer",
     "Ticket": "tickets",
-    "TrainOptions": "presets",
+    "TrainOptions": "train_options",
     "evaluate_files": "evaluation",
     "find_checkpoints": "checkpoints",
     "interpolate": "interpolate",

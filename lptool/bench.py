@@ -28,6 +28,7 @@ from lptool.scorer import Scorer
 from lptool.search import PAPER_ALPHAS, Learning
 from lptool.setting import (
     BATCH_SIZE,
+    SettingOptions,
     architecture,
     check_image_shape,
     check_normalisation,
@@ -43,9 +44,9 @@ from lptool.tickets import Summary
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
-@dataclass(frozen=True)
-class PoolOptions:
-    """Everything that shapes a pooled model.
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions(SettingOptions):
+    """Everything that shapes a pooled model: besides `SettingOptions`, these.
 
     Attributes:
         target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
@@ -53,13 +54,10 @@ class PoolOptions:
         sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
         method, alphas, alpha_search, passes, decay: see `pool_tickets`.
         select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
-        arch, dataset, data_dir: None takes what the tickets say; an architecture is also guessed from the tensors.
-        mean, std: per channel, of images scaled to [0, 1]; None takes what the tickets say, else measures them.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
         calibration_size: training images for BN recalibration in the search; at the end all are used.
-        batch_size: of all images; None takes 256, and for scoring in the search what the device is fastest with.
         seed: of the choice of calibration images.
     """
 
@@ -75,18 +73,11 @@ class PoolOptions:
     per: str = "tensor"
     learning_steps: int = Learning.steps
     learning_rate: float = Learning.lr
-    arch: str | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    device: str = "auto"
     val_fraction: float | None = None
     split_seed: int | None = None
     precision: str = "auto"
     recalibrate: bool = True
     calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
-    batch_size: int | None = None
     seed: int = 0
 
 

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lptool.masks import Mask
 from lptool.recalibrate import in_eval_mode
 
+Flops = tuple[int, dict[str, int]]  # in all, and of each module without children
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -33,17 +35,18 @@ class Cost:
     bytes_kept: int
 
 
-def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, image_shape: tuple[int, int, int]) -> Cost:
-    """The cost of a network with the tensors of a file, for images [C, H, W].
+def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Flops) -> Cost:
+    """The cost of a network with the tensors of a file.
 
     Args:
         model: on any device.
         state: name → tensor in the type that the file keeps it in.
         mask: name → bool tensor, True = kept; only the prunable tensors.
+        flops: of the network, from `count_flops`: the same for all files that go into it.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     pruned = sum(kept.numel() - int(kept.count_nonzero()) for kept in mask.values())
-    dense, layers = count_flops(model, image_shape)
+    dense, layers = flops
     return Cost(
         parameters=parameters,
         kept=parameters - pruned,
@@ -54,8 +57,8 @@ def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, image_sha
     )
 
 
-def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, dict[str, int]]:
-    """FLOPs of one image, as torch counts them while the network runs: in all, and of each module without children."""
+def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
+    """FLOPs of one image [C, H, W], as torch counts them while the network runs."""
     image = torch.zeros(1, *image_shape, device=next(model.parameters()).device)
     with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)

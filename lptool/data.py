@@ -75,13 +75,26 @@ class Data:
         """
         order = torch.arange(len(images)) if order is None else order
         if len(order) == 0:
-            return
-        chunks = order.tensor_split(math.ceil(len(order) / batch_size)) if even else order.split(batch_size)
-        places = torch.arange(len(order), device=device).split([len(chunk) for chunk in chunks])
+            return iter(())
+        places = torch.arange(len(order))
+        chunks = places.tensor_split(math.ceil(len(order) / batch_size)) if even else places.split(batch_size)
+        return self.placed_batches(images, order, chunks, device, augment=augment)
+
+    def placed_batches(
+        self,
+        images: Images,
+        order: Tensor,
+        chunks: Sequence[Tensor],
+        device: torch.device,
+        *,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `batches`, but each batch is of the images at the places in `order` that a tensor of `chunks` names."""
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
-        for here, (raw, labels) in zip(places, images.raw(chunks, device), strict=True):
-            pixels = raw if augment is None else augment(raw, here)
+        found = images.raw([order[places] for places in chunks], device)
+        for places, (raw, labels) in zip(chunks, found, strict=True):
+            pixels = raw if augment is None else augment(raw, places.to(device))
             yield ((pixels.float() - mean) * scale).contiguous(memory_format=torch.channels_last), labels
 
 

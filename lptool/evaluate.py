@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,6 +87,14 @@ def score_of(logits: Tensor, labels: Tensor) -> Score:
     """The score of logits [N, C] against labels int64 [N]."""
     right, loss = mark(logits, labels)
     return Score(int(right.count_nonzero()), float(loss.cpu().double().mean()), len(right))
+
+
+def merged(parts: Sequence[Score]) -> Score:
+    """The score of all images, from those of some of them each: one part or more, all complete."""
+    if len(parts) == 1:
+        return parts[0]
+    n = sum(part.n for part in parts)
+    return Score(sum(part.correct for part in parts), sum(part.nll * part.n for part in parts) / n, n)
 
 
 def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

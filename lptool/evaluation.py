@@ -14,7 +14,7 @@ from torch import Tensor
 from lptool.cost import Cost, cost_of
 from lptool.evaluate import predict
 from lptool.images import Images
-from lptool.metrics import Comparison, Metrics, mcnemar, measure, right
+from lptool.metrics import Comparison, Metrics, mcnemar, measure
 from lptool.subjects import EvaluateOptions, Plan, Subject, plan_evaluation
 from lptool.tickets import Summary
 
@@ -33,13 +33,12 @@ class CorruptedScore:
 
 @dataclass(frozen=True)
 class FileResult:
-    """All that is known of one file: `right` holds for each test image whether it is, bool [N]."""
+    """All that is known of one file."""
 
     summary: Summary
     arch: str
     test: Metrics
     cost: Cost
-    right: Tensor
     corrupted: list[CorruptedScore] = field(default_factory=list)
 
     @property
@@ -107,7 +106,9 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
         dataset=plan.data.name,
         num_classes=plan.data.num_classes,
         files=tuple(files),
-        comparisons={(i, j): mcnemar(files[i].right, files[j].right) for i, j in combinations(range(len(files)), 2)},
+        comparisons={
+            (i, j): mcnemar(files[i].test.right, files[j].test.right) for i, j in combinations(range(len(files)), 2)
+        },
         source=plan.corruptions.source if plan.corruptions else None,
         device=str(plan.device),
         seconds=time.perf_counter() - started,
@@ -117,9 +118,8 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
 def _on_test(plan: Plan, subject: Subject) -> FileResult:
     ticket, network = subject.load(), subject.network
     logits, labels = predicted(plan, subject, plan.data.test.to(plan.device))
-    cost = cost_of(network.model, ticket.state, ticket.mask, plan.data.shape)
-    metrics = measure(logits, labels, plan.data.num_classes)
-    return FileResult(subject.summary, network.arch, metrics, cost, right(logits, labels))
+    cost = cost_of(network.model, ticket.state, ticket.mask, network.flops)
+    return FileResult(subject.summary, network.arch, measure(logits, labels, plan.data.num_classes), cost)
 
 
 def predicted(plan: Plan, subject: Subject, images: Images) -> tuple[Tensor, Tensor]:

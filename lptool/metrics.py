@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scipy.stats import binomtest
 from torch import Tensor
@@ -25,12 +25,14 @@ class Metrics:
         interval: of the accuracy, 95 %.
         ece: expected calibration error in [0, 1]; NaN where a logit is not finite.
         top5: share of the images whose class is among the five likeliest; None below 20 classes.
+        right: whether each image is right, bool [N].
     """
 
     score: Score
     interval: tuple[float, float]
     ece: float
     top5: float | None
+    right: Tensor = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
     correct, n = int(right.count_nonzero()), len(labels)
     top5 = top_k_accuracy(logits, labels, 5) if num_classes >= TOP_5_CLASSES else None
     score = Score(correct, float(loss.double().mean()), n)
-    return Metrics(score, wilson_interval(correct, n), calibration_error(logits, labels), top5)
+    return Metrics(score, wilson_interval(correct, n), calibration_error(logits, labels), top5, right)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -94,8 +96,3 @@ def mcnemar(a: Tensor, b: Tensor) -> Comparison:
     a_only, b_only = int((a & ~b).count_nonzero()), int((b & ~a).count_nonzero())
     differ = a_only + b_only
     return Comparison(a_only, b_only, float(binomtest(a_only, differ).pvalue) if differ else 1.0)
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each image is right, bool [N]."""
-    return mark(logits, labels)[0]

@@ -39,8 +39,17 @@ class Ranks:
             RankError: another rank ended before it gave its results.
         """
         mine: dict[int, T] = self.agree(lambda: {k: task() for k, task in tasks.items() if k % self.count == self.rank})
-        found = {key: result for results in self._gather(mine) for key, result in results.items()}
+        found = {key: result for results in self.gather(mine) for key, result in results.items()}
         return {key: found[key] for key in tasks}
+
+    def on_first(self, task: Callable[[], T]) -> T:
+        """Run `task` on rank 0 alone and give its result to all. Raises as `share`."""
+        return self.share({0: task})[0]
+
+    def first_ahead(self, task: Callable[[], T]) -> T:
+        """Run `task` on rank 0, then on the others, which find what it downloaded. Raises as `agree`."""
+        found = self.agree(lambda: task() if self.rank == 0 else None)
+        return self.agree(lambda: task() if found is None else found)
 
     def agree(self, task: Callable[[], T]) -> T:
         """Run `task` on every rank; where it fails, all raise: the first to fail its error, others PeerError."""
@@ -49,13 +58,14 @@ class Ranks:
             result = task()
         except LptoolError as raised:
             error = raised
-        errors = self._gather(None if error is None else type(error))
+        errors = self.gather(None if error is None else type(error))
         if not any(errors):
             return result
         first = next((rank for rank, kind in enumerate(errors) if kind not in (None, PeerError)), None)
         raise error if error is not None and first == self.rank else PeerError(f"rank {first} gave up")
 
-    def _gather(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
+        """The value of every rank, in their order; small ones, which go through gloo. Raises RankError."""
         if self.count == 1:
             return [value]
         found: list[T] = [value] * self.count

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lptool.containers import SafetensorsFile, read_header
@@ -23,13 +22,13 @@ class Progress:
     """Where a level stands after `epoch` epochs of the schedule.
 
     Attributes:
-        model, momentum: weights, and SGD's buffers by parameter name.
+        model: weights and buffers. optimizer: what it remembers (see `lptool.optimise.optimizer_state`).
         best, best_correct: the state most accurate on val so far, and its images right; empty with `--keep last`.
     """
 
     epoch: int
     model: dict[str, Tensor] = field(default_factory=dict)
-    momentum: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     best_correct: int = -1
 
@@ -89,20 +88,20 @@ class RunFolder:
         """Keep the weights to go back to."""
         write_tensors(state, {"format": "pt"}, self.rewind)
 
-    def load_rewind(self, device: torch.device) -> dict[str, Tensor]:
+    def load_rewind(self) -> dict[str, Tensor]:
         """The weights to go back to. Raises TrainError where they are gone."""
         if not self.rewind.exists():
             raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
-        return {name: tensor.to(device) for name, tensor in SafetensorsFile(self.rewind).items()}
+        return dict(SafetensorsFile(self.rewind).items())
 
     def save_progress(self, level: int, progress: Progress) -> None:
         """Keep everything the next epoch depends on."""
-        groups = {"model": progress.model, "momentum": progress.momentum, "best": progress.best}
+        groups = {"model": progress.model, "optimizer": progress.optimizer, "best": progress.best}
         tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
         header = {"level": level, "epoch": progress.epoch, "best_correct": progress.best_correct}
         write_tensors(tensors, {"lptool-resume": json.dumps(header)}, self._epoch)
 
-    def load_progress(self, level: int, device: torch.device) -> Progress | None:
+    def load_progress(self, level: int) -> Progress | None:
         """The progress of a level, or None where it has not finished an epoch."""
         if not self._epoch.exists():
             return None
@@ -112,7 +111,7 @@ class RunFolder:
         progress = Progress(header["epoch"], best_correct=header["best_correct"])
         for key, tensor in SafetensorsFile(self._epoch).items():
             group, _, name = key.partition("/")
-            getattr(progress, group)[name] = tensor.to(device)
+            getattr(progress, group)[name] = tensor
         return progress
 
     @property
@@ -132,10 +131,16 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
 
+    def records(self) -> list[Record]:
+        """The records of the journal; a line that was cut off is none."""
+        if not self.journal.exists():
+            return []
+        return [json.loads(line) for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
     def forget_after(self, level: int, epoch: int) -> None:
         """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
         if not self.journal.exists():
             return
-        lines = [line for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        kept = [line for line in lines if json.loads(line)["level"] != level or json.loads(line)["epoch"] < epoch]
-        write_atomically(self.journal, lambda file: file.write_text("".join(kept)))
+        kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.journal, lambda file: file.write_text(text))

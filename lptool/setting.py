@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,25 @@ from lptool.tickets import Metadata, Summary
 BATCH_SIZE = 256
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class SettingOptions:
+    """What is named on the way in, and what it is computed on.
+
+    Attributes:
+        arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
+        mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
+        batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
+    """
+
+    arch: str | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+    batch_size: int | None = None
 
 
 def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, dict[str, Any], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 from lptool.batching import BatchSize
 from lptool.checkpoints import load_ticket, summarise_file
 from lptool.corruptions import Corruptions, generated, standard, standard_folder
+from lptool.cost import Flops, count_flops
 from lptool.data import Data
 from lptool.device import pick_device
 from lptool.errors import CheckpointError, DataError, first_ten
@@ -21,6 +23,7 @@ from lptool.models import build_model, check_forward, fit_names
 from lptool.setting import (
     BATCH_SIZE,
     Normalisation,
+    SettingOptions,
     architecture,
     check_image_shape,
     check_normalisation,
@@ -33,23 +36,13 @@ from lptool.tickets import Summary, Ticket
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
-    """What to evaluate on.
+class EvaluateOptions(SettingOptions):
+    """What to evaluate on: besides `SettingOptions`, in which each file speaks for itself, this.
 
     Attributes:
-        arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
-        mean, std: per channel, of images scaled to [0, 1]; None takes what each file says, else measures them.
-        batch_size: images at once; None takes 256.
         corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
     """
 
-    arch: str | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    device: str = "auto"
-    batch_size: int | None = None
     corruptions: bool = False
 
 
@@ -60,6 +53,12 @@ class Network:
     arch: str
     model: nn.Module
     num_classes: int
+    image_shape: tuple[int, int, int]
+
+    @cached_property
+    def flops(self) -> Flops:
+        """Of one image; whatever the weights are."""
+        return count_flops(self.model, self.image_shape)
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: t
             model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
             classes = check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            built[repr((arch, kwargs))] = Network(arch, model, classes)
+            built[repr((arch, kwargs))] = Network(arch, model, classes, data.shape)
     return [built[repr(arch)] for arch in archs]
 
 

@@ -55,17 +55,21 @@ def mean(search: Search, ratio: float) -> tuple[State, Mask]:
     return search.prune(state)
 
 
+def weights(search: Search, ratio: float) -> list[float]:
+    """How much each ticket counts, by its place in the pool; the target counts 1."""
+    return [ratio ** abs(place - search.target) for place in range(len(search.pool))]
+
+
 def alphas(search: Search, ratio: float) -> dict[int, float]:
     """The alphas that make the mean, one candidate after the other: the share of what was mixed before."""
-    found, total = {}, 1.0
+    found, total, weight = {}, 1.0, weights(search, ratio)
     for place in search.order:
-        weight = ratio ** abs(place - search.target)
-        found[place] = total / (total + weight)
-        total += weight
+        found[place] = total / (total + weight[place])
+        total += weight[place]
     return found
 
 
 def coefficients(search: Search, ratio: float) -> Coefficients:
     """What the mean takes of each ticket, by its place in the pool."""
-    raw = [ratio ** abs(place - search.target) for place in range(len(search.pool))]
+    raw = weights(search, ratio)
     return Coefficients(("all",), (tuple(weight / sum(raw) for weight in raw),))

@@ -1,4 +1,4 @@
-"""What many tests share: tickets trained once per session on the embedded digits, and a folder of real pictures."""
+"""What many tests share: tickets of the embedded digits and a pooled model of them, and a folder of real pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lptool.presets import TrainOptions
+from lptool.bench import PoolOptions, open_bench
+from lptool.pipeline import PoolResult, pool_target
 from lptool.train import train_tickets
+from lptool.train_options import TrainOptions
 
 DIGITS = TrainOptions(
     arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
@@ -50,3 +52,10 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 piece = Image.fromarray(view[top : top + height, left : left + width]).convert(form)
                 piece.save(root / part / name / f"{number}.{'jpg' if form == 'RGB' else 'png'}")
     return root
+
+
+@pytest.fixture(scope="session")
+def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
+    """The tickets pooled into their sparsest."""
+    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
+    return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")

@@ -1,13 +1,23 @@
-"""Reads pages and figures as a strict browser would, for the tests of what writes them."""
+"""Reads tables as a wide terminal shows them, and pages and figures as a strict browser would, for the tests."""
 
 from __future__ import annotations
 
+import io
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+from rich.console import Console, RenderableType
+
 VOID = {"meta", "!doctype"}
 SVG = "{http://www.w3.org/2000/svg}"
+
+
+def text(view: RenderableType) -> str:
+    """What a terminal of 200 columns shows of it."""
+    console = Console(width=200, file=io.StringIO())
+    console.print(view)
+    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 class Page(HTMLParser):

@@ -54,7 +54,7 @@ def test_bytes_as_kept_are_values_a_bit_per_weight_and_the_rest() -> None:
 
 def test_the_cost_of_a_network() -> None:
     net = Net().train()
-    found = cost_of(net, net.state_dict(), masks(), (1, 4, 4))
+    found = cost_of(net, net.state_dict(), masks(), count_flops(net, (1, 4, 4)))
     assert net.training
     assert net.bn.num_batches_tracked == 0  # counting is no training step
     assert (found.parameters, found.kept) == (9 + 18 + 2 + 4 + 10 + 5, 3 + 18 + 2 + 4 + 5 + 5)

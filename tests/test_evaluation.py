@@ -51,7 +51,7 @@ def test_scores_are_those_of_a_plain_loop(two: Evaluation, tickets: list[Path], 
         assert result.summary.file == str(path)
         assert result.test.score.accuracy == accuracy_score(labels, logits.argmax(1))
         assert result.test.score.nll == pytest.approx(log_loss(labels, logits.double().softmax(1)), rel=1e-4)
-        assert torch.equal(result.right, logits.argmax(1) == labels)
+        assert torch.equal(result.test.right, logits.argmax(1) == labels)
     assert (two.dataset, two.num_classes, two.source, two.device) == ("digits", 10, None, "cpu")
 
 
@@ -66,7 +66,7 @@ def test_every_two_files_are_compared(tickets: list[Path]) -> None:
     found = evaluate_files(tickets[:3], CPU)
     assert list(found.comparisons) == [(0, 1), (0, 2), (1, 2)]
     for (i, j), comparison in found.comparisons.items():
-        a, b = found.files[i].right, found.files[j].right
+        a, b = found.files[i].test.right, found.files[j].test.right
         assert comparison.a_only == sum(x and not y for x, y in zip(a.tolist(), b.tolist(), strict=True))
         assert comparison.b_only == sum(y and not x for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
@@ -81,6 +81,14 @@ def test_costs_are_those_of_the_files_own_masks(two: Evaluation, tickets: list[P
     assert sparse.bytes_dense == sum(t.nbytes for t in load_file(tickets[3]).values())
     assert dense.bytes_kept - sparse.bytes_kept == 4 * pruned
     assert sparse.flops_kept < dense.flops_kept
+
+
+def test_the_flops_of_a_network_are_counted_once(tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[nn.Module] = []
+    count = subjects.count_flops
+    monkeypatch.setattr(subjects, "count_flops", lambda model, shape: counted.append(model) or count(model, shape))
+    evaluate_files(tickets[:2], CPU)
+    assert len(counted) == 1
 
 
 def test_under_corruptions(tickets: list[Path], digits: tuple[Tensor, Tensor], two: Evaluation) -> None:

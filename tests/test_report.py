@@ -1,28 +1,14 @@
 """The document and tables of `inspect`, made from files that are easy to check by eye."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
+from reading import text
 
 from lptool import report
-from lptool.bench import PoolOptions, open_bench
 from lptool.inspection import Inspection, inspect_files
-from lptool.pipeline import PoolResult, pool_target
-
-
-def text(view: RenderableType) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(view)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
-    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
-    return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")
+from lptool.pipeline import PoolResult
 
 
 def test_the_inspect_document_has_the_promised_keys(tickets: list[Path]) -> None:

@@ -1,13 +1,12 @@
 """The document has the promised keys, and the tables say what it says."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from reading import text
 
 from lptool.checkpoints import file_sha256
 from lptool.evaluation import Evaluation, evaluate_files
@@ -24,12 +23,6 @@ def plain(tickets: list[Path]) -> Evaluation:
 @pytest.fixture(scope="module")
 def corrupted(tickets: list[Path]) -> Evaluation:
     return evaluate_files([tickets[3]], EvaluateOptions(device="cpu", corruptions=True))
-
-
-def text(evaluation: Evaluation) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(evaluate_view(evaluation))
-    return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def keys(document: Mapping[str, object]) -> set[str]:
@@ -106,7 +99,7 @@ def test_what_is_not_finite_is_null(plain: Evaluation) -> None:
 
 
 def test_the_tables_say_what_the_document_says(plain: Evaluation) -> None:
-    shown, document = text(plain), evaluate_document(plain)
+    shown, document = text(evaluate_view(plain)), evaluate_document(plain)
     for found in document["files"]:
         test, cost = found["test"], found["cost"]
         low, high = test["interval"]
@@ -123,13 +116,13 @@ def test_the_tables_say_what_the_document_says(plain: Evaluation) -> None:
 
 def test_top5_has_a_column_where_it_is_measured(plain: Evaluation) -> None:
     measured = replace(plain.files[0], test=replace(plain.files[0].test, top5=0.987))
-    shown = text(replace(plain, files=(measured, plain.files[1])))
+    shown = text(evaluate_view(replace(plain, files=(measured, plain.files[1]))))
     assert "top-5" in shown
     assert "98.70 %" in shown
 
 
 def test_the_table_of_corruptions(corrupted: Evaluation) -> None:
-    shown, found = text(corrupted), evaluate_document(corrupted)["files"][0]["corruptions"]
+    shown, found = text(evaluate_view(corrupted)), evaluate_document(corrupted)["files"][0]["corruptions"]
     assert "under corruptions (C-style, torchvision v2)" in shown
     noise = [percent(row["accuracy"]) for row in found["rows"] if row["name"] == "gaussian_noise"]
     assert f"gaussian_noise │ {' │ '.join(noise)} │" in shown
@@ -138,7 +131,7 @@ def test_the_table_of_corruptions(corrupted: Evaluation) -> None:
 
 def test_kinds_outside_the_mean_are_in_brackets(corrupted: Evaluation) -> None:
     rows = [replace(row, extra=row.name == "jpeg") for row in corrupted.files[0].corrupted]
-    shown = text(replace(corrupted, files=(replace(corrupted.files[0], corrupted=rows),)))
+    shown = text(evaluate_view(replace(corrupted, files=(replace(corrupted.files[0], corrupted=rows),))))
     assert "(jpeg)" in shown
     assert "(elastic)" not in shown
 
@@ -148,6 +141,6 @@ def test_files_of_the_same_name_are_told_apart(plain: Evaluation) -> None:
         replace(f, summary=replace(f.summary, file=f"{d}/a.safetensors"))
         for f, d in zip(plain.files, "xy", strict=True)
     ]
-    shown = text(replace(plain, files=tuple(there)))
+    shown = text(evaluate_view(replace(plain, files=tuple(there))))
     assert "x/a.safetensors" in shown
     assert "y/a.safetensors" in shown

@@ -1,31 +1,17 @@
 """The document and tables of pooled models, made from results that are easy to check by eye."""
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console, RenderableType
+from reading import text
 
 from lptool import report, report_pool
-from lptool.bench import PoolOptions, open_bench
 from lptool.evaluate import Score
-from lptool.pipeline import PoolResult, pool_target
+from lptool.pipeline import PoolResult
 from lptool.references import References
 from lptool.trace import Coefficients
-
-
-def text(view: RenderableType) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(view)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
-    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
-    return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")
 
 
 def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: list[Path]) -> None:

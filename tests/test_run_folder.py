@@ -9,26 +9,24 @@ import torch
 from lptool.errors import LptoolError, TrainError
 from lptool.run_folder import Progress, RunFolder
 
-CPU = torch.device("cpu")
-
 
 def test_progress_survives_to_the_bit(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     state = {"a.weight": torch.randn(3, 2), "bn.num_batches_tracked": torch.tensor(9)}
     before = Progress(4, state, {"a.weight": torch.randn(3, 2)}, {"a.weight": torch.ones(3, 2)}, 17)
     folder.save_progress(2, before)
-    after = folder.load_progress(2, CPU)
+    after = folder.load_progress(2)
     assert after is not None
     assert (after.epoch, after.best_correct) == (4, 17)
-    for group in ("model", "momentum", "best"):
+    for group in ("model", "optimizer", "best"):
         mine, theirs = getattr(before, group), getattr(after, group)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
-    assert folder.load_progress(1, CPU) is None
+    assert folder.load_progress(1) is None
     assert folder.unfinished
     folder.finish()
     assert not folder.unfinished
-    assert folder.load_progress(2, CPU) is None
+    assert folder.load_progress(2) is None
 
 
 def test_only_tickets_and_journal_are_visible(tmp_path: Path) -> None:
@@ -55,7 +53,7 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
 
 def test_a_lost_rewind_point_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="missing, and later levels rewind to it"):
-        RunFolder(tmp_path).load_rewind(CPU)
+        RunFolder(tmp_path).load_rewind()
 
 
 def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
@@ -75,7 +73,7 @@ def test_a_damaged_folder_is_one_clear_error(tmp_path: Path) -> None:
     folder.claim({"lr": 0.1})
     folder.save_rewind({"a": torch.ones(9)})
     for file, read in (
-        ("rewind.safetensors", lambda: folder.load_rewind(CPU)),
+        ("rewind.safetensors", lambda: folder.load_rewind()),
         ("options.json", lambda: folder.claim({})),
     ):
         path = tmp_path / ".resume" / file

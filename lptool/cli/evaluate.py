@@ -1,0 +1,79 @@
+"""`lptool evaluate`: what files are worth on test, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lptool.cli.options import (
+    ARCHITECTURES,
+    DEVICE,
+    FILES,
+    JSON,
+    MEAN,
+    STD,
+    SectionedCommand,
+    arch_option,
+    data_dir_option,
+    option,
+    options_of,
+    overwrite_option,
+    report_option,
+)
+from lptool.cli.output import Document, check_page, clear_errors, progress_bar, tell_and_report, warn
+
+OPTIONS = {
+    "Options": [
+        option("--dataset", metavar="D", help="Whose test images: as for train. [as the files say]"),
+        data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
+        arch_option(f"{ARCHITECTURES}. [as each file says]"),
+        MEAN,
+        STD,
+        DEVICE,
+        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
+        option(
+            "--corruptions",
+            is_flag=True,
+            help="Also under corruptions at five severities: the standard .npy files if --data-dir is or holds their "
+            "folder, else C-style ones made of the test images.",
+        ),
+        report_option(),
+        overwrite_option("Replace the report where it exists."),
+        JSON,
+    ]
+}
+
+
+@click.command(cls=SectionedCommand)
+@FILES
+@options_of(OPTIONS)
+@clear_errors
+def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_json: bool, **given: Any) -> None:
+    """Score tickets and pooled models on test, compare every two of them, and count what they cost.
+
+    \b
+    lptool evaluate pooled.safetensors runs/digits/level_05.safetensors
+    lptool evaluate runs/digits --corruptions --report digits.html
+    lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
+    """
+    from lptool import report_evaluate
+    from lptool.checkpoints import find_checkpoints
+    from lptool.evaluation import carry_out
+    from lptool.subjects import EvaluateOptions, plan_evaluation
+
+    found = find_checkpoints(files)
+    check_page(page, found, overwrite=overwrite)
+    plan = plan_evaluation(found, EvaluateOptions(**given))
+    warn(plan.warnings)
+    with progress_bar("evaluating") as advance:
+        evaluation = carry_out(plan, advance)
+    document, view = report_evaluate.evaluate_document(evaluation), report_evaluate.evaluate_view(evaluation)
+    tell_and_report(document, [view], _draw, page=page, as_json=as_json)
+
+
+def _draw(document: Document) -> str:
+    from lptool.evaluate_page import evaluate_page  # draws with matplotlib, which takes long to import
+
+    return evaluate_page(document)

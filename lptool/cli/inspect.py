@@ -1,0 +1,83 @@
+"""`lptool inspect`: what files are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lptool.cli.options import (
+    ARCHITECTURES,
+    DEVICE,
+    FILES,
+    JSON,
+    MEAN,
+    STD,
+    SectionedCommand,
+    arch_option,
+    data_dir_option,
+    option,
+    options_of,
+)
+from lptool.cli.output import clear_errors, progress_bar, tell, warn
+
+if TYPE_CHECKING:
+    from lptool.barrier import Barrier
+
+OPTIONS = {
+    "Options": [
+        option(
+            "--data", "--dataset", "dataset", metavar="D", help="Measure the loss barrier between neighbours on this."
+        ),
+        data_dir_option(),
+        arch_option(f"For files that do not say: {ARCHITECTURES}."),
+        MEAN,
+        STD,
+        DEVICE,
+        JSON,
+    ]
+}
+
+
+@click.command(cls=SectionedCommand)
+@FILES
+@options_of(OPTIONS)
+@clear_errors
+def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+    """Show what tickets and pooled models are made of, and whether they can be pooled.
+
+    \b
+    lptool inspect runs/digits/*.safetensors
+    lptool inspect runs/digits --data digits
+    lptool inspect pooled.safetensors
+    """
+    from lptool import report
+    from lptool.checkpoints import find_checkpoints
+    from lptool.inspection import inspect_files
+
+    found = find_checkpoints(files)
+    inspection = inspect_files(found)
+    comparable = len(found) > 1 and not inspection.problems
+    if given["dataset"] and not comparable:
+        warn(["no barrier is measured: that takes two tickets or more that can be pooled"])
+    barriers = _barriers(found, given) if given["dataset"] and comparable else []
+    document = report.inspect_document(inspection)
+    document["pool"]["barriers"] = report.barrier_documents(barriers)
+    tell(
+        document, [report.inspect_view(inspection), *[report.barrier_view(barriers)] * bool(barriers)], as_json=as_json
+    )
+
+
+def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
+    from lptool.barrier import barriers
+    from lptool.bench import PoolOptions, open_bench
+
+    bench = open_bench(files, PoolOptions(**given))
+    found: list[Barrier] = []
+    with progress_bar("barriers") as advance:
+        for barrier in barriers(bench):
+            found.append(barrier)
+            advance(len(found), len(bench.pool) - 1, "barriers")
+    return found

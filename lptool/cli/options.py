@@ -1,0 +1,112 @@
+"""Options that commands share, and the headings under which `--help` lists them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+Decorator = Callable[[Any], Any]
+Option = Callable[..., Decorator]  # takes the heading as `section=`; see `options_of`
+
+SEED = click.IntRange(0, 2**32 - 1)
+PATH = click.Path(path_type=Path)
+FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+ARCHITECTURES = "timm name, module:callable or file.py:callable"
+
+
+class SectionedOption(click.Option):
+    """An option that knows its heading in `--help`."""
+
+    def __init__(self, *names: Any, section: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.section = section
+
+
+class SectionedCommand(click.Command):
+    """Lists its options in `--help` under their headings, in the order of the first option of each."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does with one heading; that one takes what has no section, such as `--help` itself."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def option(*names: str, **settings: Any) -> Option:
+    """As `click.option`, but to be put into the table of `options_of`, which says the heading."""
+    return functools.partial(click.option, *names, cls=SectionedOption, **settings)
+
+
+def options_of(table: Mapping[str, Sequence[Option]]) -> Decorator:
+    """All options of a command: heading in `--help` → its options, both in the order shown."""
+    decorators = [make(section=title) for title, options in table.items() for make in options]
+    return lambda command: functools.reduce(lambda wrapped, decorate: decorate(wrapped), reversed(decorators), command)
+
+
+def arch_option(help: str) -> Option:
+    """What the network is where the files do not say it."""
+    return option("--arch", metavar="A", help=help)
+
+
+def data_dir_option(more: str = "") -> Option:
+    """The folder of the data."""
+    return option("--data-dir", type=PATH, help=f"Where the data lies or is downloaded to{more}.")
+
+
+def report_option(more: str = "") -> Option:
+    """The HTML page, as `page`."""
+    return option(
+        *("--report", "page"),
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.html",
+        help=f"Write figures and tables as one HTML file{more}.",
+    )
+
+
+def overwrite_option(help: str) -> Option:
+    """What may be replaced."""
+    return option("--overwrite", is_flag=True, help=help)
+
+
+DEVICE = option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Numbers and commas."""
+    try:
+        found = None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers and commas, found {text!r}") from error
+    if found and not all(map(math.isfinite, found)):
+        raise click.BadParameter(f"expected finite numbers, found {text!r}")
+    return found
+
+
+def _per_channel(name: str, doing: str) -> Option:
+    """For tickets that do not say how their images were normalised."""
+    help = (
+        f"{doing} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [as the tickets say, else measured on train]"
+    )
+    return option(name, metavar="X,…", callback=numbers, help=help)
+
+
+MEAN = _per_channel("--mean", "Subtracted from")
+STD = _per_channel("--std", "Dividing")
+
+
+def explicit(name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = click.get_current_context().get_parameter_source(name.lstrip("-").replace("-", "_"))
+    return source is not ParameterSource.DEFAULT

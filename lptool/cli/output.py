@@ -1,0 +1,107 @@
+"""What a person or a script meets of a command: progress, warnings, results, and errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lptool.errors import LptoolError, PeerError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Document = dict[str, Any]
+
+
+def clear_errors(command: Command) -> Command:
+    """Map our errors to `Error: …` with exit 1, and Ctrl-C to one line with exit 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except PeerError:
+            time.sleep(1)  # torchrun ends all ranks with the first: let the one that failed say why
+            raise SystemExit(1) from None
+        except LptoolError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as stop:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
+                text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
+                click.echo(text, err=True)
+            raise SystemExit(130) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """One line each, on stderr."""
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+@contextmanager
+def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar on stderr; gives the function that moves it to (done, total, text)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
+
+
+def show(view: RenderableType) -> None:
+    """A table or text, on stdout."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, highlight=False, width=100)  # in a pipe or a file nothing is cut off at 80
+    console.print(view)
+
+
+def tell(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:
+    """A result on stdout: its document for a program, or the same as views for a person."""
+    from lptool.report import to_json
+
+    if as_json:
+        click.echo(to_json(document))
+        return
+    for view in views:
+        show(view)
+
+
+def tell_and_report(
+    document: Document,
+    views: Iterable[RenderableType],
+    draw: Callable[[Document], str],
+    *,
+    page: Path | None,
+    as_json: bool,
+) -> None:
+    """A result on stdout, and where a page is asked for as HTML too."""
+    if page is not None:
+        from lptool.markup import write_page
+
+        write_page(page, draw(document))
+    tell(document, views, as_json=as_json)
+    if page is not None and not as_json:
+        click.echo(f"report: {page}")
+
+
+def check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, to write a report where it must not be."""
+    from lptool.export import check_output
+
+    if page is not None:
+        check_output(page, others, overwrite=overwrite, suffix=".html")

@@ -1,0 +1,191 @@
+"""The options of `lptool pool`, and which of them do nothing beside others."""
+
+from __future__ import annotations
+
+import click
+
+from lptool.cli.options import (
+    ARCHITECTURES,
+    DEVICE,
+    JSON,
+    MEAN,
+    PATH,
+    SEED,
+    STD,
+    arch_option,
+    data_dir_option,
+    explicit,
+    numbers,
+    option,
+    overwrite_option,
+    report_option,
+)
+from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
+
+# Spelt out here, so that `--help` need not import torch; a test compares them with the library.
+METHODS = ("greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "auto")
+ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
+# Which methods an option does something for.
+USED_BY = {
+    "--alphas": ("greedy", "auto"),
+    "--alpha-search": ("greedy", "auto"),
+    "--passes": ("greedy", "average", "auto"),
+    "--folds": ("greedy", "average", "soup", "auto"),
+    "--decay": ("ema", "auto"),
+    "--per": ("learned",),
+    "--learning-steps": ("learned",),
+    "--learning-rate": ("learned",),
+}
+
+OPTIONS = {
+    "Output": [
+        option("-o", "--output", "out", required=True, type=PATH, help="The file to write."),
+        report_option("; adds --references"),
+        option(
+            *("--references", "with_references"),
+            is_flag=True,
+            help="Also score each ticket of the pool and the ensemble of them all; reported, never chosen.",
+        ),
+        JSON,
+        overwrite_option("Replace the output where it exists, and a journal of another search."),
+        option("--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing."),
+    ],
+    "What is pooled": [
+        option(
+            "--target",
+            default="sparsest",
+            show_default=True,
+            help="Ticket to improve: sparsest, matching (the sparsest as accurate on val as the densest), all (one "
+            "file each), a level, or a file.",
+        ),
+        option(
+            "--sparsity",
+            type=float,
+            help="Of the pooled model, in [0, 1): also one between the tickets'; starts from the nearest denser "
+            "ticket. [the target's]",
+        ),
+    ],
+    "Method": [
+        option(
+            "--method",
+            type=click.Choice(METHODS),
+            default="greedy",
+            show_default=True,
+            help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages "
+            "with weights that fall with the distance in levels; soup takes what helps a uniform mean; learned finds "
+            "coefficients by gradient on training images; auto keeps the best on val of all but learned.",
+        ),
+        option(
+            "--alphas",
+            default=ALPHAS,
+            show_default=True,
+            callback=numbers,
+            help="Weights of the current model, in [0, 1].",
+        ),
+        option(
+            "--alpha-search",
+            type=click.Choice(["grid", "coarse"]),
+            default="grid",
+            show_default=True,
+            help="grid tries every alpha; coarse every second one, then the neighbours of the best: less work, other "
+            "results.",
+        ),
+        option(
+            "--passes",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Times greedy and average see each candidate.",
+        ),
+        option(
+            "--decay",
+            type=click.FloatRange(0, 1),
+            default=0.9,
+            show_default=True,
+            help="Weight of ema's running average.",
+        ),
+        option(
+            "--per",
+            type=click.Choice(["tensor", "block", "global"]),
+            default="tensor",
+            show_default=True,
+            help="What shares one coefficient per ticket in learned.",
+        ),
+        option("--learning-steps", type=click.IntRange(1), default=150, show_default=True, help="Of learned."),
+        option(
+            "--learning-rate",
+            type=click.FloatRange(0, min_open=True),
+            default=0.02,
+            show_default=True,
+            help="Of learned (Adam), falling to 0.",
+        ),
+    ],
+    "Choosing": [
+        option(
+            "--select",
+            type=click.Choice(["accuracy", "nll"]),
+            default="accuracy",
+            show_default=True,
+            help="What is compared on val: images right, or the negative log-likelihood.",
+        ),
+        option(
+            "--folds",
+            is_flag=True,
+            default=False,
+            help="Accept only what is at least as good on both halves of val.",
+        ),
+        option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration."),
+        option(
+            "--calibration-size",
+            type=click.IntRange(1),
+            default=1024,
+            show_default=True,
+            help="Training images for BN recalibration in the search; all of them once at the end.",
+        ),
+    ],
+    "Data": [
+        arch_option(f"{ARCHITECTURES}. [as the tickets say, else guessed]"),
+        option("--dataset", metavar="D", help=f"{DATASETS}. [as the tickets say]"),
+        data_dir_option(),
+        option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),
+        option("--split-seed", type=SEED, help="Of the choice of val. [as the tickets say, else 0]"),
+        MEAN,
+        STD,
+    ],
+    "Training the tickets first": [
+        option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found."),
+        PRESET_OPTION,
+        LEVELS_OPTION,
+    ],
+    "Computing": [
+        DEVICE,
+        option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16"]),
+            default="auto",
+            show_default=True,
+            help="Of the search: bf16 is autocast, auto takes it where it is fast. Scores reported are always fp32.",
+        ),
+        option(
+            "--batch-size",
+            type=click.IntRange(1),
+            help="Images at once. [256; for the scorings of the search what this device is fastest with]",
+        ),
+        option("--seed", type=SEED, help="Of the choice of calibration images; with --train of the tickets. [0]"),
+    ],
+}
+
+
+def refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
+    """Options out of range, and options that would do nothing."""
+    if not all(0 <= alpha <= 1 for alpha in alphas):
+        raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
+    for name, methods in USED_BY.items():
+        if explicit(name) and method not in methods:
+            raise click.UsageError(
+                f"--method {method} does not use {name}; leave it out, or use --method {' or '.join(methods)}"
+            )
+    if explicit("--sparsity") and explicit("--target"):
+        raise click.UsageError("--sparsity takes the nearest denser ticket as its target; leave out --target")
+    if not trains_what_it_shapes:
+        raise click.UsageError("--preset and --levels shape the tickets that --train makes; add --train")

@@ -1,0 +1,129 @@
+"""`lptool train`: the tickets of one run, or of several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lptool.cli.options import SectionedCommand, options_of
+from lptool.cli.output import clear_errors, show
+from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
+from lptool.levels import Levels, check_levels
+from lptool.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from lptool.ranks import Ranks
+    from lptool.run import Watch, Where
+
+
+@click.command(cls=SectionedCommand)
+@options_of(OPTIONS)
+@clear_errors
+def train(
+    out: Path,
+    replicates: int,
+    preset: str | None,
+    recipe: str | None,
+    levels: int | None,
+    sparsities: tuple[float, ...] | None,
+    sparsity: float | None,
+    data_dir: Path | None,
+    device: str,
+    **given: Any,
+) -> None:
+    """Train the tickets of an IMP run with late rewinding. A rerun of the same command resumes.
+
+    \b
+    lptool train -o runs/digits --preset quickstart
+    lptool train -o runs/c10 --arch resnet18_cifar --dataset cifar10 --sparsity 0.95 --replicates 3
+    lptool train -o runs/photos --arch resnet18 --pretrained --dataset folder:photos --augment resized-crop
+    torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
+
+    Under torchrun the processes share each batch and train the tickets that one process would.
+    """
+    options, by_preset = chosen(preset, None, given, recipe)
+    refuse_odd_usage(options)
+    asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
+    check_levels(asked)
+    from lptool.ranks import join_ranks
+
+    ranks = join_ranks()
+    for number in range(replicates):
+        seeded = replace(options, seed=options.seed + number)
+        folder = out / f"seed_{seeded.seed}" if replicates > 1 else out
+        train_and_tell(seeded, asked, folder, data_dir, device, ranks)
+
+
+def train_and_tell(
+    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
+) -> None:
+    """Train one run, then its table and what to do next, on the first rank."""
+    from lptool.report_train import train_view
+    from lptool.run_folder import RunFolder
+
+    files = train_under_bars(options, levels, out, data_dir, device, ranks)
+    if ranks.rank == 0:
+        show(train_view(files, RunFolder(out).records()))
+        click.echo(f"next: lptool pool {out} -o pooled.safetensors")
+
+
+def train_under_bars(
+    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
+) -> list[Path]:
+    """Train under progress bars; gives the files."""
+    from lptool.train import train_tickets
+
+    try:
+        with _bars(options, levels, shown=ranks.rank == 0) as watch:
+            return train_tickets(options, levels, out, data_dir=data_dir, device=device, ranks=ranks, watch=watch)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted; the same command goes on from the last finished epoch in {out}"
+        ) from None
+
+
+@contextmanager
+def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Watch]:
+    """One bar for all levels, with the time left, and one for the epoch, with images per second; on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from lptool.levels import count_of
+    from lptool.run import Watch
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+        run, epoch = progress.add_task("opening", total=None), progress.add_task("", total=None)
+        val, rate = "", _rate()
+
+        def on_step(at: Where) -> None:
+            level = f"level {at.level}/{count_of(levels)}{val}"
+            progress.update(run, completed=at.step, total=at.steps, description=level)
+            text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
+            progress.update(epoch, completed=at.images, total=at.of, description=text)
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            nonlocal val
+            val = f" val {100 * record['val_accuracy']:.2f} %"
+
+        yield Watch(on_step, on_epoch)
+
+
+def _rate() -> Callable[[Where], float]:
+    """Images per second since an epoch's first step; 0 at that step."""
+    begun: tuple[int, int, float, int] = (-1, -1, 0.0, 0)
+
+    def rate(at: Where) -> float:
+        nonlocal begun
+        if begun[:2] != (at.level, at.epoch):
+            begun = (at.level, at.epoch, time.perf_counter(), at.images)
+            return 0.0
+        return (at.images - begun[3]) / max(time.perf_counter() - begun[2], 1e-9)
+
+    return rate

@@ -1,0 +1,156 @@
+"""The options of `lptool train`, and what they make of a preset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lptool.cli.options import (
+    ARCHITECTURES,
+    DEVICE,
+    PATH,
+    SEED,
+    arch_option,
+    data_dir_option,
+    explicit,
+    numbers,
+    option,
+)
+from lptool.levels import Levels, sparsities_to
+from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
+from lptool.train_options import CHOICES, TrainOptions
+
+DATASETS = (
+    "digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
+)
+_DEFAULTS = TrainOptions()
+
+
+def _choice(name: str, help: str) -> Any:
+    """An option with the words that `TrainOptions` knows."""
+    field = name.removeprefix("--").replace("-", "_")
+    return option(name, type=click.Choice(CHOICES[field]), help=f"{help} [{getattr(_DEFAULTS, field)}]")
+
+
+def _number(name: str, kind: Any, help: str) -> Any:
+    field = name.removeprefix("--").replace("-", "_")
+    return option(name, type=kind, help=f"{help} [{getattr(_DEFAULTS, field)}]")
+
+
+def _epochs(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    found = numbers(context, parameter, text)
+    if found and any(number != int(number) for number in found):
+        raise click.BadParameter(f"expected whole epochs, found {text!r}")
+    return None if found is None else tuple(map(int, found))
+
+
+# What `pool --train` takes too. None means here: what the preset says, else the default.
+PRESET_OPTION = option("--preset", metavar="P", help=f"Start from the options of: {', '.join(PRESETS)}.")
+LEVELS_OPTION = option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{PAPER_LEVELS}]")
+
+OPTIONS = {
+    "Output": [
+        option("-o", "--output", "out", required=True, type=PATH, help="Folder for the tickets."),
+        option(
+            "--replicates",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Runs, one after the other, with seeds from --seed on; each in a folder seed_N.",
+        ),
+    ],
+    "What is trained": [
+        PRESET_OPTION,
+        option(
+            "--recipe",
+            type=click.Choice(list(RECIPES)),
+            help="fast takes half the epochs, with another schedule; paper is what the preset says. [paper]",
+        ),
+        arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]"),
+        option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
+        option("--init-checkpoint", metavar="FILE", help="Start level 0 from the weights of a file, of any kind."),
+        option("--dataset", metavar="D", help=f"{DATASETS}. [{_DEFAULTS.dataset}]"),
+        data_dir_option(),
+        option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]"),
+        _number("--val-fraction", float, "Share of train held out as val."),
+        _number("--split-seed", SEED, "Of the choice of val."),
+    ],
+    "Pruning": [
+        LEVELS_OPTION,
+        option("--sparsities", metavar="S,…", callback=numbers, help="After each pruning, in place of --levels."),
+        option("--sparsity", type=float, help="Of the last level, reached by --rate; in place of --levels."),
+        _number("--rate", float, "Share of the remaining weights pruned per level, in (0, 1)."),
+        _choice("--prune", "Which weights: of convolutions, or of linear layers too."),
+        _choice("--scope", "Compare the weights of all layers, or prune each layer by the same share."),
+        _choice(
+            "--rewind",
+            "Levels start from the weights and schedule of the rewind point, from the level before with the learning "
+            "rate of that point, or from the initialisation.",
+        ),
+        _number("--rewind-epoch", str, "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it)."),
+        _choice("--keep", "Epoch kept: the last, or the best on val."),
+    ],
+    "Training": [
+        _number("--epochs", int, "Length of the learning-rate schedule."),
+        _number("--batch-size", int, "Images per step, over all processes."),
+        _choice("--optimizer", "What takes the steps."),
+        _number("--lr", float, "Learning rate at the height of the schedule."),
+        _number("--momentum", float, "Of SGD."),
+        option("--nesterov/--no-nesterov", default=None, help="Nesterov's momentum. [no]"),
+        _number("--weight-decay", float, "Of the optimizer."),
+        _choice("--schedule", "multistep divides the rate by 10 at each milestone; the others fall to 0."),
+        option("--milestones", metavar="E,…", callback=_epochs, help="Epochs, of multistep. [50 % and 75 % of them]"),
+        _number("--warmup", float, "Epochs in which the learning rate climbs from 0."),
+        _number("--label-smoothing", float, "In [0, 1)."),
+    ],
+    "Augmentation": [
+        _choice("--augment", "A random crop after padding, or one of random size."),
+        option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]"),
+        _choice("--flip", "Horizontal flips: at random, every other epoch, or auto: at random but not for digits."),
+    ],
+    "Computing": [
+        DEVICE,
+        _choice("--precision", "bf16: autocast; auto: where it is fast."),
+        option("--compile/--no-compile", default=None, help="torch.compile; pays on long levels only. [no]"),
+        option("--sync-bn/--no-sync-bn", default=None, help="Under torchrun: BatchNorm over all processes. [yes]"),
+        _number("--seed", SEED, "Of initialisation, order and augmentation."),
+    ],
+}
+
+
+def chosen(
+    name: str | None, levels: Levels | None, given: dict[str, Any], recipe: str | None = None
+) -> tuple[TrainOptions, Levels]:
+    """Options given on the command line, over the recipe's, over the preset's, over the defaults."""
+    base = preset(name) if name else None
+    told = {key: value for key, value in given.items() if value is not None}
+    options = with_recipe(recipe or "paper", base.options if base else _DEFAULTS, told)
+    return options, levels or (base.levels if base else PAPER_LEVELS)
+
+
+def levels_of(
+    levels: int | None, sparsities: tuple[float, ...] | None, sparsity: float | None, rate: float
+) -> Levels | None:
+    """How far to prune, of the three ways to say it; None where none does."""
+    if sum(way is not None for way in (levels, sparsities, sparsity)) > 1:
+        raise click.UsageError("--levels, --sparsities and --sparsity all say how far to prune; give one")
+    return sparsities or (sparsities_to(sparsity, rate) if sparsity is not None else levels)
+
+
+# An option does nothing where another one has this value.
+_UNUSED = (
+    ("--rewind-epoch", "rewind", "init"),
+    ("--milestones", "schedule", "cosine"),
+    ("--milestones", "schedule", "linear"),
+    ("--momentum", "optimizer", "adamw"),
+    ("--nesterov", "optimizer", "adamw"),
+    ("--crop-padding", "augment", "resized-crop"),
+)
+
+
+def refuse_odd_usage(options: TrainOptions) -> None:
+    """Options that would do nothing beside the others."""
+    for name, beside, value in _UNUSED:
+        if explicit(name) and getattr(options, beside) == value:
+            raise click.UsageError(f"--{beside} {value} does not use {name}; leave it out")

@@ -1,0 +1,63 @@
+"""The network that level 0 starts from: random, pretrained, or with the weights of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lptool.checkpoints import file_sha256, load_ticket
+from lptool.dialects import unwrapped
+from lptool.errors import TrainError
+from lptool.models import build_model, check_forward, fit_names
+from lptool.train_options import TrainOptions
+
+
+def initial_model(
+    options: TrainOptions, num_classes: int, shape: tuple[int, int, int]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network on the CPU, and what to remember of a file that its weights come from.
+
+    Args:
+        num_classes, shape: of the data; shape is [C, H, W].
+
+    Raises:
+        ArchError: no such architecture, or it fits neither the images nor the file.
+        CheckpointError: the file cannot be read.
+        TrainError: pretrained weights of an architecture that is not timm's.
+    """
+    pretrained = {"pretrained": True} if options.pretrained else {}
+    if options.pretrained and ":" in options.arch:
+        raise TrainError(f"pretrained: expected a timm architecture, found {options.arch}; use --init-checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        model = build_model(options.arch, num_classes, shape[0], **pretrained)
+        check_forward(model, shape, num_classes, options.arch)
+    if options.init_checkpoint is None:
+        return model, {}
+    fresh = _take_weights(model, options.arch, options.init_checkpoint, num_classes)
+    return model, {"init_sha256": file_sha256(options.init_checkpoint), "init_fresh": fresh}
+
+
+def _take_weights(model: nn.Module, arch: str, file: str, num_classes: int) -> list[str]:
+    """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
+    ticket = load_ticket(file)
+    own = model.state_dict()
+    plain = unwrapped(own)
+    shapes = {name: tuple(t.shape) for name, t in ticket.state.items()}
+    head = {
+        name: tuple(own[plain[name]].shape)
+        for name, shape in shapes.items()
+        if name in plain and _is_head(tuple(own[plain[name]].shape), shape, num_classes)
+    }
+    names = fit_names(model, shapes | head, arch, file)
+    weights = ticket.renamed(names).state
+    fresh = [names[name] for name in head]
+    model.load_state_dict(own | {name: t for name, t in weights.items() if name not in fresh})
+    return fresh
+
+
+def _is_head(ours: tuple[int, ...], theirs: tuple[int, ...], num_classes: int) -> bool:
+    """Whether two tensors differ in nothing but that ours has a row for each of our classes."""
+    return ours != theirs and len(ours) == len(theirs) and ours[0] == num_classes and ours[1:] == theirs[1:]
