@@ -149,6 +149,9 @@ class Corrupted:
             seeds = [(self.seed * 1_000_003 + place) % 2**32 for place in places.tolist()]
             yield corrupt(images, strengths[self.severity - 1], seeds).to(device), labels.to(device)
 
+    def resized_crops(self, seed: int) -> Images | None:
+        return None
+
 
 def generated(data: Data, device: torch.device) -> Corruptions:
     """Every kind that `data` has the colours for, made of its test images.

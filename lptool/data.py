@@ -110,8 +110,9 @@ def load_data(
     """A data set by name, split into train, val and test.
 
     Args:
-        name: `digits`, `fashion-mnist`, `cifar10`, `cifar100`, `npz:FILE`, `folder:DIR`, or a name that timm's
-            `create_dataset` takes, such as `torch/mnist` or `hfds/…`.
+        name: `digits`, `fashion-mnist`, `cifar10`, `cifar100`, `npz:FILE`, `folder:DIR`, `wds/DIR` (WebDataset
+            shards; with `data_dir`, that is where they lie), or a name that timm's `create_dataset` takes, such as
+            `torch/mnist` or `hfds/…`.
         data_dir: where the files lie or shall be downloaded to.
         val_fraction: share of the training set held out, in (0, 1); not used where the data set has a val part of
             its own beside test.

@@ -54,6 +54,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
+def local_ranks() -> int:
+    """How many processes torchrun started on this machine; 1 without torchrun."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The compute type for `precision` (`auto`, `fp32` or `bf16`): `auto` takes bf16 where the hardware has it."""
     if precision == "auto":

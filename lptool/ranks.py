@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from lptool.device import usable_cores
+from lptool.device import local_ranks, usable_cores
 from lptool.errors import LptoolError, PeerError, RankError
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ def join_ranks() -> Ranks:
         return ALONE
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     # torchrun gives each process one thread; together they shall use what the machine has.
-    torch.set_num_threads(max(1, usable_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    torch.set_num_threads(max(1, usable_cores() // local_ranks()))
     if ranks.count > 1 and not distributed.is_initialized():
         distributed.init_process_group("gloo", timeout=_PATIENCE)
         atexit.register(distributed.destroy_process_group)  # else gloo's threads may outlive Python, and abort

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset, IterableDataset
 
 from lptool.device import import_timm
 from lptool.errors import DataError, first_line, near_miss
-from lptool.images import Images, InMemory, Streamed, decoded, image_shape
+from lptool.images import Images, InMemory, image_shape
+from lptool.pictures import decoded_pictures
+from lptool.shards import PICTURES, Shards, shard_files
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
 Array = np.ndarray[Any, Any]
-IN_MEMORY_BYTES = 4 << 30  # a data set larger than this, decoded, streams from disk
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,15 @@ def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -
         parts = _npz(Path(place))
     elif kind == "folder" and place:
         return _folder(Path(place), image_size)
-    elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds", "wds"):
+    elif name.startswith("wds/"):
+        return _wds(root or Path(name.removeprefix("wds/")), image_size)
+    elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds"):
         return _timm(name, root, image_size)
     else:
         known = ["digits", "fashion-mnist", "cifar10", "cifar100"]
         raise DataError(
-            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, or a timm name such as "
-            f"torch/mnist or hfds/NAME.{near_miss(name, known)}"
+            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, wds/DIR, or a timm name "
+            f"such as torch/mnist or hfds/NAME.{near_miss(name, known)}"
         )
     return _resized(parts, image_size)
 
@@ -210,9 +211,7 @@ def _folder(root: Path, image_size: int | None) -> Parts:
             raise DataError(
                 f"folder:{root}: {part} has the classes {found[part].classes}, expected {classes} as in train"
             )
-    images = _decoded_all(found, image_size)
-    val = images["val"] if len(held_out) == 2 else None
-    return Parts(images["train"], images[held_out[-1]], len(classes), val)
+    return _parts(decoded_pictures(found, image_size), len(classes))
 
 
 def _image_folder(root: Path, part: str) -> Any:
@@ -223,6 +222,25 @@ def _image_folder(root: Path, part: str) -> Any:
         return ImageFolder(str(root / part))
     except (OSError, ValueError) as error:  # a class without images among them
         raise DataError(f"folder:{root}: {part}: {error}") from error
+
+
+def _wds(root: Path, image_size: int | None) -> Parts:
+    found = {part: Shards(files) for part, files in shard_files(root).items()}
+    empty = [part for part, shards in found.items() if not len(shards)]
+    if empty:
+        raise DataError(f"{root}: the shards of {' and '.join(empty)} hold no picture ({', '.join(PICTURES)})")
+    classes = 1 + int(found["train"].classes.max())
+    for part, shards in found.items():
+        if shards.classes.max() >= classes:
+            highest = int(shards.classes.max())
+            raise DataError(f"{root}: {part} has the class {highest}, expected 0 to {classes - 1} as in train")
+    return _parts(decoded_pictures(found, image_size), classes)
+
+
+def _parts(images: dict[str, Images], num_classes: int) -> Parts:
+    """From train and val or test or both: where there is only one, it is kept for the end."""
+    held_out = [images[part] for part in ("val", "test") if part in images]
+    return Parts(images["train"], held_out[-1], num_classes, val=held_out[0] if len(held_out) == 2 else None)
 
 
 def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
@@ -237,76 +255,10 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
         raise DataError(
             f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {first_line(error)}"
         ) from error
-    images = _decoded_all({"train": train, "test": test}, image_size)
+    images = decoded_pictures({"train": train, "test": test}, image_size)
     classes, seen = getattr(train, "classes", None), images["train"]
     if classes is not None:
         return Parts(seen, images["test"], len(classes))
     if not isinstance(seen, InMemory):
         raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
     return Parts(seen, images["test"], int(seen.labels.max()) + 1)
-
-
-def _decoded_all(sources: dict[str, Any], image_size: int | None) -> dict[str, Images]:
-    """Every part in the colours and size of the first training image: its shorter side, 224 pixels at most."""
-    try:
-        first, _ = next(iter(sources["train"]), (None, None))
-        if first is None:
-            raise DataError("this data set has no training image")
-        side = image_size or min(int(first.size[0]), int(first.size[1]), 224)
-        grey = first.mode in ("L", "1")
-        return {part: _decoded(_Decoded(source, side, grey)) for part, source in sources.items()}
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
-
-
-class _Decoded(Dataset[tuple[Tensor, int]]):
-    """A source of PIL images as uint8 tensors: shorter side scaled to `side`, then the centre cut out."""
-
-    def __init__(self, source: Any, side: int, grey: bool) -> None:
-        from torchvision.transforms import v2
-
-        self.source = source
-        self.transform = v2.Compose(
-            [
-                v2.Grayscale() if grey else v2.RGB(),
-                v2.Resize(side, antialias=True),
-                v2.CenterCrop(side),
-                v2.PILToTensor(),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.decode(self.source[index])
-
-    def decode(self, item: tuple[Any, int]) -> tuple[Tensor, int]:
-        image, label = item
-        return self.transform(image), int(label)
-
-
-def _decoded(source: _Decoded) -> Images:
-    """Decode everything where it fits in memory, else on the way."""
-    if isinstance(source.source, IterableDataset):
-        return _stacked(map(source.decode, source.source))
-    if not len(source):
-        raise DataError("a part of this data set has no image")
-    return decoded(Streamed(source, torch.arange(len(source))), torch.device("cpu"), IN_MEMORY_BYTES)
-
-
-def _stacked(items: Iterator[tuple[Tensor, int]]) -> InMemory:
-    """All images of a source that can only be read in order; it has to fit in memory."""
-    images: list[Tensor] = []
-    labels: list[int] = []
-    for image, label in items:
-        images.append(image)
-        labels.append(label)
-        if len(images) * image.numel() > IN_MEMORY_BYTES:
-            raise DataError(
-                f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
-                "export it to image folders and use folder:DIR"
-            )
-    if not images:
-        raise DataError("a part of this data set has no image")
-    return InMemory(torch.stack(images), torch.tensor(labels))

@@ -1,11 +1,13 @@
-"""What many tests share: tickets and a pooled model of them, made once per session on the embedded digits."""
+"""What many tests share: tickets of the embedded digits and a pooled model of them, and a folder of real pictures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lptool.bench import PoolOptions, open_bench
 from lptool.pipeline import PoolResult, pool_target
@@ -25,6 +27,31 @@ def tickets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     files = train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))
     torch.set_num_threads(before)
     return files
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real pictures as folder:DIR expects them: train, val and test with three classes of eight pictures each.
+
+    Pieces of 30 to 70 pixels a side, cut from scikit-learn's two photographs; most are JPEGs, and each class has a
+    grey, a palette and an RGBA PNG. Read them; copy before you change one.
+    """
+    from sklearn.datasets import load_sample_images
+
+    china, flower = load_sample_images().images  # [427, 640, 3] each
+    views = {"flower": flower, "sky": china[:130], "temple": china[200:]}
+    forms = ["L", "P", "RGBA"] + ["RGB"] * 5
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("pictures")
+    for part in ("train", "val", "test"):
+        for name, view in views.items():
+            (root / part / name).mkdir(parents=True)
+            for number, form in enumerate(forms):
+                height, width = rng.integers(30, 71, 2)
+                top, left = rng.integers(view.shape[0] - height), rng.integers(view.shape[1] - width)
+                piece = Image.fromarray(view[top : top + height, left : left + width]).convert(form)
+                piece.save(root / part / name / f"{number}.{'jpg' if form == 'RGB' else 'png'}")
+    return root
 
 
 @pytest.fixture(scope="session")

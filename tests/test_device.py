@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.device import autocast_dtype, import_timm, pick_device
+from lptool.device import autocast_dtype, import_timm, local_ranks, pick_device
 from lptool.errors import SetupError
 
 
@@ -47,6 +47,15 @@ def test_under_torchrun_each_process_takes_a_gpu_of_its_own(
     assert pick_device("cuda") == torch.device("cuda:0")  # not started by torchrun
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     assert pick_device(name) == current[-1] == torch.device(expected)
+
+
+def test_ranks_of_this_machine_are_those_that_torchrun_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other launchers set LOCAL_WORLD_SIZE too, for whatever they like."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert local_ranks() == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert local_ranks() == 4
 
 
 def test_a_named_device_is_taken_as_named() -> None:

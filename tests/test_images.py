@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
 
 from lptool import images as images_module
+from lptool.errors import DataError
 from lptool.images import (
     Images,
     InMemory,
@@ -134,3 +138,54 @@ def test_a_digest_tells_images_and_labels_apart_and_does_not_decode() -> None:
     assert digests[0] == digests[1]
     assert len(set(digests)) == 3
     assert digest_of_images(streamed(images)) is None
+
+
+# Workers
+
+
+class Watching(Dataset[tuple[Tensor, int]]):
+    """Gives, in place of a label, whether Ctrl-C is kept from the process that decodes."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.zeros(1, 1, 1, dtype=torch.uint8), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_ctrl_c_reaches_this_process_but_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "_workers", lambda batches: 1)
+    seen = [bool(blocked) for _, blocked in Streamed(Watching(), torch.arange(1)).raw([torch.tensor([0])], CPU)]
+    assert seen == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+class Killed(Dataset[tuple[Tensor, int]]):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel does it where memory runs out."""
+    monkeypatch.setattr(images_module, "_workers", lambda batches: 1)
+    with pytest.raises(DataError, match=r"a process that decodes images was killed \(.*/dev/shm") as caught:
+        list(Streamed(Killed(), torch.arange(1)).raw([torch.tensor([0])], CPU))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "batches", "expected"),
+    [(64, 1, 100, 16), (8, 1, 100, 8), (8, 4, 100, 2), (2, 4, 100, 1), (8, 1, 3, 3)],
+)
+def test_workers_share_the_cores_with_other_ranks(
+    cores: int, ranks: int, batches: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(images_module, "local_ranks", lambda: ranks)
+    assert images_module._workers([list(range(200))] * batches) == expected
+    assert images_module._workers([list(range(511))]) == 0
+
+
+@pytest.mark.parametrize("make", BOTH_FORMS)
+def test_without_pictures_there_are_no_resized_crops(make: Make) -> None:
+    assert make(some_images(3)).resized_crops(0) is None

@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets
 
-from lptool import sources
+from lptool import pictures, sources
 from lptool.errors import DataError
 from lptool.images import Images, InMemory, Streamed
 from lptool.sources import load_parts
@@ -446,9 +446,9 @@ def test_folder_images_of_many_sizes_become_squares_of_one(tmp_path: Path) -> No
 
 def test_folder_larger_than_memory_streams_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = lay_out_folder(tmp_path)
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 6 * 3 * 6 * 6)
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 6 * 3 * 6 * 6)
     assert isinstance(load_parts(f"folder:{root}", None, None).train, InMemory)
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 6 * 3 * 6 * 6 - 1)
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 6 * 3 * 6 * 6 - 1)
     loaded = load_parts(f"folder:{root}", None, None)
     assert isinstance(loaded.train, Streamed)
     assert np.array_equal(pixels_of(loaded.train), pngs(root / "train"))
@@ -496,7 +496,7 @@ def test_damaged_image_is_refused(damaged: str, damage: Any, tmp_path: Path) -> 
 def test_damaged_image_in_a_stream_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = lay_out_folder(tmp_path) / "train" / "b" / "1.png"
     file.write_bytes(file.read_bytes()[:60])
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 1)
     with pytest.raises(DataError, match="cannot be decoded"):
         pixels_of(load_parts(f"folder:{tmp_path}", None, None).train)
 
@@ -557,7 +557,7 @@ def test_timm_data_sets_give_their_own_images(
 
 
 def test_timm_data_set_larger_than_memory_streams_or_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 100)
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 100)
     small = MapStyle(random_pixels(2, 4, 4, 3), [0, 1])
 
     large = MapStyle(random_pixels(3, 4, 4, 3), [0, 1, 5])
@@ -571,14 +571,14 @@ def test_timm_data_set_larger_than_memory_streams_or_says_so(monkeypatch: pytest
 
     timm_gives(monkeypatch, train=InOrder(large.pixels, large.labels), test=small)
     with pytest.raises(DataError, match=r"can only be read in order .* use folder:DIR"):
-        load_parts("wds/x", tmp_path, None)
+        load_parts("hfids/x", tmp_path, None)
 
 
 def test_timm_data_set_without_an_image_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = InOrder(random_pixels(0, 4, 4), [])
     timm_gives(monkeypatch, train=empty, test=empty)
     with pytest.raises(DataError):
-        load_parts("wds/x", tmp_path, None)
+        load_parts("hfids/x", tmp_path, None)
 
 
 @pytest.mark.parametrize("kind", [MapStyle, InOrder])

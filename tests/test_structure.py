@@ -39,6 +39,8 @@ ORDER = [
     "models",
     "images",
     "augment",
+    "pictures",
+    "shards",
     "sources",
     "data",
     "levels",

@@ -22,7 +22,7 @@ from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
 from lptool.train_options import CHOICES, TrainOptions
 
 DATASETS = (
-    "digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, or a timm data set such as torch/mnist or wds/NAME"
+    "digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
 )
 _DEFAULTS = TrainOptions()
 
