@@ -18,9 +18,10 @@ def train_view(files: Sequence[Path], records: Sequence[dict[str, Any]]) -> Rend
     Args:
         files: the tickets by level. records: the lines of `train.jsonl`.
     """
-    table = Table(title=f"{len(files)} tickets in {files[0].parent}", title_justify="left")
-    for name in ("file", "sparsity", "epochs", "train accuracy", "val accuracy", "val NLL", "seconds", "images/s"):
-        table.add_column(name, justify="left" if name == "file" else "right")
+    table = Table(title=f"{len(files)} tickets in {files[0].parent}; accuracy at the last epoch", title_justify="left")
+    table.add_column("file", no_wrap=True)
+    for name in ("sparsity", "epochs", "train", "val", "val NLL", "seconds", "images/s"):
+        table.add_column(name, justify="right")
     for level, file in enumerate(files):
         epochs = [record for record in records if record["level"] == level]
         if not epochs:

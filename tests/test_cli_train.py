@@ -1,8 +1,97 @@
-"""`lptool train` refuses in one clear line."""
+"""`lptool train` trains, tells, resumes, and refuses in one clear line."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
 
+import pytest
+import torch
 from commands import lptool, refused
+
+from lptool.checkpoints import file_sha256, load_ticket
+from lptool.masks import sparsity
+
+SHORT = ["--preset", "quickstart", "--epochs", 2, "--rewind-epoch", 1, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tickets of three seeds' first; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    result = lptool("train", "-o", folder, *SHORT, "--sparsities", "0.5,0.75")
+    assert result.exit_code == 0, result.output
+    (folder / "said").write_text(result.stdout)
+    return folder
+
+
+def test_it_ends_with_a_table_and_what_to_do_next(run: Path) -> None:
+    lines = (run / "said").read_text().splitlines()
+    assert lines[0] == f"3 tickets in {run}; accuracy at the last epoch"
+    for level, shown in enumerate(("0.00 %", "50.00 %", "75.00 %")):
+        (row,) = [line for line in lines if f"level_0{level}.safetensors" in line]
+        assert shown in row
+    assert lines[-1] == f"next: lptool pool {run} -o pooled.safetensors"
+
+
+def test_sparsities_are_reached_exactly(run: Path) -> None:
+    masks = [load_ticket(file).mask for file in sorted(run.glob("*.safetensors"))]
+    assert [round(sparsity(mask), 5) for mask in masks] == [0, 0.5, 0.75]
+
+
+def test_other_sparsities_in_the_same_folder_are_refused(run: Path) -> None:
+    before = {file.name: file_sha256(file) for file in run.glob("*.safetensors")}
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.6,0.75")
+    message = (
+        "level_01.safetensors: is 50.00% sparse, expected 60.00%; ask for the sparsities that the run was begun with"
+    )
+    assert message in refused(result)
+    assert {file.name: file_sha256(file) for file in run.glob("*.safetensors")} == before
+
+
+def test_other_options_in_the_same_folder_are_refused_by_name(run: Path) -> None:
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75", "--lr", 0.05, "--optimizer", "adamw")
+    message = "other options (optimizer: sgd there, adamw now; lr: 0.1 there, 0.05 now); choose another folder"
+    assert message in refused(result)
+
+
+def test_a_target_sparsity_is_reached_by_the_rate(tmp_path: Path) -> None:
+    result = lptool(
+        "train", "-o", tmp_path, *SHORT, "--epochs", 1, "--rewind-epoch", 0, "--sparsity", 0.7, "--rate", 0.5
+    )
+    assert result.exit_code == 0, result.output
+    masks = [load_ticket(file).mask for file in sorted(tmp_path.glob("*.safetensors"))]
+    assert [round(sparsity(mask), 4) for mask in masks] == [0, 0.5, 0.7]
+
+
+def test_replicates_are_runs_of_seeds_in_a_row(tmp_path: Path, run: Path) -> None:
+    result = lptool("train", "-o", tmp_path, *SHORT, "--sparsities", "0.5,0.75", "--seed", 0, "--replicates", 2)
+    assert result.exit_code == 0, result.output
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["seed_0", "seed_1"]
+    assert [load_ticket(tmp_path / f"seed_{n}/level_00.safetensors").metadata.train["seed"] for n in (0, 1)] == [0, 1]
+    for level in range(3):
+        name = f"level_0{level}.safetensors"
+        assert file_sha256(tmp_path / "seed_0" / name) == file_sha256(run / name)
+        assert file_sha256(tmp_path / "seed_1" / name) != file_sha256(run / name)
+    assert result.stdout.count("next: lptool pool") == 2
+
+
+def test_a_run_starts_from_a_ticket(tmp_path: Path, run: Path) -> None:
+    """With a rate too small to move a weight, level 0 ends as it began."""
+    start = run / "level_02.safetensors"
+    still = ["--lr", 1e-30, "--weight-decay", 0, "--levels", 1, "--init-checkpoint", start]
+    result = lptool("train", "-o", tmp_path, *SHORT, *still)
+    assert result.exit_code == 0, result.output
+    ticket, expected = load_ticket(tmp_path / "level_00.safetensors"), load_ticket(start)
+    torch.testing.assert_close(ticket.state["conv1.weight"], expected.state["conv1.weight"], rtol=0, atol=1e-20)
+    assert ticket.metadata.train["init_checkpoint"] == str(start)
+    assert ticket.metadata.train["init_sha256"] == file_sha256(start)
+
+
+def test_every_record_is_a_line_of_json(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 1), (2, 1)]
+    assert {"sparsity", "lr", "train_loss", "train_accuracy", "val_accuracy", "val_nll", "seconds"} <= records[0].keys()
 
 
 def test_errors_of_train_and_inspect(tmp_path: Path) -> None:

@@ -98,21 +98,26 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     from lptool.run import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
-        run, epoch = progress.add_task("opening", total=None), progress.add_task("", total=None)
-        val, rate = "", _rate()
+    progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+    run, epoch = progress.add_task(""), progress.add_task("")
+    val, rate = "", _rate()
 
-        def on_step(at: Where) -> None:
-            level = f"level {at.level}/{count_of(levels)}{val}"
-            progress.update(run, completed=at.step, total=at.steps, description=level)
-            text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
-            progress.update(epoch, completed=at.images, total=at.of, description=text)
+    def on_step(at: Where) -> None:
+        progress.start()  # not before the first step: what is refused is refused without bars
+        level = f"level {at.level}/{count_of(levels)}{val}"
+        progress.update(run, completed=at.step, total=at.steps, description=level)
+        text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
+        progress.update(epoch, completed=at.images, total=at.of, description=text)
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            nonlocal val
-            val = f" val {100 * record['val_accuracy']:.2f} %"
+    def on_epoch(record: dict[str, Any]) -> None:
+        nonlocal val
+        val = f" val {100 * record['val_accuracy']:.2f} %"
 
+    try:
         yield Watch(on_step, on_epoch)
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _rate() -> Callable[[Where], float]:
