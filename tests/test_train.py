@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import random
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -183,7 +187,7 @@ def test_later_levels_start_from_the_rewind_weights_times_the_mask(
         assert not torch.equal(dense.state[name], start[name])
 
 
-def by_the_paper(options: TrainOptions, data: Data, levels: int) -> list[dict[str, Tensor]]:
+def by_the_paper(options: TrainOptions, data: Data, levels: int, rewind_step: int) -> list[dict[str, Tensor]]:
     """Algorithm 1 of Yin et al. 2023, written out: momentum by hand, masks by sorting, no file in between.
 
     Only the random draws of an epoch are the trainer's.
@@ -195,6 +199,7 @@ def by_the_paper(options: TrainOptions, data: Data, levels: int) -> list[dict[st
     prunable = [name for name, p in weights.items() if p.dim() == 4]
     mask = {name: torch.ones_like(weights[name]) for name in prunable}
     images = (data.train.images / 255 - data.mean[0]) / data.std[0]
+    steps = math.ceil(len(images) / options.batch_size)
     rewind: dict[str, Tensor] = {}
     tickets = []
     for level in range(levels + 1):
@@ -203,32 +208,49 @@ def by_the_paper(options: TrainOptions, data: Data, levels: int) -> list[dict[st
             kept = round(sum(int(m.sum()) for m in mask.values()) * (1 - options.rate))
             threshold = np.sort(magnitude)[-kept]
             mask = {n: mask[n] * (weights[n].detach().abs() >= threshold) for n in prunable}
-            model.load_state_dict(rewind)
+            if options.rewind != "lr":
+                model.load_state_dict(rewind)
             for name in prunable:
                 weights[name].data *= mask[name]
         velocity = {name: torch.zeros_like(p) for name, p in weights.items()}
-        for epoch in range(options.rewind_epoch if level else 0, options.epochs):
-            if level == 0 and epoch == options.rewind_epoch:
-                rewind = {name: t.clone() for name, t in model.state_dict().items()}
-            model.train()
+        for epoch in range(options.epochs):
             order = torch.randperm(len(images), generator=epoch_generator(options.seed, level, epoch))
-            for batch in order.tensor_split(math.ceil(len(images) / options.batch_size)):
+            model.train()
+            for step, batch in enumerate(order.tensor_split(steps)):
+                done = epoch * steps + step
+                if level == 0 and done == rewind_step:
+                    rewind = {name: t.clone() for name, t in model.state_dict().items()}
+                if level and done < rewind_step:
+                    continue
                 gradients = torch.autograd.grad(
                     F.cross_entropy(model(images[batch]), data.train.labels[batch]), list(weights.values())
                 )
                 for (name, p), gradient in zip(weights.items(), gradients, strict=True):
                     velocity[name] = 0.9 * velocity[name] + gradient + 1e-4 * p.detach()
-                    p.data -= learning_rate(options, epoch, 1) * velocity[name]
+                    p.data -= learning_rate(options, done, steps) * velocity[name]
                     p.data *= mask.get(name, torch.ones(()))
         tickets.append({name: t.clone() for name, t in model.state_dict().items()})
     return tickets
 
 
-def test_tickets_are_those_of_the_algorithm_written_out(options: TrainOptions, tmp_path: Path) -> None:
-    options = replace(options, crop_padding=0, flip="no", seed=5)
+@pytest.mark.parametrize(
+    ("changes", "rewind_step"),
+    [
+        ({}, 3),
+        ({"rewind": "init"}, 0),
+        ({"rewind_epoch": "5it"}, 5),
+        ({"rewind_epoch": "2it", "schedule": "linear", "warmup": 1}, 2),
+        ({"rewind": "lr", "rewind_epoch": 2}, 6),
+        ({"rewind": "lr", "rewind_epoch": "4it"}, 4),
+    ],
+)
+def test_tickets_are_those_of_the_algorithm_written_out(
+    changes: dict[str, Any], rewind_step: int, options: TrainOptions, networks: str, tmp_path: Path
+) -> None:
+    options = replace(options, arch=f"{networks}:certain", crop_padding=0, flip="no", seed=5, **changes)
     files = run(options, tmp_path)
     with torch.random.fork_rng():
-        expected = by_the_paper(options, DATA, LEVELS)
+        expected = by_the_paper(options, DATA, LEVELS, rewind_step)
     for file, state in zip(files, expected, strict=True):
         torch.testing.assert_close(load_ticket(file).state, state, rtol=1e-4, atol=1e-5)
 
@@ -337,7 +359,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "last": {},
     "best": {"keep": "best"},
     "no momentum": {"momentum": 0.0},
-    "rewound to init": {"rewind_epoch": 0},
+    "rewound to init": {"rewind": "init"},
+    "rewound to a step": {"rewind_epoch": "4it"},
+    "learning rate rewound": {"rewind": "lr", "rewind_epoch": "7it", "scope": "layer"},
+    "adamw": {"optimizer": "adamw", "lr": 1e-3, "schedule": "cosine", "warmup": 1.5, "label_smoothing": 0.1},
+    "fast": {"nesterov": True, "flip": "alternate", "schedule": "linear", "augment": "resized-crop"},
     "bf16": {"precision": "bf16"},
 }
 
@@ -403,38 +429,101 @@ def test_record_that_was_cut_off_is_written_again(options: TrainOptions, tmp_pat
     assert epochs_of(tmp_path) == ALL_EPOCHS
 
 
-def test_sigkilled_command_ends_with_the_same_tickets(tmp_path: Path) -> None:
-    """A real process, killed at a random moment of its training, then started again."""
-    options = TrainOptions(
-        arch="resnet8_cifar", dataset="digits", epochs=4, rewind_epoch=1, precision="fp32", val_fraction=0.5
-    )
+SHORT = TrainOptions(
+    arch="resnet8_cifar", dataset="digits", epochs=4, rewind_epoch=1, precision="fp32", val_fraction=0.5
+)
+
+
+def command_of(options: TrainOptions, out: Path) -> list[str]:
     shaping = ("arch", "dataset", "epochs", "rewind_epoch", "precision", "val_fraction")
     flags = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in shaping]
-    out = tmp_path / "killed"
-    command = ["train", "-o", str(out), "--levels=1", "--device=cpu", *flags]
+    return ["train", "-o", str(out), "--levels=1", "--device=cpu", *flags]
 
-    draw = random.Random(0)
-    records, pause = draw.randint(1, 5), draw.uniform(0, 0.3)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lptool", *command],
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while whole_lines(out / "train.jsonl") < records:
-            assert process.poll() is None, "ended before it could be killed"
-            time.sleep(0.01)
-        time.sleep(pause)
-    finally:
-        process.kill()
-        process.wait()
 
+def begin(command: list[str], **more: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "lptool", *command], env=environment, **pipes, **more)
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `SHORT` makes where nothing interrupts it."""
+    out = tmp_path_factory.mktemp("short")
+    train_tickets(SHORT, 1, out, device="cpu")
+    return out
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_command_stopped_at_random_moments_ends_with_the_same_tickets(
+    how: signal.Signals, short: Path, tmp_path: Path
+) -> None:
+    """A real process, stopped at a random moment of its training, started again and stopped again, and so on."""
+    out, draw = tmp_path / "stopped", random.Random(how)
+    command = command_of(SHORT, out)
+    for records in sorted(draw.sample(range(1, 7), 2)):
+        process = begin(command)
+        try:
+            while whole_lines(out / "train.jsonl") < records:
+                assert process.poll() is None, "ended before it could be stopped"
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.05))
+        finally:
+            process.send_signal(how)
+            _, said = process.communicate()
+        if how == signal.SIGINT:
+            assert process.returncode == 130
+            assert said.splitlines()[-1].endswith(f"the same command goes on from the last finished epoch in {out}")
+            assert "Traceback" not in said
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0, again.output
-    train_tickets(options, 1, tmp_path / "whole", device="cpu")
-    assert_same_tickets(out, tmp_path / "whole")
-    assert epochs_of(out) == epochs_of(tmp_path / "whole")
+    assert_same_tickets(out, short)
+    assert epochs_of(out) == epochs_of(short)
+
+
+# A full disk
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """Makes the system refuse to write files of more bytes, as a full disk would."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_a_full_disk_is_one_clear_line_and_the_last_good_state_stays(short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "full"
+    command = command_of(SHORT, out)
+    rewind, epoch = 305_000, 500_000  # bytes: what is rewound to fits, what an epoch leaves does not
+    process = begin(command, preexec_fn=limit_files((rewind + epoch) // 2))
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert re.fullmatch(
+        r"Error: \S+epoch\.safetensors: cannot be written \(.*\); .* free some space", said.splitlines()[-1]
+    )
+    assert "Traceback" not in said
+    assert not [file for file in out.rglob(".*.safetensors.*") if file.is_file()], "half-written files are left"
+    again = CliRunner().invoke(main, command)
+    assert again.exit_code == 0, again.output
+    assert_same_tickets(out, short)
+
+
+@pytest.mark.parametrize("write", range(0, 18, 3))
+def test_a_disk_that_fills_at_any_write_costs_no_more_than_an_epoch(
+    write: int, options: TrainOptions, whole: Path, tmp_path: Path
+) -> None:
+    calls = iter(range(write + 1))
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) == write:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\).* free some space"):
+            run(options, tmp_path)
+    assert not list(tmp_path.glob(".level*"))
+    run(options, tmp_path)
+    assert_same_tickets(tmp_path, whole)
+    assert epochs_of(tmp_path) == ALL_EPOCHS
 
 
 def whole_lines(file: Path) -> int:
