@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from training import DATA, NETWORKS
 
+from lptool import images as images_module
+from lptool import pictures
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.data import Data
@@ -276,6 +278,22 @@ def test_streamed_images_give_the_same_tickets(options: TrainOptions, networks: 
     streams = replace(DATA, train=stream(DATA.train), val=stream(DATA.val))
     train_tickets(options, LEVELS, tmp_path / "stream", device="cpu", data=streams)
     assert_same_tickets(tmp_path / "stream", tmp_path / "memory")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python ≥ 3.12 under pytest's own threads
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of fewer cores
+def test_crops_of_picture_files_give_the_same_tickets_whoever_decodes_them(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = TrainOptions(arch="resnet8_cifar", epochs=2, rewind_epoch=1, batch_size=12, precision="fp32")
+    options = replace(short, dataset=f"folder:{image_folder}", image_size=16, augment="resized-crop")
+    expected = train_tickets(options, 1, tmp_path / "memory", device="cpu")
+    monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(images_module, "_workers", lambda batches: 3)
+    found = train_tickets(options, 1, tmp_path / "workers", device="cpu")
+    for ours, theirs in zip(found, expected, strict=True):
+        state = load_ticket(theirs).state
+        assert all(torch.equal(tensor, state[name]) for name, tensor in load_ticket(ours).state.items())
 
 
 # Records, and which epoch is kept
