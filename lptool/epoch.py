@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor
 
 from lptool.augment import draw
-from lptool.errors import TrainError
+from lptool.batching import BatchSize, is_out_of_memory
+from lptool.errors import RankError, SetupError, TrainError, first_line
 from lptool.evaluate import Score, evaluate, merged
 from lptool.optimise import Part, run_steps
-from lptool.parallel import share_buffers
+from lptool.parallel import is_lost_peer, share_buffers
 from lptool.run import Run
 from lptool.run_folder import Record
 from lptool.schedule import learning_rate
+
+_SCORED_AT_ONCE = 512  # images of val
 
 
 @dataclass(frozen=True)
@@ -77,21 +81,40 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
         done += 1
         run.watch.on_step(run.where(level.number, epoch, done))
 
-    totals = run_steps(
-        run.network,
-        level.optimizer,
-        _saving_rewind(run, level.number, epoch, _parts(run, level.number, epoch, first)),
-        rates,
-        level.pruned,
-        compute=run.compute,
-        label_smoothing=options.label_smoothing,
-        processes=run.ranks.count,
-        on_step=on_step,
-    )
+    with _said_clearly(run, level.number, epoch):
+        totals = run_steps(
+            run.network,
+            level.optimizer,
+            _saving_rewind(run, level.number, epoch, _parts(run, level.number, epoch, first)),
+            rates,
+            level.pruned,
+            compute=run.compute,
+            label_smoothing=options.label_smoothing,
+            processes=run.ranks.count,
+            on_step=on_step,
+        )
     share_buffers(run.model, run.ranks)
     sums = run.ranks.gather((float(totals.loss), int(totals.correct), totals.seen))
     loss, correct, seen = (sum(column) for column in zip(*sums, strict=True))
     return loss / seen, correct / seen, int(seen)
+
+
+@contextmanager
+def _said_clearly(run: Run, level: int, epoch: int) -> Iterator[None]:
+    """What torch raises for reasons that a user can act on, as errors of ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            size = run.options.batch_size
+            raise TrainError(
+                f"level {level}, epoch {epoch}: batches of {size} images do not fit in memory; try a lower --batch-size"
+            ) from error
+        if run.ranks.count > 1 and is_lost_peer(error):
+            raise RankError("another process of this run has ended; the same command goes on") from error
+        if run.options.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise SetupError(f"torch.compile fails here ({first_line(error)}); try --no-compile") from error
+        raise
 
 
 def _saving_rewind(run: Run, level: int, epoch: int, parts: Iterator[Part]) -> Iterator[Part]:
@@ -152,7 +175,8 @@ def _score(run: Run) -> Score:
     """The score on val, of which each process takes a part."""
 
     def score(rows: Tensor) -> Score:
-        return evaluate(run.model, run.data.batches(run.data.val, 512, run.device, order=rows))
+        batches = partial(run.data.batches, run.data.val, device=run.device, order=rows)
+        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: evaluate(run.model, batches(batch_size=size)))
 
     parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
     return merged(

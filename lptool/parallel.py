@@ -68,6 +68,12 @@ def share_buffers(model: nn.Module, ranks: Ranks) -> None:
         buffer.copy_(plain)
 
 
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exception in the middle of a step says that another process has gone."""
+    told = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
+    return isinstance(error, distributed.DistError) or any(text in str(error) for text in told)
+
+
 class _SyncedOnHost(_BatchNorm):
     """Synchronised BatchNorm for the CPU: mean first, then the squared distances from it, as one pass cancels."""
 

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from test_run import opened
+from torch._inductor.exc import InductorError
 
-from lptool.epoch import _parts, epoch_generator
+from lptool.epoch import Level, _parts, epoch_generator, train_epoch
+from lptool.errors import RankError, SetupError, TrainError
 from lptool.ranks import Ranks
 from lptool.run import Run
 
@@ -97,3 +99,42 @@ def test_alternate_shows_each_image_both_ways_in_two_epochs(tmp_path: Path) -> N
             order = torch.randperm(96, generator=epoch_generator(run.options.seed, 0, epoch))
             flipped.append(torch.empty(96, dtype=torch.bool).scatter_(0, order, turned))
     assert torch.equal(flipped[0], ~flipped[1])
+
+
+@pytest.mark.parametrize(
+    ("raised", "count", "expected", "message"),
+    [
+        (
+            RuntimeError("CUDA out of memory"),
+            1,
+            TrainError,
+            "epoch 0: batches of 36 images do not fit in memory",
+        ),
+        (MemoryError(), 1, TrainError, "try a lower --batch-size"),
+        (RuntimeError("[gloo] Connection closed by peer"), 2, RankError, "another process of this run has ended"),
+        (RuntimeError("Connection closed by peer"), 1, RuntimeError, "Connection closed"),
+        (RuntimeError("a bug"), 2, RuntimeError, "a bug"),
+        (
+            InductorError(RuntimeError("no compiler"), None),
+            1,
+            SetupError,
+            "torch.compile fails here .*--no-compile",
+        ),
+    ],
+)
+def test_what_torch_raises_becomes_an_error_of_ours_where_a_user_can_act(
+    raised: BaseException,
+    count: int,
+    expected: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_steps(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("lptool.epoch.run_steps", run_steps)
+    run = opened(tmp_path, compile=True)
+    level = Level(0, 0.0, {}, torch.optim.SGD(run.model.parameters()))
+    with pytest.raises(expected, match=message):
+        train_epoch(replace(run, ranks=Ranks(0, count)), level, 0)

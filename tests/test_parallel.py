@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import subprocess
@@ -13,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from timm.layers import BatchNormAct2d
 from torch import Tensor, distributed, nn
 from training import DATA, NETWORKS
 
 from lptool import train
 from lptool.checkpoints import load_ticket
+from lptool.cli import main
 from lptool.errors import LptoolError
+from lptool.models import load_model
 from lptool.parallel import share_buffers, spread, with_synced_bn
 from lptool.ranks import ALONE, Ranks, join_ranks
 from lptool.run import Run, Watch, open_run, over_processes
@@ -46,12 +48,14 @@ def options(networks: str, **changes: Any) -> TrainOptions:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made; each variant in a folder of its own, and what each rank saw in `rankN.json`."""
     place = tmp_path_factory.mktemp("two")
     (place / "networks.py").write_text(NETWORKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    done = subprocess.run([*command, str(place)], capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(
+        [*command, str(place), str(image_folder)], capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return place
 
@@ -78,6 +82,28 @@ def test_two_processes_make_the_tickets_of_one(variant: str, folder: Path, tmp_p
         assert (ours["level"], ours["epoch"]) == (theirs["level"], theirs["epoch"])
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
         assert ours["val_nll"] == pytest.approx(theirs["val_nll"], rel=1e-4)
+
+
+def test_imagenet_presets_train_on_a_folder_of_pictures(folder: Path, image_folder: Path, tmp_path: Path) -> None:
+    """The command of eight GPUs, with few and small pictures, on two processes; and on one."""
+    assert CliRunner().invoke(main, imagenet(image_folder, tmp_path)).exit_code == 0
+    both = [
+        [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
+        for place in (folder / "imagenet", tmp_path)
+    ]
+    for ours, theirs in zip(*both, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.01)
+        assert ours["lr"] == theirs["lr"]
+    ticket = load_ticket(folder / "imagenet" / "level_01.safetensors")
+    assert ticket.metadata.train["augment"] == "resized-crop"
+    assert ticket.metadata.train["processes"] == 2
+    assert load_model(folder / "imagenet" / "level_01.safetensors")(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_the_command_speaks_on_the_first_process_alone(seen: list[dict[str, Any]]) -> None:
+    assert [rank["imagenet"][0] for rank in seen] == [0, 0]
+    assert "2 tickets in" in seen[0]["imagenet"][1]
+    assert seen[1]["imagenet"][1] == ""
 
 
 def test_without_synced_bn_it_trains_other_tickets_that_agree_on_all_ranks(
@@ -143,6 +169,13 @@ def test_synced_layers_keep_names_weights_and_what_eval_does() -> None:
     assert all(torch.equal(after[name], t) for name, t in before.items())
 
 
+def imagenet(pictures: Path, out: Path) -> list[str]:
+    small = ["--image-size", "32", "--epochs", "2", "--rewind-epoch", "1", "--warmup", "1", "--milestones", "1"]
+    few = ["--batch-size", "8", "--levels", "1", "--precision", "fp32", "--lr", "0.01", "--device", "cpu"]
+    preset = ["--preset", "paper-imagenet-resnet18", "--dataset", f"folder:{pictures}"]
+    return ["train", "-o", str(out), *preset, *small, *few]
+
+
 # BatchNorm by itself
 
 
@@ -194,7 +227,13 @@ def state_of(run: Run) -> dict[str, str]:
     return {name: digest_of_tensor(t) for name, t in run.model.state_dict().items()}
 
 
-def program(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def lptool(arguments: list[str]) -> list[Any]:
+    """How one command ended on this rank, and what it printed there."""
+    result = CliRunner().invoke(main, arguments)
+    return [result.exit_code, result.stdout]
+
+
+def program(folder: Path, pictures: Path, ranks: Ranks) -> dict[str, Any]:
     networks, found = str(folder / "networks.py"), dict[str, Any]()
 
     def go(name: str, levels: int = LEVELS, **changes: Any) -> list[Path]:
@@ -209,6 +248,7 @@ def program(folder: Path, ranks: Ranks) -> dict[str, Any]:
         opened = open_run(options(networks, **changes), LEVELS, folder / name, None, "cpu", DATA, ranks, watch=Watch())
         (folder / name).mkdir(exist_ok=True)
         found["digests" if name == "all" else name] = state_of(over_processes(opened))
+    found["imagenet"] = lptool(imagenet(pictures, folder / "imagenet"))
     found["diverged"] = attempt(lambda: go("diverged", lr=1e20))
     found["other options"] = attempt(lambda: go("sgd", lr=0.5))
     found["too small"] = attempt(lambda: go("small", batch_size=2, sync_bn=False))
@@ -221,9 +261,7 @@ def program(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1])
-    atexit.register(lambda: None)
-    here = join_ranks()
-    result = program(where, here)
+    where, here = Path(sys.argv[1]), join_ranks()
+    result = program(where, Path(sys.argv[2]), here)
     (where / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
     distributed.barrier()
