@@ -14,6 +14,8 @@ from lptool.pipeline import PoolResult, pool_target
 from lptool.train import train_tickets
 from lptool.train_options import TrainOptions
 
+torch.set_num_threads(1)  # the files of tests are spread over the cores; and float sums depend on it
+
 DIGITS = TrainOptions(
     arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
 )
@@ -22,11 +24,7 @@ DIGITS = TrainOptions(
 @pytest.fixture(scope="session")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four tickets of one run (levels 0 to 3). Read them; copy before you change one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # float sums depend on it, and so would the tickets
-    files = train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))
-    torch.set_num_threads(before)
-    return files
+    return train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")
