@@ -15,15 +15,16 @@ from torch import Tensor
 
 from lptool.augment import draw
 from lptool.batching import BatchSize, is_out_of_memory
-from lptool.errors import RankError, SetupError, TrainError, first_line
+from lptool.errors import SetupError, TrainError, first_line
 from lptool.evaluate import Score, evaluate, merged
 from lptool.optimise import Part, run_steps
-from lptool.parallel import is_lost_peer, share_buffers
+from lptool.parallel import noticing_peers, share_buffers
 from lptool.run import Run
 from lptool.run_folder import Record
 from lptool.schedule import learning_rate
 
 _SCORED_AT_ONCE = 512  # images of val
+_DIGITS = ("digits", "mnist", "qmnist", "svhn")  # a mirrored digit is no digit
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ def train_epoch(run: Run, level: Level, epoch: int) -> tuple[Record, Score]:
 def _check_finite(level: int, epoch: int, *losses: float) -> None:
     worst = next((loss for loss in losses if not math.isfinite(loss)), None)
     if worst is not None:
-        raise TrainError(f"level {level}, epoch {epoch}: the loss became {worst}; try a lower --lr or --precision fp32")
+        raise TrainError(
+            f"level {level}, epoch {epoch}: the loss became {worst}; "
+            "try a lower --lr or --precision fp32, in a new folder"
+        )
 
 
 def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
@@ -81,7 +85,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
         done += 1
         run.watch.on_step(run.where(level.number, epoch, done))
 
-    with _said_clearly(run, level.number, epoch):
+    with noticing_peers(run.ranks), _said_clearly(run, level.number, epoch):
         totals = run_steps(
             run.network,
             level.optimizer,
@@ -93,7 +97,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
             processes=run.ranks.count,
             on_step=on_step,
         )
-    share_buffers(run.model, run.ranks)
+        share_buffers(run.model, run.ranks)
     sums = run.ranks.gather((float(totals.loss), int(totals.correct), totals.seen))
     loss, correct, seen = (sum(column) for column in zip(*sums, strict=True))
     return loss / seen, correct / seen, int(seen)
@@ -110,8 +114,6 @@ def _said_clearly(run: Run, level: int, epoch: int) -> Iterator[None]:
             raise TrainError(
                 f"level {level}, epoch {epoch}: batches of {size} images do not fit in memory; try a lower --batch-size"
             ) from error
-        if run.ranks.count > 1 and is_lost_peer(error):
-            raise RankError("another process of this run has ended; the same command goes on") from error
         if run.options.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise SetupError(f"torch.compile fails here ({first_line(error)}); try --no-compile") from error
         raise
@@ -157,7 +159,7 @@ def _crop_padding(run: Run) -> int:
 
 def _flip(run: Run) -> bool | Literal["alternate"]:
     if run.options.flip == "auto":
-        return run.data.name != "digits"  # a mirrored digit is no digit
+        return run.data.name.rpartition("/")[2] not in _DIGITS
     return "alternate" if run.options.flip == "alternate" else run.options.flip == "yes"
 
 

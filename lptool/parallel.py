@@ -6,6 +6,8 @@ left between one process and many is the rounding of sums.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,9 +15,9 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from lptool.device import import_timm
-from lptool.errors import TrainError
-from lptool.ranks import Ranks
+from lptool.device import import_timm, local_ranks
+from lptool.errors import RankError, SetupError, TrainError
+from lptool.ranks import PATIENCE, Ranks
 
 
 def spread(model: nn.Module, device: torch.device, ranks: Ranks, *, sync_bn: bool) -> tuple[nn.Module, nn.Module]:
@@ -29,7 +31,7 @@ def spread(model: nn.Module, device: torch.device, ranks: Ranks, *, sync_bn: boo
     """
     if ranks.count == 1:
         return model, model
-    group = distributed.new_group(backend="nccl") if device.type == "cuda" else None
+    group = distributed.new_group(backend="nccl", timeout=PATIENCE) if device.type == "cuda" else None
     if sync_bn:
         model = with_synced_bn(model, device, group)
     called = DistributedDataParallel(
@@ -41,21 +43,37 @@ def spread(model: nn.Module, device: torch.device, ranks: Ranks, *, sync_bn: boo
     return model, called
 
 
-def with_synced_bn(model: nn.Module, device: torch.device, group: Any = None) -> nn.Module:
-    """The model with BatchNorm over all processes, under the same names; on the CPU the same object.
+def check_processes(model: nn.Module, device: torch.device, ranks: Ranks, *, sync_bn: bool) -> None:
+    """Refuse what several processes cannot train together.
 
     Raises:
+        SetupError: a device that they cannot share.
         TrainError: a kind of BatchNorm that cannot be synchronised.
     """
-    layers = import_timm().layers
+    if ranks.count == 1:
+        return
+    if device.type not in ("cpu", "cuda"):
+        raise SetupError(f"device {device.type} trains in one process, found {ranks.count}; try --device cpu")
+    if device.type == "cuda" and local_ranks() > torch.cuda.device_count():
+        gpus = torch.cuda.device_count()
+        raise SetupError(f"each process needs a GPU of its own: found {local_ranks()} for {gpus} GPUs; start fewer")
+    for name, module in model.named_modules() if sync_bn else ():
+        if isinstance(module, _BatchNorm) and type(module) not in _synced_kinds():
+            kind = type(module).__name__
+            raise TrainError(f"{name}: a {kind} cannot see the images of all processes; try --no-sync-bn")
+
+
+def _synced_kinds() -> tuple[type[nn.Module], ...]:
+    return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, import_timm().layers.BatchNormAct2d)
+
+
+def with_synced_bn(model: nn.Module, device: torch.device, group: Any = None) -> nn.Module:
+    """The model with BatchNorm over all processes, under the same names; on the CPU the same object."""
     if device.type == "cuda":
-        return layers.convert_sync_batchnorm(model, group)  # type: ignore[no-any-return]
-    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, layers.BatchNormAct2d)
-    for name, module in model.named_modules():  # torch's own refuses the CPU
+        return import_timm().layers.convert_sync_batchnorm(model, group)  # type: ignore[no-any-return]
+    for module in model.modules():  # torch's own refuses the CPU
         kind = type(module)
-        if isinstance(module, _BatchNorm) and kind not in known:
-            raise TrainError(f"{name}: a {kind.__name__} cannot see the images of all processes; try --no-sync-bn")
-        if kind in known:
+        if kind in _synced_kinds():
             module.__class__ = type(f"Synced{kind.__name__}", (_SyncedOnHost, kind), {})
     return model
 
@@ -68,10 +86,16 @@ def share_buffers(model: nn.Module, ranks: Ranks) -> None:
         buffer.copy_(plain)
 
 
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exception in the middle of a step says that another process has gone."""
+@contextmanager
+def noticing_peers(ranks: Ranks) -> Iterator[None]:
+    """Turns what torch raises where another process has gone, at whatever point, into RankError."""
     told = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
-    return isinstance(error, distributed.DistError) or any(text in str(error) for text in told)
+    try:
+        yield
+    except RuntimeError as error:
+        if ranks.count > 1 and (isinstance(error, distributed.DistError) or any(text in str(error) for text in told)):
+            raise RankError("another process of this run has ended; the same command goes on") from error
+        raise
 
 
 class _SyncedOnHost(_BatchNorm):

@@ -91,20 +91,27 @@ def with_recipe(recipe: str, base: TrainOptions, told: Mapping[str, Any]) -> Tra
     """
     if recipe not in RECIPES:
         raise TrainError(f"unknown recipe {recipe!r}: expected {' or '.join(RECIPES)}")
-    changes = _fast(TrainOptions(**{**base.to_json(), **told}), base, told) if recipe == "fast" else {}
-    return TrainOptions(**{**base.to_json(), **changes, **told})
+    asked = {**base.to_json(), **told}
+    changes = _fast(asked, base, told) if recipe == "fast" else _scaled_milestones(asked, base)
+    return TrainOptions(**{**asked, **changes, **told})
 
 
-def _fast(asked: TrainOptions, base: TrainOptions, told: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = asked.epochs if "epochs" in told else max(2, round(base.epochs * _FAST_SHARE))
-    flips = asked.flip != "no" and asked.dataset != "digits"
-    rewind = asked.rewind_epoch
+def _scaled_milestones(asked: Mapping[str, Any], base: TrainOptions) -> dict[str, Any]:
+    """A preset's milestones at the same shares of other epochs."""
+    at = {round(milestone * asked["epochs"] / base.epochs) for milestone in base.milestones or ()}
+    return {"milestones": tuple(sorted(at - {0})) or None}
+
+
+def _fast(asked: Mapping[str, Any], base: TrainOptions, told: Mapping[str, Any]) -> dict[str, Any]:
+    epochs = asked["epochs"] if "epochs" in told else max(2, round(base.epochs * _FAST_SHARE))
+    flips = asked["flip"] != "no" and asked["dataset"] != "digits"
+    rewind = asked["rewind_epoch"]
     return {
         "epochs": epochs,
         "schedule": "linear",
         "milestones": None,
         "warmup": epochs / 10,
-        "nesterov": asked.optimizer == "sgd" and asked.momentum > 0,
+        "nesterov": asked["optimizer"] == "sgd" and asked["momentum"] > 0,
         "flip": "alternate" if flips else "no",
         "rewind_epoch": max(1, round(rewind * epochs / base.epochs)) if isinstance(rewind, int) and rewind else rewind,
     }

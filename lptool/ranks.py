@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed
@@ -21,7 +21,7 @@ from lptool.errors import LptoolError, PeerError, RankError
 
 T = TypeVar("T")
 # A peer that dies is noticed at once, by its closed connection. A slow one is waited for.
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Ranks:
 
     def on_first(self, task: Callable[[], T]) -> T:
         """Run `task` on rank 0 alone and give its result to all. Raises as `share`."""
-        return self.share({0: task})[0]
+        found = [self.agree(lambda: task() if self.rank == 0 else None)]
+        if self.count > 1:
+            _meeting(lambda: distributed.broadcast_object_list(found, 0))
+        return cast(T, found[0])
 
     def first_ahead(self, task: Callable[[], T]) -> T:
         """Run `task` on rank 0, then on the others, which find what it downloaded. Raises as `agree`."""
@@ -69,11 +72,15 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[T] = [value] * self.count
-        try:
-            distributed.all_gather_object(found, value)
-        except RuntimeError as error:
-            raise RankError("another process of this run has ended; run the same command again to resume") from error
+        _meeting(lambda: distributed.all_gather_object(found, value))
         return found
+
+
+def _meeting(exchange: Callable[[], object]) -> None:
+    try:
+        exchange()
+    except RuntimeError as error:
+        raise RankError("another process of this run has ended; run the same command again to resume") from error
 
 
 ALONE = Ranks()
@@ -87,6 +94,6 @@ def join_ranks() -> Ranks:
     # torchrun gives each process one thread; together they shall use what the machine has.
     torch.set_num_threads(max(1, usable_cores() // local_ranks()))
     if ranks.count > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=PATIENCE)
         atexit.register(distributed.destroy_process_group)  # else gloo's threads may outlive Python, and abort
     return ranks

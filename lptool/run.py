@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from lptool.data import Data, load_data
-from lptool.device import autocast_dtype, pick_device
+from lptool.device import autocast_dtype
 from lptool.errors import TrainError
 from lptool.levels import Levels, check_levels, count_of
 from lptool.models import prunable_weights
-from lptool.parallel import spread
+from lptool.parallel import check_processes, noticing_peers, spread
 from lptool.ranks import Ranks
 from lptool.run_folder import Record, RunFolder
 from lptool.schedule import rewind_step
@@ -101,14 +101,13 @@ def open_run(
     levels: Levels,
     out: Path,
     data_dir: str | Path | None,
-    device: str,
+    device: torch.device,
     data: Data | None,
     ranks: Ranks,
     watch: Watch,
 ) -> Run:
     """Everything checked, nothing written. Arguments and errors: see `lptool.train.train_tickets`."""
     check_levels(levels)
-    where = pick_device(device)
     data = data or load_data(
         options.dataset,
         data_dir,
@@ -117,15 +116,16 @@ def open_run(
         image_size=options.image_size,
     )
     model, origin = initial_model(options, data.num_classes, data.shape)
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prunable = prunable_weights(model, options.prune)
     if not prunable:
         raise TrainError(f"architecture {options.arch!r} has no weights that --prune {options.prune} may touch")
-    compute = autocast_dtype(options.precision, where)
+    compute = autocast_dtype(options.precision, device)
     run = Run(
-        options, levels, data.to(where), model, model, where, compute, prunable, origin, RunFolder(out), ranks, watch
+        options, levels, data.to(device), model, model, device, compute, prunable, origin, RunFolder(out), ranks, watch
     )
     _check_parts(run)
+    check_processes(model, device, ranks, sync_bn=options.sync_bn)
     _ = run.rewind_step  # refused here where there is no such step
     return run
 
@@ -142,7 +142,8 @@ def _check_parts(run: Run) -> None:
 
 def over_processes(run: Run) -> Run:
     """The run with a network that trains on all processes together. Every process has to call this."""
-    model, network = spread(run.model, run.device, run.ranks, sync_bn=run.options.sync_bn)
+    with noticing_peers(run.ranks):
+        model, network = spread(run.model, run.device, run.ranks, sync_bn=run.options.sync_bn)
     if run.options.compile:
         network = torch.compile(network)  # type: ignore[assignment]
     return replace(run, model=model, network=network)

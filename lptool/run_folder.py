@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,21 @@ class RunFolder:
     def _options(self) -> Path:
         return self.path / ".resume" / "options.json"
 
-    def claim(self, options: Mapping[str, Any]) -> None:
-        """Remember the options of this run. Raises TrainError where the folder was begun with others."""
+    def claim(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> None:
+        """Remember what this run is, with the sparsity after each pruning where they were asked for.
+
+        There may be more of them from one call to the next.
+
+        Raises:
+            TrainError: the folder was begun as another run.
+        """
+        asked = None if sparsities is None else list(sparsities)
         if self._options.exists():
             begun = self._begun()
+            known = begun.get("sparsities")
             differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
+            if not _one_goes_on(known, asked):
+                differing.append(f"sparsities: {known} there, {asked} now")
             if differing:
                 raise TrainError(
                     f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
@@ -73,9 +83,13 @@ class RunFolder:
         elif self.level(0).exists():
             raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
         else:
-            write_atomically(self._options, lambda file: file.write_text(json.dumps(dict(options), indent=1)))
-        for left_behind in self.path.glob(".level_*.safetensors.*"):  # by a kill in the middle of a write
-            left_behind.unlink()
+            known = None
+        if not self._options.exists() or (asked and len(asked) > len(known or ())):
+            document = {**options, "sparsities": asked}
+            write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
+        for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
+            for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
+                left_behind.unlink()
 
     def _begun(self) -> dict[str, Any]:
         try:
@@ -135,7 +149,11 @@ class RunFolder:
         """The records of the journal; a line that was cut off is none."""
         if not self.journal.exists():
             return []
-        return [json.loads(line) for line in self.journal.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        lines = self.journal.read_text().splitlines(keepends=True)
+        try:
+            return [json.loads(line) for line in lines if line.endswith("}\n")]
+        except ValueError as error:
+            raise TrainError(f"{self.journal}: a line is damaged ({error}); move the file away to go on") from error
 
     def forget_after(self, level: int, epoch: int) -> None:
         """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
@@ -144,3 +162,10 @@ class RunFolder:
         kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.journal, lambda file: file.write_text(text))
+
+
+def _one_goes_on(begun: list[float] | None, asked: list[float] | None) -> bool:
+    """Whether the sparsities of two calls are those of one run: the longer list begins as the shorter."""
+    if begun is None or asked is None:
+        return begun is asked
+    return all(a == b for a, b in zip(begun, asked, strict=False))

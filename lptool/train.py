@@ -3,7 +3,8 @@
 Level 0 trains dense. Each later level prunes a share of the remaining weights by magnitude, goes back to the weights
 and the learning rate of the rewind point, and trains with the mask enforced after every step. A run leaves one file per
 level and can be killed at any time: the same command goes on from the last finished epoch, and ends with the very
-tickets that an uninterrupted run gives, because every epoch draws its randomness from its own seed.
+tickets that an uninterrupted run gives (on a GPU, where its kernels repeat themselves), because every epoch draws its
+randomness from its own seed.
 
 Several processes train as one: each takes a part of every batch, and the first one writes.
 """
@@ -14,20 +15,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lptool.checkpoints import load_ticket
 from lptool.data import Data
+from lptool.device import pick_device
 from lptool.epoch import Level, train_epoch
-from lptool.errors import TrainError
 from lptool.evaluate import Score
 from lptool.export import save_ticket
 from lptool.levels import Levels, count_of
-from lptool.masks import Mask, apply_mask, sparsity, total_count
+from lptool.masks import Mask, apply_mask, sparsity
 from lptool.optimise import make_optimizer, optimizer_state, restore_optimizer
-from lptool.pruning import next_mask, planned
+from lptool.pruning import next_mask
 from lptool.ranks import ALONE, Ranks
 from lptool.run import UNWATCHED, Run, Watch, open_run, over_processes
 from lptool.run_folder import Progress
@@ -69,38 +71,36 @@ def train_tickets(
 
     Source: Yin et al. 2023, Algorithm 1; rewinding as in Frankle et al. 2020.
     """
-    with _reproducible():
-        run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, device, data, ranks, watch))
-        ranks.on_first(lambda: run.folder.claim(options.to_json()))
+    where = ranks.agree(lambda: pick_device(device))
+    with _reproducible(where):
+        run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
+        ranks.on_first(lambda: run.folder.claim(_identity(run), None if isinstance(levels, int) else levels))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
-            if not ranks.on_first(partial(_is_finished, run, level)):
+            if not ranks.on_first(run.folder.level(level).exists):
                 _train_level(run, level)
         ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
 
 
+def _identity(run: Run) -> dict[str, Any]:
+    """What makes a run the one that a folder was begun with, besides how sparse its levels are."""
+    data = {f"data {key}": value for key, value in run.data.describe().items()}
+    processes = None if run.options.sync_bn else run.ranks.count  # else they make no difference
+    return {**run.options.to_json(), **run.origin, **data, "processes": processes}
+
+
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def _reproducible(device: torch.device) -> Iterator[None]:
     """Leave the caller's random state alone, and let cuDNN choose only kernels that repeat themselves."""
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        yield
-
-
-def _is_finished(run: Run, level: int) -> bool:
-    """Whether a level's ticket is there. Raises TrainError where it is of another sparsity than is asked for."""
-    file = run.folder.level(level)
-    if not file.exists():
-        return False
-    if not isinstance(run.levels, int):
-        mask = load_ticket(file).mask
-        wanted = 1 - planned(run.levels, level, mask) / total_count(mask)
-        if abs(sparsity(mask) - wanted) > 1e-9:
-            raise TrainError(
-                f"{file}: is {sparsity(mask):.2%} sparse, expected {wanted:.2%}; ask for the sparsities that the run "
-                "was begun with, or choose another folder"
-            )
-    return True
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def _train_level(run: Run, number: int) -> None:
@@ -130,7 +130,8 @@ def _mask_and_ticket_before(run: Run, level: int) -> tuple[Mask, Ticket | None]:
     if level == 0:
         shapes = {name: t.shape for name, t in run.model.state_dict().items()}
         return {name: torch.ones(shapes[name], dtype=torch.bool) for name in run.prunable}, None
-    before = load_ticket(run.folder.level(level - 1))
+    file = load_ticket(run.folder.level(level - 1))
+    before = file.renamed({name: file.own_names.get(name, name) for name in file.state})  # as the network calls them
     options = run.options
     return next_mask(before.state, before.mask, level, run.levels, options.rate, options.scope), before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -107,8 +108,9 @@ class TrainOptions:
             "nesterov": (not self.nesterov or self.momentum > 0, "a momentum above 0 with it"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "0 or a number above it"),
             "milestones": (
-                self.milestones is None or list(self.milestones) == sorted({m for m in self.milestones if m > 0}),
-                "growing numbers of epochs above 0",
+                self.milestones is None
+                or list(self.milestones) == sorted({m for m in self.milestones if 0 < m < self.epochs}),
+                f"growing numbers of epochs from 1 to {self.epochs - 1}",
             ),
             "warmup": (0 <= self.warmup <= self.epochs, f"from 0 to epochs = {self.epochs}"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "in [0, 1)"),
@@ -126,14 +128,14 @@ class TrainOptions:
             raise TrainError("pretrained and init_checkpoint both say where level 0 starts; choose one")
 
     def _check_rewind(self) -> None:
+        if self.rewind == "init":
+            object.__setattr__(self, "rewind_epoch", 0)
         number, unit = point(self.rewind_epoch)
         if unit == "ep":
             object.__setattr__(self, "rewind_epoch", number)
             if not 0 <= number < self.epochs:
                 expected = f"from 0 to epochs − 1 = {self.epochs - 1}"
                 raise TrainError(f"rewind_epoch: expected {expected}, found {self.rewind_epoch}")
-        if self.rewind == "init":
-            object.__setattr__(self, "rewind_epoch", 0)
 
     def to_json(self) -> dict[str, Any]:
         """All options by name, as JSON has them."""
@@ -146,11 +148,10 @@ OPTION_NAMES = tuple(field.name for field in fields(TrainOptions))
 
 def point(text: int | str) -> tuple[int, str]:
     """A point of training, `3`, `3ep` or `500it`, as its number and `ep` or `it`. Raises TrainError."""
-    digits = str(text).removesuffix("ep").removesuffix("it")
-    try:
-        return int(digits), "it" if str(text).endswith("it") else "ep"
-    except ValueError as error:
-        raise TrainError(f"rewind_epoch: expected epochs (3 or 3ep) or steps (500it), found {text!r}") from error
+    found = re.fullmatch(r"(-?\d+)(ep|it)?", str(text))
+    if found is None:
+        raise TrainError(f"rewind_epoch: expected epochs (3 or 3ep) or steps (500it), found {text!r}")
+    return int(found[1]), found[2] or "ep"
 
 
 def listed(words: tuple[str, ...]) -> str:

@@ -42,9 +42,7 @@ def test_sparsities_are_reached_exactly(run: Path) -> None:
 def test_other_sparsities_in_the_same_folder_are_refused(run: Path) -> None:
     before = {file.name: file_sha256(file) for file in run.glob("*.safetensors")}
     result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.6,0.75")
-    message = (
-        "level_01.safetensors: is 50.00% sparse, expected 60.00%; ask for the sparsities that the run was begun with"
-    )
+    message = "other options (sparsities: [0.5, 0.75] there, [0.6, 0.75] now); choose another folder"
     assert message in refused(result)
     assert {file.name: file_sha256(file) for file in run.glob("*.safetensors")} == before
 

@@ -44,6 +44,14 @@ def test_the_fast_recipe_takes_fewer_epochs_and_what_is_told_stays(preset: str) 
     assert asked.warmup == 4
 
 
+def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
+    assert chosen(None, None, {"epochs": 8}, "fast")[0].rewind_epoch == 1  # 9 of 182 epochs
+    shorter = chosen("paper-imagenet-resnet18", None, {"epochs": 45})[0]
+    assert shorter.milestones == (15, 30, 40)
+    named = chosen("paper-imagenet-resnet18", None, {"epochs": 45, "milestones": (20,)})[0]
+    assert named.milestones == (20,)
+
+
 def test_the_paper_recipe_is_the_preset() -> None:
     assert chosen("quickstart", None, {}, "paper") == chosen("quickstart", None, {})
     with pytest.raises(TrainError, match="unknown recipe 'slow'"):
@@ -62,6 +70,7 @@ def test_the_paper_recipe_is_the_preset() -> None:
         (["--schedule", "cosine", "--milestones", "3"], "--schedule cosine does not use --milestones; leave it out"),
         (["--optimizer", "adamw", "--momentum", 0.9], "--optimizer adamw does not use --momentum; leave it out"),
         (["--augment", "resized-crop", "--crop-padding", 4], "--augment resized-crop does not use --crop-padding"),
+        (["--sparsities", "0.5", "--rate", 0.5], "--sparsities does not use --rate; leave it out"),
         (["--milestones", "1.5"], "expected whole epochs, found '1.5'"),
         (["--optimizer", "adam"], "'adam' is not one of"),
     ],
@@ -85,6 +94,7 @@ def test_options_that_contradict_each_other_are_wrong_usage(
         (["--label-smoothing", 1], "label_smoothing: expected in [0, 1), found 1.0"),
         (["--pretrained", "--init-checkpoint", "a.pt"], "pretrained and init_checkpoint both say where level 0 starts"),
         (["--init-checkpoint", "a.pt"], "a.pt: cannot be read"),
+        (["--seed", 2**32 - 1, "--replicates", 2], "seed: expected from 0 to 2^32"),
         (["--pretrained"], "resnet8_cifar has no pretrained weights"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,9 +21,9 @@ from training import DATA, NETWORKS
 from lptool import train
 from lptool.checkpoints import load_ticket
 from lptool.cli import main
-from lptool.errors import LptoolError
+from lptool.errors import LptoolError, RankError, SetupError, TrainError
 from lptool.models import load_model
-from lptool.parallel import share_buffers, spread, with_synced_bn
+from lptool.parallel import check_processes, noticing_peers, share_buffers, spread, with_synced_bn
 from lptool.ranks import ALONE, Ranks, join_ranks
 from lptool.run import Run, Watch, open_run, over_processes
 from lptool.tickets import digest_of_tensor
@@ -138,6 +139,33 @@ def test_batches_too_small_for_the_processes_are_refused(seen: list[dict[str, An
     assert "batches of 2 images are too small for 2 processes" in seen[0]["too small"][1]
 
 
+def test_what_processes_cannot_train_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Own(nn.BatchNorm2d):
+        pass
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Own(4))
+    two = Ranks(0, 2)
+    check_processes(model, CPU, ALONE, sync_bn=True)
+    check_processes(model, CPU, two, sync_bn=False)
+    with pytest.raises(TrainError, match=r"^1: a Own cannot see the images of all processes; try --no-sync-bn$"):
+        check_processes(model, CPU, two, sync_bn=True)
+    with pytest.raises(SetupError, match="device mps trains in one process, found 2"):
+        check_processes(model, torch.device("mps"), two, sync_bn=False)
+    monkeypatch.setattr("lptool.parallel.local_ranks", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(SetupError, match="each process needs a GPU of its own: found 8 for 4 GPUs; start fewer"):
+        check_processes(model, torch.device("cuda"), two, sync_bn=False)
+
+
+@pytest.mark.parametrize("lost", ["Connection reset by peer", "[gloo] timed out", "NCCL error"])
+def test_a_lost_process_is_told_from_a_bug(lost: str) -> None:
+    with pytest.raises(RankError, match="another process of this run has ended"), noticing_peers(Ranks(0, 2)):
+        raise RuntimeError(lost)
+    for ranks, error in ((ALONE, lost), (Ranks(0, 2), "a bug")):
+        with pytest.raises(RuntimeError, match=re.escape(error)), noticing_peers(ranks):
+            raise RuntimeError(error)
+
+
 @pytest.mark.parametrize("kind", ["BatchNorm1d", "BatchNorm2d", "BatchNormAct2d", "cumulative"])
 def test_synced_bn_over_uneven_parts_is_bn_over_all(kind: str, seen: list[dict[str, Any]]) -> None:
     layer, images = layer_of(kind), images_for(kind)
@@ -245,7 +273,7 @@ def program(folder: Path, pictures: Path, ranks: Ranks) -> dict[str, Any]:
     for name, changes in VARIANTS.items():
         go(name, **changes)
     for name, changes in (("all", {}), ("not synced", {"sync_bn": False})):
-        opened = open_run(options(networks, **changes), LEVELS, folder / name, None, "cpu", DATA, ranks, watch=Watch())
+        opened = open_run(options(networks, **changes), LEVELS, folder / name, None, CPU, DATA, ranks, watch=Watch())
         (folder / name).mkdir(exist_ok=True)
         found["digests" if name == "all" else name] = state_of(over_processes(opened))
     found["imagenet"] = lptool(imagenet(pictures, folder / "imagenet"))

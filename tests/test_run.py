@@ -25,7 +25,7 @@ def opened(folder: Path, levels: Levels = 2, ranks: Ranks = ALONE, **changes: An
         arch=f"{folder}/networks.py:net", dataset="random", epochs=EPOCHS, rewind_epoch=1, batch_size=BATCH
     )
     options = replace(plain, **changes)
-    return open_run(options, levels, folder / "out", None, "cpu", DATA, ranks, UNWATCHED)
+    return open_run(options, levels, folder / "out", None, torch.device("cpu"), DATA, ranks, UNWATCHED)
 
 
 def test_batches_are_even_and_hold_every_place_once(tmp_path: Path) -> None:

@@ -51,6 +51,23 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         strange.claim({"lr": 0.1})
 
 
+def test_sparsities_may_grow_and_are_remembered(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for sparsities in ([0.5], [0.5, 0.9], [0.5], [0.5, 0.9]):
+        folder.claim({"lr": 0.1}, sparsities)
+    for other in (None, [0.6], [0.5, 0.8], [0.5, 0.8, 0.9]):
+        with pytest.raises(TrainError, match=r"sparsities: \[0\.5, 0\.9\] there"):
+            folder.claim({"lr": 0.1}, other)
+
+
+def test_a_damaged_line_of_the_journal_is_said(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append({"level": 0, "epoch": 0})
+    folder.journal.write_text('{"level": 0, {}\n')
+    with pytest.raises(TrainError, match=r"train\.jsonl: a line is damaged"):
+        folder.records()
+
+
 def test_a_lost_rewind_point_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="missing, and later levels rewind to it"):
         RunFolder(tmp_path).load_rewind()

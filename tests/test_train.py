@@ -36,7 +36,7 @@ from lptool.epoch import epoch_generator
 from lptool.errors import ArchError, OutputError, TrainError
 from lptool.evaluate import evaluate
 from lptool.images import InMemory, Streamed
-from lptool.masks import is_nested, kept_count
+from lptool.masks import is_nested, kept_count, sparsity
 from lptool.models import build_model, load_model
 from lptool.run import Watch
 from lptool.schedule import learning_rate
@@ -133,6 +133,20 @@ def test_metadata_says_how_the_ticket_came_about(options: TrainOptions, whole: P
     assert metadata.dataset == json.loads(json.dumps(DATA.describe()))
     assert {name: metadata.train[name] for name in options.to_json()} == options.to_json()
     assert metadata.train["compute"] == "float32"
+
+
+@pytest.mark.parametrize("rewind", ["weights", "lr"])
+def test_a_network_whose_part_is_called_model_is_trained_like_any_other(
+    rewind: str, options: TrainOptions, networks: str, tmp_path: Path
+) -> None:
+    options = replace(options, rewind=rewind)
+    plain, wrapped = (
+        run(replace(options, arch=f"{networks}:{name}"), tmp_path / name) for name in ("certain", "Wrapped")
+    )
+    for ours, theirs in zip(wrapped, plain, strict=True):
+        a, b = load_ticket(ours), load_ticket(theirs)
+        assert all(torch.equal(a.state[name], t) for name, t in b.state.items())
+        assert all(torch.equal(a.mask[name], kept) for name, kept in b.mask.items())
 
 
 def test_nothing_left_after_pruning_is_refused_and_the_levels_before_stay(
@@ -581,6 +595,37 @@ def test_changed_option_is_refused_by_name(changed: dict[str, Any], options: Tra
     with pytest.raises(TrainError, match=message):
         run(replace(options, **changed), tmp_path, levels=0)
     assert everything(tmp_path) == before
+
+
+def test_other_images_in_the_same_folder_are_refused_by_name(options: TrainOptions, tmp_path: Path) -> None:
+    run(options, tmp_path, levels=0)
+    with pytest.raises(TrainError, match=r"other options \(data mean: \[0\.5\] there, \[0\.4\] now\)"):
+        train_tickets(options, LEVELS, tmp_path, device="cpu", data=replace(DATA, mean=(0.4,)))
+
+
+def test_a_level_cut_off_is_not_gone_on_with_to_another_sparsity(options: TrainOptions, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train_tickets(options, (0.5,), tmp_path, device="cpu", data=DATA, watch=Watch(on_epoch=killer(EPOCHS)))
+    before = everything(tmp_path)
+    for levels, now in (((0.9,), r"\[0\.9\]"), (2, "None")):
+        with pytest.raises(TrainError, match=rf"sparsities: \[0\.5\] there, {now} now"):
+            train_tickets(options, levels, tmp_path, device="cpu", data=DATA)
+    assert everything(tmp_path) == before
+    files = train_tickets(options, (0.5, 0.75), tmp_path, device="cpu", data=DATA)
+    assert [round(sparsity(load_ticket(file).mask), 3) for file in files] == [0, 0.5, 0.749]  # 122 of 486
+    with pytest.raises(TrainError, match=r"sparsities: \[0\.5, 0\.75\] there"):
+        train_tickets(options, (0.5, 0.8), tmp_path, device="cpu", data=DATA)
+    assert len(train_tickets(options, (0.5,), tmp_path, device="cpu", data=DATA)) == 2
+
+
+def test_files_left_half_written_by_a_kill_are_removed(options: TrainOptions, tmp_path: Path) -> None:
+    run(options, tmp_path, levels=0)
+    names = (".level_01.safetensors.x1", ".train.jsonl.x2", ".resume/.epoch.safetensors.x3")
+    left = [tmp_path / name for name in names]
+    for file in left:
+        file.write_bytes(b"half")
+    run(options, tmp_path)
+    assert not [file for file in left if file.exists()]
 
 
 def test_folder_with_tickets_of_an_unknown_run_is_refused(options: TrainOptions, tmp_path: Path) -> None:

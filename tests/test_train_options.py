@@ -24,6 +24,7 @@ from lptool.train_options import CHOICES, OPTION_NAMES, TrainOptions, listed, po
         ("milestones", (3, 3)),
         ("milestones", (5, 3)),
         ("milestones", (0, 3)),
+        ("milestones", (3, 10)),
         *[("warmup", value) for value in (-1, 11, float("nan"))],
         *[("label_smoothing", value) for value in (-0.1, 1.0, float("nan"))],
         *[("val_fraction", value) for value in (0.0, 1.0, -0.5, float("nan"))],
@@ -101,7 +102,7 @@ def test_a_point_of_training_is_epochs_or_steps(text: int | str, expected: tuple
     assert point(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "ep", "3 epochs", "1.5", "it500", "3epit"])
+@pytest.mark.parametrize("text", ["", "ep", "3 epochs", "1.5", "it500", "3epit", "3itep"])
 def test_a_point_that_is_neither_is_refused(text: str) -> None:
     with pytest.raises(TrainError, match=f"expected epochs .* or steps .*, found '{text}'"):
         TrainOptions(rewind_epoch=text)
@@ -113,6 +114,7 @@ def test_epochs_are_epochs_however_they_are_written() -> None:
 
 def test_init_is_the_first_step() -> None:
     assert TrainOptions(rewind="init", rewind_epoch=5).rewind_epoch == 0
+    assert TrainOptions(rewind="init", rewind_epoch=9, epochs=2).rewind_epoch == 0
 
 
 def test_nesterov_needs_momentum_and_a_start_is_one() -> None:

@@ -19,6 +19,15 @@ def net(num_classes, in_chans, dropout=0.1):
 def certain(num_classes, in_chans):
     return net(num_classes, in_chans, dropout=0.0)
 
+class Wrapped(nn.Module):
+    # names its only part as programs name what they wrap a network in
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.model = net(num_classes, in_chans, dropout=0.0)
+
+    def forward(self, x):
+        return self.model(x)
+
 def asleep(num_classes, in_chans):
     return net(num_classes, in_chans).eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def clear_errors(command: Command) -> Command:
         except LptoolError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as stop:
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
                 text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
                 click.echo(text, err=True)
@@ -64,9 +67,9 @@ def show(view: RenderableType) -> None:
     """A table or text, on stdout."""
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False)
-    if not console.is_terminal:
-        console = Console(soft_wrap=True, highlight=False, width=100)  # in a pipe or a file nothing is cut off at 80
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
+    if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
+        console = Console(soft_wrap=True, highlight=False, markup=False, width=100)
     console.print(view)
 
 

@@ -48,14 +48,14 @@ def train(
     Under torchrun the processes share each batch and train the tickets that one process would.
     """
     options, by_preset = chosen(preset, None, given, recipe)
-    refuse_odd_usage(options)
+    refuse_odd_usage(options, sparsities)
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)
     from lptool.ranks import join_ranks
 
     ranks = join_ranks()
-    for number in range(replicates):
-        seeded = replace(options, seed=options.seed + number)
+    runs = [replace(options, seed=options.seed + number) for number in range(replicates)]
+    for seeded in runs:
         folder = out / f"seed_{seeded.seed}" if replicates > 1 else out
         train_and_tell(seeded, asked, folder, data_dir, device, ranks)
 

@@ -107,7 +107,10 @@ OPTIONS = {
     "Augmentation": [
         _choice("--augment", "A random crop after padding, or one of random size."),
         option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]"),
-        _choice("--flip", "Horizontal flips: at random, every other epoch, or auto: at random but not for digits."),
+        _choice(
+            "--flip",
+            "Horizontal: at random, every other epoch, or auto: at random, but not digits, MNIST and SVHN.",
+        ),
     ],
     "Computing": [
         DEVICE,
@@ -149,8 +152,10 @@ _UNUSED = (
 )
 
 
-def refuse_odd_usage(options: TrainOptions) -> None:
+def refuse_odd_usage(options: TrainOptions, sparsities: tuple[float, ...] | None) -> None:
     """Options that would do nothing beside the others."""
+    if sparsities and explicit("--rate"):
+        raise click.UsageError("--sparsities does not use --rate; leave it out")
     for name, beside, value in _UNUSED:
         if explicit(name) and getattr(options, beside) == value:
             raise click.UsageError(f"--{beside} {value} does not use {name}; leave it out")
