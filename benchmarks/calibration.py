@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 def measure(files: list[Path], size: int, target: int) -> Row:
     """One search, and the finished model's scores."""
-    bench = open_bench(files, PoolOptions(calibration_size=size))
+    bench = open_bench(files, PoolOptions(method="greedy", calibration_size=size))
     scorer = bench.scorer
     best, trace = pool_tickets(bench.pool, scorer, target=target, score_as_is=scorer.as_is)
     finished = bench.recalibrated(best.state) if best.recalibrated else best.state

@@ -64,6 +64,8 @@ def measure(folder: Path, counts: list[int], arch: str) -> dict[str, dict[int, i
     data = ["--dataset", "digits", "--device", "cpu"]
     search = [
         *data,
+        "--method",
+        "greedy",
         "--alphas",
         "0.5",
         "--calibration-size",

@@ -59,7 +59,7 @@ MIB = 1 << 20
 
 def published(files: list[Path], target: int, mixes: int) -> Row:
     """The first mixes of the published loop, scaled up to all of them."""
-    bench = open_bench(files, PoolOptions())
+    bench = open_bench(files, PoolOptions(method="greedy"))
     train, val = _loaders(bench)
     model = build_model(bench.arch, **bench.arch_kwargs)
     current, candidate = bench.pool[target], bench.pool[adjacent(target, len(bench.pool))[0]]
@@ -128,7 +128,7 @@ def _loaders(bench: Bench) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 def ours(files: list[Path], target: int, kind: str) -> Row:
     """One search and what follows it; `kind` is exhaustive, shipped or coarse."""
-    bench = open_bench(files, PoolOptions(alpha_search="coarse" if kind == "coarse" else "grid"))
+    bench = open_bench(files, PoolOptions(method="greedy", alpha_search="coarse" if kind == "coarse" else "grid"))
     scorer = bench.scorer
 
     def whole(state: Mapping[str, Tensor], bar: int = 0) -> Score:

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from lptool.device import usable_cores
+from lptool.device import pick_device, usable_cores
 from lptool.epoch import Level, train_epoch
 from lptool.evaluate import cast_forward
 from lptool.images import InMemory
@@ -56,7 +56,7 @@ class Bench:
 
 
 def open_bench(options: TrainOptions, images: int, device: str, folder: Path) -> Bench:
-    run = over_processes(open_run(options, 1, folder, None, device, None, ALONE, UNWATCHED))
+    run = over_processes(open_run(options, 1, folder, None, pick_device(device), None, ALONE, UNWATCHED))
     data = replace(run.data, train=run.data.train.subset(torch.arange(images)))
     parameters = dict(run.model.named_parameters())
     generator = torch.Generator().manual_seed(0)

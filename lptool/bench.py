@@ -63,7 +63,7 @@ class PoolOptions(SettingOptions):
 
     target: str = "sparsest"
     sparsity: float | None = None
-    method: str = "greedy"
+    method: str = "auto"
     alphas: tuple[float, ...] = PAPER_ALPHAS
     alpha_search: str = "grid"
     passes: int = 1

@@ -4,7 +4,7 @@ from click.testing import CliRunner, Result
 
 from lptool.cli import main
 
-FAST = ["--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
+FAST = ["--method", "greedy", "--alphas", "0.5", "--calibration-size", "64", "--device", "cpu"]
 
 
 def lptool(*arguments: object) -> Result:

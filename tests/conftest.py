@@ -55,5 +55,5 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
     """The tickets pooled into their sparsest."""
-    options = PoolOptions(alphas=(0.5,), calibration_size=64, device="cpu")
+    options = PoolOptions(method="greedy", alphas=(0.5,), calibration_size=64, device="cpu")
     return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")

@@ -33,7 +33,7 @@ def test_pool_all_json(tmp_path: Path, tickets: list[Path]) -> None:
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, tickets: list[Path]) -> None:
-    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--dry-run")
+    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", "--dry-run", "--method", "greedy")
     plan = json.loads(result.stdout)
     assert plan["targets"] == [{"file": str(tickets[3]), "output": str(tmp_path / "a.safetensors")}]
     assert plan["evaluations_at_most"] == 2 + 3 * 11

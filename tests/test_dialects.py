@@ -205,7 +205,9 @@ def test_the_pooled_file_goes_back_under_the_names_it_came_with(tmp_path: Path, 
             for parameter in model.parameters():
                 parameter.add_(noise)
         files.append(write(tmp_path / str(level), model, masks(model)))
-    bench = open_bench(files, PoolOptions(dataset="digits", alphas=(0.5,), calibration_size=64, device="cpu"))
+    bench = open_bench(
+        files, PoolOptions(method="greedy", dataset="digits", alphas=(0.5,), calibration_size=64, device="cpu")
+    )
     result = pool_target(bench, 0, tmp_path / "out.safetensors")
     origin = open_checkpoint(files[0])
     written = open_file(result.output).tensors

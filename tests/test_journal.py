@@ -315,7 +315,9 @@ def test_a_full_disk() -> None:
 
 # From here on, real searches: six mixes into level 2, which accept one of them.
 
-OPTIONS = PoolOptions(alphas=(0.5, 0.9), calibration_size=64, precision="fp32", batch_size=64, device="cpu")
+OPTIONS = PoolOptions(
+    method="greedy", alphas=(0.5, 0.9), calibration_size=64, precision="fp32", batch_size=64, device="cpu"
+)
 PLACE, MIXES, SCORINGS = 2, 6, 8  # the target is scored twice: as it is, and recalibrated
 
 
@@ -533,8 +535,8 @@ def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(
     tmp_path: Path, tickets: list[Path], whole: Run, monkeypatch: pytest.MonkeyPatch, k: int, reached: str
 ) -> None:
     output = tmp_path / "a.safetensors"
-    options = "--target 2 --alphas 0.5,0.9 --calibration-size 64 --precision fp32 --batch-size 64 --device cpu --json"
-    command = ["pool", *map(str, tickets), "-o", str(output), *options.split()]
+    options = "--target 2 --method greedy --alphas 0.5,0.9 --calibration-size 64 --precision fp32 --batch-size 64"
+    command = ["pool", *map(str, tickets), "-o", str(output), *options.split(), "--device", "cpu", "--json"]
     scorings: list[int] = []
     real = Scorer._mark
 

@@ -29,7 +29,7 @@ from lptool.slope import Slope
 from lptool.targets import choose_targets, kept_at
 from lptool.window import RATIOS
 
-QUICK = PoolOptions(alphas=(0.5, 0.9), calibration_size=128, device="cpu")
+QUICK = PoolOptions(method="greedy", alphas=(0.5, 0.9), calibration_size=128, device="cpu")
 
 
 def right(model: nn.Module, bench: Bench, images: Images) -> int:

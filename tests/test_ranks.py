@@ -34,8 +34,20 @@ from lptool.ranks import ALONE, Ranks, join_ranks
 from lptool.scorer import Scorer
 
 LIMIT = 120  # seconds
-FEW = ["--alphas", "0.5,0.9", "--calibration-size", "64", "--precision", "fp32", "--device", "cpu", "--json"]
-FULL = [*FEW[2:], "--overwrite"]  # all alphas of the paper
+FEW = [
+    "--method",
+    "greedy",
+    "--alphas",
+    "0.5,0.9",
+    "--calibration-size",
+    "64",
+    "--precision",
+    "fp32",
+    "--device",
+    "cpu",
+    "--json",
+]
+FULL = [*FEW[:2], *FEW[4:], "--overwrite"]  # all alphas of the paper
 
 
 # One process alone.

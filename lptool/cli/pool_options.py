@@ -69,7 +69,7 @@ OPTIONS = {
         option(
             "--method",
             type=click.Choice(METHODS),
-            default="greedy",
+            default="auto",
             show_default=True,
             help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages "
             "with weights that fall with the distance in levels; soup takes what helps a uniform mean; learned finds "
