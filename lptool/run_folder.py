@@ -70,26 +70,26 @@ class RunFolder:
             TrainError: the folder was begun as another run.
         """
         asked = None if sparsities is None else list(sparsities)
-        if self._options.exists():
-            begun = self._begun()
-            known = begun.get("sparsities")
-            differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
-            if not _one_goes_on(known, asked):
-                differing.append(f"sparsities: {known} there, {asked} now")
-            if differing:
-                raise TrainError(
-                    f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
-                )
+        begun = self._begun() if self._options.exists() else None
+        if begun is not None:
+            self._check_same(begun, options, asked)
         elif self.level(0).exists():
             raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
-        else:
-            known = None
-        if not self._options.exists() or (asked and len(asked) > len(known or ())):
+        if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):
             document = {**options, "sparsities": asked}
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
             for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
                 left_behind.unlink()
+
+    def _check_same(self, begun: Mapping[str, Any], options: Mapping[str, Any], asked: list[float] | None) -> None:
+        differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
+        if not _one_goes_on(begun.get("sparsities"), asked):
+            differing.append(f"sparsities: {begun.get('sparsities')} there, {asked} now")
+        if differing:
+            raise TrainError(
+                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
+            )
 
     def _begun(self) -> dict[str, Any]:
         try:
