@@ -65,7 +65,7 @@ OPTIONS = {
         option(
             "--recipe",
             type=click.Choice(list(RECIPES)),
-            help="fast takes half the epochs, with another schedule; paper is what the preset says. [paper]",
+            help="fast takes half the epochs, at some cost in accuracy; paper is what the preset says. [paper]",
         ),
         arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]"),
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
