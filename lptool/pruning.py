@@ -5,7 +5,7 @@ Source: Yin et al. 2023, Algorithm 1; global and layerwise scope as in Frankle &
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def next_mask(state: Mapping[str, Tensor], mask: Mask, level: int, levels: Level
         TrainError: nothing would be left.
     """
     before = kept_count(mask)
-    keep = round(before * (1 - rate)) if isinstance(levels, int) else planned(levels, level, mask)
+    keep = round(before * (1 - rate)) if isinstance(levels, int) else _planned(levels[level - 1], mask)
     if scope == "global":
         _check_left(keep, level, "the weights")
         return magnitude_mask({name: state[name] for name in mask}, keep, within=mask)
@@ -36,9 +36,9 @@ def next_mask(state: Mapping[str, Tensor], mask: Mask, level: int, levels: Level
     return {n: magnitude_mask({n: state[n]}, share, within={n: mask[n]})[n] for n, share in shares.items()}
 
 
-def planned(levels: Sequence[float], level: int, mask: Mapping[str, Tensor]) -> int:
-    """How many weights a level keeps where its sparsity was asked for."""
-    return round(total_count(mask) * (1 - levels[level - 1])) if level else total_count(mask)
+def _planned(sparsity: float, mask: Mapping[str, Tensor]) -> int:
+    """How many weights are kept where a sparsity was asked for."""
+    return round(total_count(mask) * (1 - sparsity))
 
 
 def _check_left(keep: int, level: int, what: str) -> None:

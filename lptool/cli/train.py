@@ -14,7 +14,7 @@ import click
 from lptool.cli.options import SectionedCommand, options_of
 from lptool.cli.output import clear_errors, show
 from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
-from lptool.levels import Levels, check_levels
+from lptool.levels import Levels, check_levels, count_of
 from lptool.train_options import TrainOptions
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from lptool.levels import count_of
     from lptool.run import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
