@@ -17,6 +17,7 @@ rounds of the ratios within a round.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import tempfile
 import time
@@ -36,7 +37,7 @@ from lptool.device import pick_device, usable_cores
 from lptool.epoch import Level, train_epoch
 from lptool.evaluate import cast_forward
 from lptool.images import InMemory
-from lptool.optimise import make_optimizer
+from lptool.optimise import make_optimizer, multipliers
 from lptool.ranks import ALONE
 from lptool.run import UNWATCHED, Run, open_run, over_processes
 from lptool.train import train_tickets
@@ -69,12 +70,8 @@ def open_bench(options: TrainOptions, images: int, device: str, folder: Path) ->
 
 def ours(bench: Bench, epoch: int) -> float:
     """Seconds of one epoch of the trainer, without its pass over val."""
-    run, parameters = bench.run, dict(bench.run.model.named_parameters())
-    pruned = {
-        name: (parameters[name], torch.empty_like(parameters[name], requires_grad=False).copy_(kept))
-        for name, kept in bench.kept.items()
-    }
-    level = Level(1, 0.5, pruned, make_optimizer(run.model, run.options, run.device))
+    run = bench.run
+    level = Level(1, 0.5, multipliers(run.model, bench.kept), make_optimizer(run.model, run.options, run.device))
     record, _ = train_epoch(run, level, epoch)
     return len(run.data.train) / float(record["images_per_second"])
 
@@ -118,7 +115,7 @@ def plain(bench: Bench, epoch: int) -> float:
         Pictures(run.data.train, transform), batch_size=o.batch_size, shuffle=True, num_workers=usable_cores(),
         pin_memory=run.device.type == "cuda", drop_last=True,
     )  # fmt: skip
-    model: nn.Module = run.model
+    model: nn.Module = copy.deepcopy(run.model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     weights = dict(model.named_parameters())
     optimizer = torch.optim.SGD(model.parameters(), lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
     model.train()

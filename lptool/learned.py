@@ -32,7 +32,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     scores = score_ratios(search, start)
     (begin,) = coefficients(search, best_ratio(search, scores)).values
     tickets = _Stacked(search)
-    values = search.ranks.share({0: lambda: _descend(search, tickets, begin, start)})[0].softmax(dim=1)
+    values = search.ranks.on_first(lambda: _descend(search, tickets, begin, start)).softmax(dim=1)
     search.done = len(scores) + search.learning.steps  # on every rank, whichever of them learned
     state, mask = search.prune(tickets.mixed(values))
     score = search.score_once(state, None, None, start.score)

@@ -54,6 +54,15 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, rememb
         optimizer.state[parameter][kind] = like.copy_(value)
 
 
+def multipliers(model: nn.Module, mask: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """What `run_steps` multiplies: name → the weight and its mask, in the weight's type, device and memory layout."""
+    parameters = dict(model.named_parameters())
+    return {
+        name: (parameters[name], torch.empty_like(parameters[name], requires_grad=False).copy_(kept))
+        for name, kept in mask.items()
+    }
+
+
 @dataclass(frozen=True)
 class Part:
     """One process's images of a batch: float [B, C, H, W], labels int64 [B], and the size of the whole batch."""

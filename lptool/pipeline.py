@@ -157,7 +157,7 @@ def _open_journal(bench: Bench, target: int, output: Path, ranks: Ranks, *, over
     """The journal beside `output`, the same on every rank; the scorer goes on with what it holds."""
     scorer, now = bench.scorer, fingerprint(bench, target)
     opened = partial(Journal.open, journal_of(output), now, scorer.batch_size.images, overwrite=overwrite)
-    journal = ranks.share({0: opened})[0]
+    journal = ranks.on_first(opened)
     scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
     scorer.known.update(journal.known)
     return journal
@@ -219,7 +219,7 @@ def pool_target(
     started = time.perf_counter()
     journal = _open_journal(bench, target, output, ranks, overwrite=overwrite)
     best, trace = _search(bench, target, journal, ranks, on_progress)
-    result = ranks.share({0: lambda: _write_pooled(bench, output, best, trace)})[0]
+    result = ranks.on_first(lambda: _write_pooled(bench, output, best, trace))
     return replace(result, seconds=time.perf_counter() - started)
 
 

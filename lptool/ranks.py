@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch import distributed
@@ -44,10 +44,7 @@ class Ranks:
 
     def on_first(self, task: Callable[[], T]) -> T:
         """Run `task` on rank 0 alone and give its result to all. Raises as `share`."""
-        found = [self.agree(lambda: task() if self.rank == 0 else None)]
-        if self.count > 1:
-            _meeting(lambda: distributed.broadcast_object_list(found, 0))
-        return cast(T, found[0])
+        return self.share({0: task})[0]
 
     def first_ahead(self, task: Callable[[], T]) -> T:
         """Run `task` on rank 0, then on the others, which find what it downloaded. Raises as `agree`."""
@@ -72,15 +69,11 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[T] = [value] * self.count
-        _meeting(lambda: distributed.all_gather_object(found, value))
+        try:
+            distributed.all_gather_object(found, value)
+        except RuntimeError as error:
+            raise RankError("another process of this run has ended; run the same command again to resume") from error
         return found
-
-
-def _meeting(exchange: Callable[[], object]) -> None:
-    try:
-        exchange()
-    except RuntimeError as error:
-        raise RankError("another process of this run has ended; run the same command again to resume") from error
 
 
 ALONE = Ranks()

@@ -117,7 +117,7 @@ class Search:
         self, state: State, place: int | None, alpha: float | None, incumbent: Score, bar: float = -math.inf
     ) -> Score:
         """Score one state, by default whole: on one rank, for all of them."""
-        score = self.ranks.share({0: partial(self.score, state, bar)})[0]
+        score = self.ranks.on_first(partial(self.score, state, bar))
         self.tell((Scored(place, alpha, score),), incumbent)
         return score
 

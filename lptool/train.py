@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lptool.checkpoints import load_ticket
 from lptool.data import Data
@@ -28,7 +27,7 @@ from lptool.evaluate import Score
 from lptool.export import save_ticket
 from lptool.levels import Levels, count_of
 from lptool.masks import Mask, apply_mask, sparsity
-from lptool.optimise import make_optimizer, optimizer_state, restore_optimizer
+from lptool.optimise import make_optimizer, multipliers, optimizer_state, restore_optimizer
 from lptool.pruning import next_mask
 from lptool.ranks import ALONE, Ranks
 from lptool.run import UNWATCHED, Run, Watch, open_run, over_processes
@@ -108,7 +107,7 @@ def _train_level(run: Run, number: int) -> None:
     run.model.load_state_dict(progress.model)
     optimizer = make_optimizer(run.model, run.options, run.device)
     restore_optimizer(run.model, optimizer, progress.optimizer)
-    level = Level(number, sparsity(mask), _multipliers(run, mask) if number else {}, optimizer)
+    level = Level(number, sparsity(mask), multipliers(run.model, mask) if number else {}, optimizer)
     while progress.epoch < run.options.epochs:
         record, score = train_epoch(run, level, progress.epoch)
         progress = _advance(run, progress, optimizer, score)
@@ -141,14 +140,6 @@ def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progre
         return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
     state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
-
-
-def _multipliers(run: Run, mask: Mask) -> dict[str, tuple[Tensor, Tensor]]:
-    parameters = dict(run.model.named_parameters())
-    return {
-        name: (parameters[name], torch.empty_like(parameters[name], requires_grad=False).copy_(kept))
-        for name, kept in mask.items()
-    }
 
 
 def _advance(run: Run, before: Progress, optimizer: torch.optim.Optimizer, score: Score) -> Progress:

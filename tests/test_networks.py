@@ -77,6 +77,18 @@ def test_shortcut_of_a_block_subsamples_and_pads_with_zero_channels() -> None:
     assert not out[:, 6:].any()
 
 
+@pytest.mark.parametrize("size", [8, 9])
+def test_the_gradient_of_a_shortcut_stays_channels_last(size: int) -> None:
+    """One that does not slows everything before it."""
+    block = BasicBlock(4, 8, stride=2).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.randn(2, 4, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    branch = x * 1  # a gradient is brought into the layout of a leaf, whatever it comes in
+    branch.register_hook(lambda gradient: strides.append(gradient.stride()))
+    strides: list[tuple[int, ...]] = []
+    block(branch).sum().backward()
+    assert strides == [x.stride()]
+
+
 def test_weights_come_from_the_global_generator() -> None:
     def weights(seed: int) -> Tensor:
         torch.manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lptool.optimise import Part, make_optimizer, optimizer_state, restore_optimizer, run_steps
+from lptool.optimise import Part, make_optimizer, multipliers, optimizer_state, restore_optimizer, run_steps
 from lptool.train_options import TrainOptions
 
 CPU = torch.device("cpu")
@@ -122,6 +122,15 @@ def test_momentum_comes_back_in_the_layout_of_its_weight() -> None:
     restore_optimizer(model, optimizer, {"weight|momentum_buffer": torch.ones(4, 4, 3, 3)})
     buffer = optimizer.state[model.weight]["momentum_buffer"]
     assert buffer.stride() == model.weight.stride()
+
+
+def test_multipliers_are_masks_in_the_type_and_layout_of_their_weights() -> None:
+    model = nn.Conv2d(4, 4, 3).to(memory_format=torch.channels_last, dtype=torch.bfloat16)  # type: ignore[call-overload]
+    kept = torch.rand(model.weight.shape) < 0.5
+    ((weight, factor),) = multipliers(model, {"weight": kept}).values()
+    assert weight is model.weight
+    assert (factor.dtype, factor.stride(), factor.requires_grad) == (torch.bfloat16, weight.stride(), False)
+    assert torch.equal(factor != 0, kept)
 
 
 def test_frozen_weights_stay() -> None:

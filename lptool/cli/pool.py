@@ -97,7 +97,7 @@ def pool(
             click.echo(report.to_json(report_pool.plan_document(bench, targets, outputs, evaluations)))
         return
     results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
-    found = ranks.share({0: lambda: references(bench)})[0] if with_references or page else None
+    found = ranks.on_first(lambda: references(bench)) if with_references or page else None
     if first:
         _finish(results, found, options.target, as_json, page)
 
