@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,15 +11,27 @@ from torch.nn import functional as F
 from lptool.device import import_timm
 from lptool.errors import ArchError
 
-timm = import_timm()
-from timm.models import register_model  # noqa: E402  (only after the torch/torchvision check above)
+import_timm()
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402  (after that check)
+from timm.models.resnet import BasicBlock as BasicBlockOfTimm  # noqa: E402
+from timm.models.resnet import ResNet  # noqa: E402
 
 OWN_ARCHS = ("resnet8_cifar", "resnet10_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")
 
 
-def _refuse_pretrained(name: str, pretrained: bool) -> None:
-    if pretrained:
+# What timm assumes where it is told nothing else.
+_CFG = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "conv1", "classifier": "fc", "crop_pct": 1.0}
+default_cfgs = generate_default_cfgs(
+    {name: _CFG | ({"first_conv": "features.0"} if name.startswith("vgg") else {}) for name in OWN_ARCHS}
+)
+
+
+def _build(network: Callable[..., nn.Module], name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Build through timm, which loads the weights where `local-dir:` or `hf-hub:` names a folder. Raises ArchError."""
+    if pretrained and not kwargs.get("pretrained_cfg"):
         raise ArchError(f"{name} has no pretrained weights")
+    model: nn.Module = build_model_with_cfg(network, name, pretrained, **kwargs)
+    return model
 
 
 class BasicBlock(nn.Module):
@@ -105,40 +118,46 @@ class CifarVgg(nn.Module):
 _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
 
 
-@register_model
-def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool, as for 32×32 images."""
-    _refuse_pretrained("resnet18_cifar", pretrained)
-    model: nn.Module = timm.create_model("resnet18", **kwargs)
-    model.conv1 = nn.Conv2d(kwargs.get("in_chans", 3), 64, 3, 1, 1, bias=False)
+def _resnet18(in_chans: int = 3, **kwargs: Any) -> nn.Module:
+    """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool."""
+    model: Any = ResNet(
+        BasicBlockOfTimm,  # type: ignore[arg-type]
+        (2, 2, 2, 2),
+        in_chans=in_chans,
+        **kwargs,
+    )
+    model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 @register_model
-def vgg16_bn_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
+def resnet18_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool, as for 32×32 images (11 M parameters)."""
+    return _build(_resnet18, "resnet18_cifar", pretrained, **kwargs)
+
+
+@register_model
+def vgg16_bn_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """VGG-16 with BatchNorm for 32×32 images: 13 convolutions, global average pool, one linear layer."""
-    _refuse_pretrained("vgg16_bn_cifar", pretrained)
-    return CifarVgg(_VGG16, num_classes, in_chans)
+    return _build(CifarVgg, "vgg16_bn_cifar", pretrained, plan=_VGG16, **kwargs)
 
 
 @register_model
-def resnet20_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
+def resnet20_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNet-20 of He et al. 2016 for 32×32 images (0.27 M parameters)."""
-    _refuse_pretrained("resnet20_cifar", pretrained)
-    return CifarResNet(3, (16, 32, 64), num_classes, in_chans)
+    return _build(CifarResNet, "resnet20_cifar", pretrained, blocks=3, widths=(16, 32, 64), **kwargs)
 
 
 @register_model
-def resnet8_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
+def resnet8_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The smallest network of the same family (75 k parameters): seconds on digits, minutes on Fashion-MNIST."""
-    _refuse_pretrained("resnet8_cifar", pretrained)
-    return CifarResNet(1, (16, 32, 64), num_classes, in_chans)
+    return _build(CifarResNet, "resnet8_cifar", pretrained, blocks=1, widths=(16, 32, 64), **kwargs)
 
 
 @register_model
-def resnet10_cifar(pretrained: bool = False, *, num_classes: int = 10, in_chans: int = 3, **_: Any) -> nn.Module:
+def resnet10_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """One more stage, and a stem of stride 2: 0.67 M parameters that fit Fashion-MNIST, at the cost of ResNet-8."""
-    _refuse_pretrained("resnet10_cifar", pretrained)
-    return CifarResNet(1, (24, 48, 96, 192), num_classes, in_chans, stem_stride=2)
+    shape = {"blocks": 1, "widths": (24, 48, 96, 192), "stem_stride": 2}
+    return _build(CifarResNet, "resnet10_cifar", pretrained, **shape, **kwargs)
