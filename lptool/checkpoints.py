@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lptool.containers import Contents, open_file, read_torch
+from lptool.containers import PACKED, Contents, open_file, read_torch
 from lptool.dialects import Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.errors import CheckpointError, first_ten
 from lptool.pools import Pool, natural
@@ -30,7 +30,8 @@ class Checkpoint:
     Attributes:
         own_names: plain name → name that the file's own program gives the (unpruned) tensor.
         prunable: names of the tensors with a mask.
-        mask_source: `mask tensors`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or `none`.
+        mask_source: `mask tensors`, `packed`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or
+            `none`.
     """
 
     path: Path
@@ -104,7 +105,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     for name, entry in layout.items():
         if entry.mask is not None and not contents.tensors[entry.weight].is_floating_point():
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
-    prunable, source = _prunable(path, contents.tensors, layout, metadata, plain)
+    prunable, source = _prunable(path, contents, layout, metadata, plain)
     return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
 
 
@@ -138,11 +139,13 @@ def _metadata_of(contents: Contents, path: Path) -> Metadata:
 
 
 def _prunable(
-    path: Path, tensors: Mapping[str, Tensor], layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
+    path: Path, contents: Contents, layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
 ) -> tuple[tuple[str, ...], str]:
     """Names of the tensors with a mask, and where the mask comes from."""
     masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
     if masked:
+        if contents.format == PACKED:
+            return masked, "packed"
         beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
         return masked, _MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
@@ -150,7 +153,7 @@ def _prunable(
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
         return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
-    zeros = tuple(name for name, entry in layout.items() if _has_zeros(tensors[entry.weight]))
+    zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
     return zeros, "zeros" if zeros else "none"
 
 
@@ -159,8 +162,18 @@ def _has_zeros(tensor: Tensor) -> bool:
 
 
 def load_ticket(path: str | Path) -> Ticket:
-    """Read one checkpoint: see `open_checkpoint` for the formats, the masks and the errors."""
-    return open_checkpoint(path).ticket()
+    """Read one checkpoint, or the only one of a folder: see `open_checkpoint` for formats, masks and errors."""
+    return open_checkpoint(checkpoint_file(path)).ticket()
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file itself, or the checkpoint of a folder that holds one. Raises CheckpointError where it holds others."""
+    if not Path(path).is_dir():
+        return Path(path)
+    found = find_checkpoints([path])
+    if len(found) > 1:
+        raise CheckpointError(f"{path}: holds {len(found)} checkpoints, expected one; name the file")
+    return found[0]
 
 
 def summarise_file(path: str | Path) -> Summary:

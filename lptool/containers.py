@@ -21,10 +21,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lptool.errors import CheckpointError, first_ten
+from lptool.packed import LAYOUT_KEY, PackedTensors
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema")
 
+PACKED = "safetensors, packed"  # a format
 _ZIP = b"PK\x03\x04"  # how a zip file begins
 
 
@@ -34,7 +36,7 @@ class Contents:
 
     Attributes:
         tensors: read when asked for where the format allows it.
-        format: `safetensors`, `safetensors, sharded` or `torch`.
+        format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
         config: timm's `config.json` beside the file, else empty.
         notes: what a person should know, such as which of several state dicts was taken.
@@ -61,7 +63,11 @@ def open_file(path: Path) -> Contents:
     # safetensors first: its first byte, a length, may be the \x80 that pickles begin with
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         tensors = SafetensorsFile(path)
-        return Contents(tensors, "safetensors", tensors.header, _config_beside(path))
+        config = _config_beside(path)
+        if LAYOUT_KEY in tensors.header:
+            unpacked = PackedTensors.of(tensors, tensors.header[LAYOUT_KEY], str(path))
+            return Contents(unpacked, PACKED, tensors.header, config)
+        return Contents(tensors, "safetensors", tensors.header, config)
     if start.startswith((_ZIP, b"\x80")):  # torch's zip, or its format before 1.6
         state, notes = _state_dict_in(read_torch(path), path)
         return Contents(state, "torch", notes=notes)

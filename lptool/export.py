@@ -1,19 +1,26 @@
-"""Writing tickets: one dense safetensors file with exact zeros, never half-written."""
+"""Writing tickets: one safetensors file, dense with exact zeros or packed, never half-written."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from lptool.errors import OutputError, first_ten
-from lptool.masks import apply_mask, sparsity
+from lptool.masks import State, apply_mask, sparsity
+from lptool.packed import LAYOUT_KEY, PackError, pack
 from lptool.tickets import Ticket
+
+# Types to keep the weights of a packed file in, by the name that an option gives them.
+VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save_ticket(ticket: Ticket, path: str | Path) -> None:
@@ -26,18 +33,72 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    _check_finite(ticket, path)
+    write_tensors(dense_tensors(ticket), _header(ticket), path)
+
+
+def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> None:
+    """Write a ticket as one small `.safetensors` with kept weights and their positions alone: see `lptool.packed`.
+
+    Args:
+        values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
+
+    Raises:
+        OutputError: the file cannot be written, or a weight does not fit the type.
+    """
+    _check_finite(ticket, path)
+    try:
+        write_tensors(*_packed(ticket, values), path)
+    except PackError as error:
+        raise OutputError(f"{path}: not written: {error}") from error
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the files that a ticket makes: dense, packed, and the dense one through gzip."""
+
+    dense: int
+    packed: int
+    gzip: int
+
+
+def sizes_of(ticket: Ticket) -> Sizes:
+    """What the files would weigh. Writes none. Raises OutputError as `save_packed`."""
+    dense = save(_plain(dense_tensors(ticket)), _header(ticket))
+    tensors, header = _packed(ticket, None)
+    return Sizes(len(dense), len(save(_plain(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
+
+
+def dense_tensors(ticket: Ticket) -> State:
+    """All tensors of a ticket, extras too, under its own program's names; pruned weights exactly 0."""
+    tensors = {**apply_mask(ticket.state, ticket.mask), **ticket.extras}
+    return {ticket.own_names.get(name, name): t for name, t in tensors.items()}
+
+
+def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
+    mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
+    tensors, layout = pack(_plain(dense_tensors(ticket)), mask, VALUES[values] if values else None)
+    return tensors, {**_header(ticket), LAYOUT_KEY: layout}
+
+
+def _header(ticket: Ticket) -> dict[str, str]:
+    return {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
+
+
+def _check_finite(ticket: Ticket, path: str | Path) -> None:
     broken = [n for n, t in ticket.state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
         raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')} holds NaN or infinite values")
-    header = {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
-    tensors = {**apply_mask(ticket.state, ticket.mask), **ticket.extras}
-    write_tensors({ticket.own_names.get(name, name): t for name, t in tensors.items()}, header, path)
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> State:
+    """On the CPU; cloned, because safetensors refuses tensors that share memory; contiguous, as it refuses strides."""
+    return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
 
 
 def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path) -> None:
     """Write a safetensors file whole or not at all. Raises OutputError."""
-    # cloned, because save_file refuses tensors that share memory; contiguous, because it refuses strides
-    plain = {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+    plain = _plain(tensors)
 
     def write(temporary: Path) -> None:
         save_file(plain, temporary, dict(header))

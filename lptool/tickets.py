@@ -157,7 +157,8 @@ class Summary:
     Attributes:
         tensors: plain name → tally, in the order of the file.
         prunable: names of the tensors with a mask of their own.
-        mask_source: where the mask came from: `mask tensors`, `mask.pth`, `metadata`, `zeros` (inferred) or `none`.
+        mask_source: where the mask came from: `mask tensors`, `packed`, `mask.pth`, `metadata`, `zeros` (inferred) or
+            `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
         files: all that were read for it, such as shards and masks.

@@ -19,6 +19,7 @@ ORDER = [
     "masks",
     "tickets",
     "pools",
+    "packed",
     "containers",
     "dialects",
     "checkpoints",

@@ -1,0 +1,241 @@
+"""The packed layout: of a pruned tensor only the kept values, and where they lie; `docs/format.md` specifies it.
+
+A safetensors file in this layout holds for a packed tensor `X` the kept weights in order as `X.values`, and their
+positions as `X.bitmask` or `X.gaps`, whichever is smaller. All other tensors are there as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lptool.errors import CheckpointError, OutputError, first_ten
+
+LAYOUT_KEY = "lptool_packed"  # of the safetensors metadata
+LAYOUT_VERSION = 1
+_ESCAPE = 255  # a byte of gaps that stands for so many pruned weights, with no kept one after them
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a weight → what numpy, which lacks bfloat16, copies
+
+Positions = npt.NDArray[np.int64]  # of the kept weights in a flattened tensor, rising
+
+
+class PackError(OutputError):
+    """Weights that cannot be packed; the message lacks the file, which who writes it knows."""
+
+
+def encode_bitmask(kept: Tensor) -> Tensor:
+    """One bit per weight of a bool mask, flattened, the lowest bit of a byte first: uint8 [ceil(numel / 8)]."""
+    return torch.from_numpy(np.packbits(kept.flatten().numpy(), bitorder="little"))
+
+
+def decode_bitmask(bitmask: Tensor, size: int) -> Positions:
+    """The kept ones of `size` weights. Raises ValueError where the bytes do not fit that size."""
+    if len(bitmask) != math.ceil(size / 8):
+        raise ValueError(f"a bitmask of {len(bitmask)} bytes, expected {math.ceil(size / 8)} for {size} weights")
+    bits = np.unpackbits(bitmask.numpy(), bitorder="little")
+    if bits[size:].any():
+        raise ValueError("a bitmask with bits set after its last weight")
+    positions: Positions = np.flatnonzero(bits.view(np.bool_))  # many times as fast as on bytes
+    return positions
+
+
+def encode_gaps(kept: Tensor) -> Tensor:
+    """How many pruned weights lie before each kept one, a byte each; 255 stands for 255 pruned ones and no kept one.
+
+    What follows the last kept weight is told too, up to a remainder under 255.
+    """
+    positions = kept.flatten().nonzero().flatten().numpy()
+    gaps = np.diff(positions, prepend=-1, append=kept.numel()) - 1
+    escapes = gaps // _ESCAPE
+    # Each gap is its escapes and then what is left of it; of the last one, after which nothing is kept, only escapes.
+    ends = np.cumsum(escapes[:-1] + 1) - 1
+    encoded = np.full(int(escapes.sum()) + len(positions), _ESCAPE, np.uint8)
+    encoded[ends] = gaps[:-1] % _ESCAPE
+    return torch.from_numpy(encoded)
+
+
+def decode_gaps(gaps: Tensor, size: int) -> Positions:
+    """The kept ones of `size` weights. Raises ValueError where the bytes do not fit that size."""
+    steps = gaps.numpy()
+    counts = steps != _ESCAPE
+    after = np.cumsum(steps + counts, dtype=np.int64)  # uint8 holds the sum: only steps under 255 gain one
+    left = size - (int(after[-1]) if len(after) else 0)
+    if not 0 <= left < _ESCAPE:
+        raise ValueError(f"gaps that lead over {size - left} weights, expected {size}")
+    positions: Positions = after[counts] - 1
+    return positions
+
+
+_DECODERS = {"bitmask": decode_bitmask, "gaps": decode_gaps}
+
+
+def pack(
+    tensors: Mapping[str, Tensor], mask: Mapping[str, Tensor], values: torch.dtype | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a packed file, and its layout for the header.
+
+    A tensor is packed where that saves bytes, or where a kept weight is 0, which a dense tensor cannot tell from a
+    pruned one.
+
+    Args:
+        tensors: name → tensor on the CPU; pruned weights are 0.
+        mask: name → bool tensor, True = kept; only the prunable tensors.
+        values: the type to keep packed weights in; None keeps their own.
+
+    Raises:
+        PackError: a weight does not fit that type, or a tensor has the name of a part of another.
+    """
+    packed: dict[str, Tensor] = {}
+    layout: dict[str, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name not in mask:
+            packed[name] = tensor
+            continue
+        parts, layout[name] = _pack_one(name, tensor, mask[name], values)
+        packed |= parts
+    taken = [part for name, entry in layout.items() for part in _parts(name, entry) if part != name and part in tensors]
+    if taken:
+        raise PackError(f"cannot be packed: {first_ten(taken, ', ')} is the name of a tensor and of a packed part")
+    return packed, json.dumps({"version": LAYOUT_VERSION, "tensors": layout}, separators=(",", ":"))
+
+
+def _pack_one(
+    name: str, tensor: Tensor, kept: Tensor, values: torch.dtype | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    flat = tensor[kept]
+    stored = flat if values is None else flat.to(values)
+    if not bool(stored.isfinite().all()):
+        raise PackError(
+            f"{name}: {flat.abs().max().item():g} does not fit in {_NAMES[stored.dtype]}; use --values bf16, or none"
+        )
+    positions, encoded = _smallest(kept)
+    saves = stored.nbytes + encoded.nbytes < tensor.nbytes
+    if not saves and bool((flat != 0).all()):
+        return {name: tensor}, {"positions": "zeros"}
+    entry = {"shape": list(tensor.shape), "dtype": _NAMES[tensor.dtype], "positions": positions}
+    return {f"{name}.values": stored, f"{name}.{positions}": encoded}, entry
+
+
+def _smallest(kept: Tensor) -> tuple[str, Tensor]:
+    """The kind of positions that takes the fewest bytes, and they."""
+    bitmask = encode_bitmask(kept)
+    if int(kept.count_nonzero()) >= len(bitmask):  # gaps take a byte at least for each kept weight
+        return "bitmask", bitmask
+    gaps = encode_gaps(kept)
+    return ("gaps", gaps) if len(gaps) < len(bitmask) else ("bitmask", bitmask)
+
+
+def _parts(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tensors of the file that hold a tensor of the layout."""
+    kind = entry["positions"]
+    return (name,) if kind == "zeros" else (f"{name}.values", f"{name}.{kind}")
+
+
+@dataclass(frozen=True)
+class PackedTensors(Mapping[str, Tensor]):
+    """The tensors of a packed file as they were, each unpacked when asked for, and the mask of `X` as `X.mask`.
+
+    Attributes:
+        stored: the tensors of the file.
+        layout: name → shape, type and kind of positions, checked.
+        file: for messages.
+    """
+
+    stored: Mapping[str, Tensor]
+    layout: Mapping[str, Mapping[str, Any]]
+    file: str
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Tensor], layout: str, file: str) -> PackedTensors:
+        """Check a layout against the names in the file. Raises CheckpointError."""
+        try:
+            document = json.loads(layout)
+            version = document["version"]
+            if version != LAYOUT_VERSION:
+                raise CheckpointError(
+                    f"{file}: packed in layout version {version}, expected {LAYOUT_VERSION}; upgrade lptool"
+                )
+            entries = {name: _checked(entry) for name, entry in document["tensors"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file}: the `{LAYOUT_KEY}` layout in its header is damaged ({error!r})") from error
+        absent = [part for name, entry in entries.items() for part in _parts(name, entry) if part not in stored]
+        if absent:
+            raise CheckpointError(f"{file}: its layout names {first_ten(absent, ', ')}, which it lacks; copy it again")
+        return cls(stored, entries, file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        owner = name.removesuffix(".mask")
+        if owner != name and owner in self.layout:
+            return self._mask(owner)
+        if name not in self.layout or self.layout[name]["positions"] == "zeros":
+            return self.stored[name]
+        return self._unpacked(name)
+
+    def _mask(self, name: str) -> Tensor:
+        entry = self.layout[name]
+        if entry["positions"] == "zeros":
+            return self.stored[name] != 0
+        kept = torch.zeros(math.prod(entry["shape"]), dtype=torch.bool)
+        kept.numpy()[self._positions(name)] = True
+        return kept.view(entry["shape"])
+
+    def _unpacked(self, name: str) -> Tensor:
+        entry, positions = self.layout[name], self._positions(name)
+        dense = torch.zeros(math.prod(entry["shape"]), dtype=_DTYPES[entry["dtype"]])
+        bits = _BITS[dense.element_size()]
+        dense.view(bits).numpy()[positions] = self.stored[f"{name}.values"].to(dense.dtype).view(bits).numpy()
+        return dense.view(entry["shape"])
+
+    def _positions(self, name: str) -> Positions:
+        """Where its kept weights lie. Raises CheckpointError where shape, positions and values do not agree."""
+        entry = self.layout[name]
+        kind, size = entry["positions"], math.prod(entry["shape"])
+        encoded, values = self.stored[f"{name}.{kind}"], self.stored[f"{name}.values"]
+        if encoded.dtype != torch.uint8 or encoded.dim() != 1 or values.dim() != 1 or values.dtype not in _NAMES:
+            raise self._damaged(name, f"expected {kind} as a row of bytes and values as a row of floats")
+        try:
+            positions: Positions = _DECODERS[kind](encoded, size)
+        except ValueError as error:
+            raise self._damaged(name, f"shape {entry['shape']}, but {error}") from error
+        if len(positions) != len(values):
+            raise self._damaged(name, f"{kind} of {len(positions)} kept weights, but {len(values)} values")
+        return positions
+
+    def _damaged(self, name: str, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.file}: {name} cannot be unpacked: {reason}; copy or export the file again")
+
+    def __iter__(self) -> Iterator[str]:
+        """By name, as in a dense file, so that ties between weights are broken alike."""
+        parts = {part for name, entry in self.layout.items() for part in _parts(name, entry)}
+        masks = {f"{name}.mask" for name in self.layout}
+        return iter(sorted({*self.stored, *self.layout, *masks} - (parts - self.layout.keys())))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _checked(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry of a layout. Raises ValueError."""
+    kind = entry["positions"]
+    if kind == "zeros":
+        return entry
+    shape, dtype = entry["shape"], entry["dtype"]
+    sound = (
+        kind in _DECODERS
+        and dtype in _DTYPES
+        and isinstance(shape, list)
+        and all(type(side) is int and side >= 0 for side in shape)
+    )
+    if not sound:
+        raise ValueError(f"found {dict(entry)}")
+    return entry
