@@ -4,14 +4,18 @@ The public names, loaded when first used, so that `lptool --help` does not wait 
 
     find_checkpoints the checkpoints in files, folders and globs
     load_ticket      read one checkpoint
+    load_state_dict  its tensors alone, dense whatever the file
     load_pool        read the checkpoints of a run: ordered, aligned, loaded one at a time
     save_ticket      write one `.safetensors` with exact zeros
+    save_packed      write one small `.safetensors` of kept weights and their positions
+    convert          write a checkpoint in another form: packed, folder, ONNX
+    as_timm_config   the `config.json` that timm reads
     magnitude_prune  prune a state dict to an exact number of weights
     interpolate      mix two state dicts
     recalibrate_bn   renew BatchNorm statistics
     pool_tickets     the search, over a pool and a score function
     train_tickets    train the tickets of a run
-    load_model       the network of a ticket, with its weights
+    load_model       the network of a ticket, with its weights, from a file or a folder
     evaluate_files   scores on test, under corruptions, and costs of files, and every two of them compared
 """
 
@@ -24,11 +28,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lptool.checkpoints import find_checkpoints as find_checkpoints
     from lptool.checkpoints import load_pool as load_pool
+    from lptool.checkpoints import load_state_dict as load_state_dict
     from lptool.checkpoints import load_ticket as load_ticket
     from lptool.choice import Choice as Choice
+    from lptool.convert import convert as convert
     from lptool.errors import LptoolError as LptoolError
     from lptool.evaluate import Score as Score
     from lptool.evaluation import evaluate_files as evaluate_files
+    from lptool.export import save_packed as save_packed
     from lptool.export import save_ticket as save_ticket
     from lptool.interpolate import interpolate as interpolate
     from lptool.masks import magnitude_prune as magnitude_prune
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
     from lptool.scorer import Scorer as Scorer
     from lptool.subjects import EvaluateOptions as EvaluateOptions
     from lptool.tickets import Ticket as Ticket
+    from lptool.timm_config import as_timm_config as as_timm_config
     from lptool.train import train_tickets as train_tickets
     from lptool.train_options import TrainOptions as TrainOptions
 
@@ -51,15 +59,19 @@ _HOME = {
     "Scorer": "scorer",
     "Ticket": "tickets",
     "TrainOptions": "train_options",
+    "as_timm_config": "timm_config",
+    "convert": "convert",
     "evaluate_files": "evaluation",
     "find_checkpoints": "checkpoints",
     "interpolate": "interpolate",
     "load_model": "models",
     "load_pool": "checkpoints",
+    "load_state_dict": "checkpoints",
     "load_ticket": "checkpoints",
     "magnitude_prune": "masks",
     "pool_tickets": "methods",
     "recalibrate_bn": "recalibrate",
+    "save_packed": "export",
     "save_ticket": "export",
     "train_tickets": "train",
 }

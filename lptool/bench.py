@@ -35,7 +35,6 @@ from lptool.setting import (
     matching_data,
     measured_note,
     normalisation_of,
-    shapes_of,
     telling,
 )
 from lptool.slope import Slope
@@ -180,7 +179,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     """
     pool = load_pool(files)
     first = pool.summaries[0]  # the others have the same names and shapes
-    shapes = shapes_of(first)
+    shapes = first.shapes
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
     data, doubts = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}

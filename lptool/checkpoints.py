@@ -16,6 +16,7 @@ from torch import Tensor
 from lptool.containers import PACKED, Contents, open_file, read_torch
 from lptool.dialects import Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.errors import CheckpointError, first_ten
+from lptool.masks import State
 from lptool.pools import Pool, natural
 from lptool.tickets import Metadata, Summary, Tally, Ticket, digest_of
 
@@ -164,6 +165,15 @@ def _has_zeros(tensor: Tensor) -> bool:
 def load_ticket(path: str | Path) -> Ticket:
     """Read one checkpoint, or the only one of a folder: see `open_checkpoint` for formats, masks and errors."""
     return open_checkpoint(checkpoint_file(path)).ticket()
+
+
+def load_state_dict(path: str | Path) -> State:
+    """The tensors of any checkpoint, dense or packed, or of a folder with one: dense, under its own program's names.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    return load_ticket(path).tensors()
 
 
 def checkpoint_file(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from lptool.errors import OutputError, first_ten
-from lptool.masks import State, apply_mask, sparsity
+from lptool.masks import State, sparsity
 from lptool.packed import LAYOUT_KEY, PackError, pack
 from lptool.tickets import Ticket
 
@@ -34,7 +34,7 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     _check_finite(ticket, path)
-    write_tensors(dense_tensors(ticket), _header(ticket), path)
+    write_tensors(ticket.tensors(), _header(ticket), path)
 
 
 def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> None:
@@ -54,6 +54,24 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> 
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a ticket is written: dense, or packed with its weights to the bit or in a shorter type (see `VALUES`)."""
+
+    packed: bool = False
+    values: str | None = None
+
+    def save(self, ticket: Ticket, path: str | Path) -> None:
+        """Write a ticket in this form. Raises OutputError."""
+        if self.packed:
+            save_packed(ticket, path, self.values)
+        else:
+            save_ticket(ticket, path)
+
+
+DENSE = Form()
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Bytes of the files that a ticket makes: dense, packed, and the dense one through gzip."""
 
@@ -64,20 +82,14 @@ class Sizes:
 
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises OutputError as `save_packed`."""
-    dense = save(_plain(dense_tensors(ticket)), _header(ticket))
+    dense = save(_plain(ticket.tensors()), _header(ticket))
     tensors, header = _packed(ticket, None)
     return Sizes(len(dense), len(save(_plain(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
 
 
-def dense_tensors(ticket: Ticket) -> State:
-    """All tensors of a ticket, extras too, under its own program's names; pruned weights exactly 0."""
-    tensors = {**apply_mask(ticket.state, ticket.mask), **ticket.extras}
-    return {ticket.own_names.get(name, name): t for name, t in tensors.items()}
-
-
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
     mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
-    tensors, layout = pack(_plain(dense_tensors(ticket)), mask, VALUES[values] if values else None)
+    tensors, layout = pack(_plain(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
 
 

@@ -21,8 +21,10 @@ from lptool.checkpoints import load_ticket
 from lptool.device import import_timm
 from lptool.dialects import unwrapped
 from lptool.errors import ArchError, first_line, first_ten, near_miss
+from lptool.masks import State
 from lptool.networks import OWN_ARCHS
 from lptool.recalibrate import in_eval_mode
+from lptool.tickets import Ticket
 
 timm = import_timm()
 
@@ -186,7 +188,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
     """The network of a ticket or pooled model, with its weights, in eval mode.
 
     Args:
-        path: a checkpoint.
+        path: a checkpoint, dense or packed, or a folder with one.
         device: where to put it.
         arch: for a file that does not say its architecture; then `num_classes` and `in_chans` are the callable's own.
 
@@ -195,13 +197,17 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
         CheckpointError: the file cannot be read.
     """
     ticket = load_ticket(path)
-    shapes = {name: tuple(t.shape) for name, t in ticket.state.items()}
     name, kwargs = arch or ticket.metadata.arch, ticket.metadata.arch_kwargs
     if name is None:
-        name, kwargs, _ = guess_arch(shapes, str(path))
+        name, kwargs, _ = guess_arch(ticket.shapes, str(path))
     model = build_model(name, **kwargs)
-    model.load_state_dict(ticket.renamed(fit_names(model, shapes, name, str(path))).state)
+    model.load_state_dict(fitted_state(model, ticket, name))
     return model.to(device).eval()
+
+
+def fitted_state(model: nn.Module, ticket: Ticket, arch: str) -> State:
+    """The weights of a ticket under the names of a network of the architecture `arch`. Raises ArchError."""
+    return ticket.renamed(fit_names(model, ticket.shapes, arch, ticket.file)).state
 
 
 # How the families of timm name one of their first weights, and the names to try for a file that has it.
@@ -232,7 +238,7 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
     Raises:
         ArchError: none fits.
     """
-    kwargs = {"num_classes": _last_rows(shapes), "in_chans": _first_inputs(shapes)}
+    kwargs = classes_and_channels(shapes)
     patterns = [p for marker, found in _FAMILIES.items() if marker in shapes for p in found]
     names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
     candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
@@ -242,20 +248,22 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
     return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
 
 
+def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> None:
+    """Refuse an architecture that lacks a tensor, or has it in another shape. Raises ArchError."""
+    with torch.device("meta"):
+        fit_names(build_model(arch, **kwargs), shapes, arch, file)
+
+
 def _fits(arch: str, kwargs: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], file: str) -> bool:
     try:
-        with torch.device("meta"):
-            fit_names(build_model(arch, **kwargs), shapes, arch, file)
+        check_fit(arch, kwargs, shapes, file)
     except ArchError:
         return False
     return True
 
 
-def _last_rows(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Classes: the rows of the last weight of a linear layer."""
-    return next((shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2), 10)
-
-
-def _first_inputs(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Channels of the images: the inputs of the first convolution."""
-    return next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
+def classes_and_channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """`num_classes` and `in_chans`: rows of the last linear layer's weight, inputs of the first convolution's."""
+    classes = next((shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2), 10)
+    channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
+    return {"num_classes": classes, "in_chans": channels}

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lptool import __version__
-from lptool.bench import Bench, PoolOptions
-from lptool.checkpoints import file_sha256
-from lptool.errors import OutputError
+from lptool.bench import Bench
+from lptool.checkpoints import file_sha256, load_ticket
 from lptool.evaluate import Score
-from lptool.export import check_output, save_ticket
+from lptool.export import DENSE, Form, Sizes, sizes_of
 from lptool.images import Images
-from lptool.journal import Journal, check_journal, journal_of
+from lptool.journal import Journal, journal_of
 from lptool.masks import State, density, sparsity
-from lptool.methods import alphas_of, mixes_at_most, pool_tickets
+from lptool.methods import pool_tickets
+from lptool.models import fitted_state
+from lptool.plan import fingerprint
 from lptool.ranks import ALONE, Ranks
 from lptool.search import pruned_ticket
 from lptool.targets import kept_of
@@ -54,6 +50,8 @@ class PoolResult:
         shipped: `pooled`, or the control written in its place because it scores better on val.
         layers: the prunable tensors, in the network's order.
         metadata: as in the file's header. plain_names: whether its tensors have the network's own names.
+        form: how it is written. sizes: of the files it makes.
+        rounded: the score on test of the file as written, where its values are kept in a shorter type.
         device: that was searched on. seconds: all that it took.
     """
 
@@ -71,6 +69,9 @@ class PoolResult:
     layers: tuple[Layer, ...]
     metadata: Metadata
     plain_names: bool
+    form: Form
+    sizes: Sizes
+    rounded: Score | None
     device: str
     seconds: float = 0.0
 
@@ -80,83 +81,10 @@ class PoolResult:
         return self.shipped == "pooled" and bool(self.trace.accepted)
 
 
-def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bool) -> list[Path]:
-    """Where the pooled model of each target goes; refuses, before any search, what must not be written.
-
-    With target `all` one file per level: `STEM_level_NN.safetensors` beside `out`, or in it where it is a folder.
-
-    Raises:
-        OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
-    """
-    outputs = [_output_for(out, bench.pool.level(target), bench.options.target) for target in targets]
-    twice = {str(output) for output in outputs if outputs.count(output) > 1}
-    if twice:
-        raise OutputError(
-            f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
-        )
-    for target, output in zip(targets, outputs, strict=True):
-        # Of several targets the first ones may be finished when the run is cut off: it writes them again, the same.
-        again = bench.options.target == "all" and journal_of(output).exists()
-        check_output(output, bench.inputs, overwrite=overwrite or again)
-        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
-    return outputs
-
-
-def _output_for(out: Path, level: int, target: str) -> Path:
-    if target != "all":
-        return out
-    if out.suffix == ".safetensors":
-        return out.with_name(f"{out.stem}_level_{level:02d}.safetensors")
-    return out / f"level_{level:02d}.safetensors"
-
-
-def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
-    """States that one search scores: the target twice (once without BN recalibration) and every mix."""
-    alphas = alphas_of(options.method, options.alphas)
-    return 1 + options.recalibrate + mixes_at_most(options.method, tickets, len(alphas), options.passes)
-
-
-def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
-    """What the scores of a search depend on, as JSON values: inputs, options, data, versions, kind of device.
-
-    Images that stream are known by their labels and number alone.
-    """
-    options = bench.options
-    code = Path(bench.arch.rpartition(":")[0])  # of `file.py:callable`; no file for other names
-    return {
-        "tickets": [summary.sha256 for summary in bench.pool.summaries],
-        "weights": [summary.weights for summary in bench.pool.summaries],  # also of files that lie beside the first
-        "target": bench.pool.summaries[target].sha256,
-        "method": options.method,
-        "alphas": list(alphas_of(options.method, options.alphas)),
-        "alpha_search": options.alpha_search,
-        "kept": kept_of(bench, target),
-        "passes": options.passes,
-        "decay": options.decay,
-        "select": options.select,
-        "folds": options.folds,
-        "learning": [options.per, options.learning_steps, options.learning_rate],
-        "arch": bench.arch,
-        "arch_kwargs": bench.arch_kwargs,
-        "arch_file": file_sha256(code) if code.is_file() else None,
-        "data": bench.data.describe(),
-        "images": bench.digests,
-        "bn_recalibration": options.recalibrate,
-        "calibration_size": options.calibration_size,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "precision": str(bench.compute).removeprefix("torch."),
-        "device": bench.device.type,
-        "lptool": __version__,
-        "torch": torch.__version__,
-        "timm": version("timm"),
-    }
-
-
-def _open_journal(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
-    """The journal beside `output`, the same on every rank; the scorer goes on with what it holds."""
+def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
+    """The journal at `path`, the same on every rank; the scorer goes on with what it holds."""
     scorer, now = bench.scorer, fingerprint(bench, target)
-    opened = partial(Journal.open, journal_of(output), now, scorer.batch_size.images, overwrite=overwrite)
+    opened = partial(Journal.open, path, now, scorer.batch_size.images, overwrite=overwrite)
     journal = ranks.on_first(opened)
     scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
     scorer.known.update(journal.known)
@@ -204,26 +132,31 @@ def pool_target(
     target: int,
     output: Path,
     *,
+    form: Form = DENSE,
+    journal: Path | None = None,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
 ) -> PoolResult:
     """Search, recalibrate on the whole training set, score once on test, and write the file.
 
-    Each score goes to the journal beside `output`, and what that holds already is not scored again. After the search
-    rank 0 works alone; every rank returns its result.
+    Each score goes to the journal, by default beside `output`, and what that holds already is not scored again. After
+    the search rank 0 works alone; every rank returns its result.
+
+    Args:
+        output: the file. form: how to write it.
 
     Raises:
         OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
     """
     started = time.perf_counter()
-    journal = _open_journal(bench, target, output, ranks, overwrite=overwrite)
-    best, trace = _search(bench, target, journal, ranks, on_progress)
-    result = ranks.on_first(lambda: _write_pooled(bench, output, best, trace))
+    scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
+    best, trace = _search(bench, target, scores, ranks, on_progress)
+    result = ranks.on_first(lambda: _write_pooled(bench, output, form, best, trace))
     return replace(result, seconds=time.perf_counter() - started)
 
 
-def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrace) -> PoolResult:
+def _write_pooled(bench: Bench, output: Path, form: Form, best: Incumbent, trace: SearchTrace) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]
     start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
@@ -242,7 +175,7 @@ def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrac
     test = _scores(bench, states, bench.data.test)
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output))
-    save_ticket(pooled, output)
+    form.save(pooled, output)
     return PoolResult(
         output=output,
         sha256=file_sha256(output),
@@ -261,8 +194,16 @@ def _write_pooled(bench: Bench, output: Path, best: Incumbent, trace: SearchTrac
         ),
         metadata=metadata,
         plain_names=all(name == own for name, own in ticket.own_names.items()),
+        form=form,
+        sizes=sizes_of(pooled),
+        rounded=_score_as_written(bench, output) if form.values else None,
         device=str(bench.device),
     )
+
+
+def _score_as_written(bench: Bench, output: Path) -> Score:
+    state = fitted_state(bench.model, load_ticket(output), bench.arch)
+    return bench.score(state, bench.data.test)
 
 
 def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:

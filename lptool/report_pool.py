@@ -12,11 +12,12 @@ from rich.table import Table
 
 from lptool.bench import Bench
 from lptool.evaluate import Score
-from lptool.networks import OWN_ARCHS
 from lptool.pipeline import PoolResult
+from lptool.plan import is_folder
 from lptool.provenance import command_line, versions
 from lptool.references import References
 from lptool.report import ROWS, percent
+from lptool.report_export import how_to_load, sizes_line
 from lptool.trace import SearchTrace
 
 
@@ -26,6 +27,9 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
     return {
         "output": str(result.output),
         "sha256": result.sha256,
+        "form": asdict(result.form),
+        "bytes": asdict(result.sizes),
+        "rounded": result.rounded and result.rounded.to_json(),
         "method": trace.method,
         "chosen": trace.chosen,
         "target": {
@@ -137,8 +141,19 @@ def pool_view(result: PoolResult) -> RenderableType:
     lines = [_verdict(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
-    lines += [f"wrote {result.output} (sha256 {result.sha256[:16]}…)", *_how_to_load(result)]
+    if result.rounded is not None:
+        kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
+        lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
+    lines += [
+        f"wrote {result.output} (sha256 {result.sha256[:16]}…), {percent(result.sparsity)} sparse",
+        sizes_line(result.sizes),
+        how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
+    ]
     return Group(scores, *lines)
+
+
+def _kind(result: PoolResult) -> str:
+    return "packed" if result.form.packed else "folder" if is_folder(result.output) else "dense"
 
 
 def _method(trace: SearchTrace) -> str:
@@ -162,16 +177,6 @@ def _verdict(result: PoolResult) -> str:
         return f"mixed {len(result.files)} tickets with the coefficients {shares}, in the order of their levels"
     steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
-
-
-def _how_to_load(result: PoolResult) -> list[str]:
-    """One line of Python; networks that are ours have to be registered with timm before."""
-    metadata, path = result.metadata, str(result.output)
-    if metadata.arch is None or ":" in metadata.arch or not result.plain_names:
-        return [f"load it: model.load_state_dict(safetensors.torch.load_file({path!r}))"]
-    arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
-    first = "import lptool.networks; " if metadata.arch in OWN_ARCHS else ""
-    return [f"load it: {first}timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={path!r})"]
 
 
 def summary_view(results: Sequence[PoolResult]) -> RenderableType:

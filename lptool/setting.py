@@ -55,13 +55,8 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     if named:
         return named, {}, []
     file = summaries[0].file
-    arch, kwargs, evidence = guess_arch(shapes_of(summaries[0]), file)
+    arch, kwargs, evidence = guess_arch(summaries[0].shapes, file)
     return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
-
-
-def shapes_of(summary: Summary) -> dict[str, tuple[int, ...]]:
-    """Plain name → shape of every tensor in the file."""
-    return {name: tally.shape for name, tally in summary.tensors.items()}
 
 
 def telling(summaries: Sequence[Summary]) -> list[Summary]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lptool.checkpoints import file_sha256, load_ticket
+from lptool.checkpoints import checkpoint_file, file_sha256, load_ticket
 from lptool.dialects import unwrapped
 from lptool.errors import TrainError
 from lptool.models import build_model, check_forward, fit_names
@@ -36,22 +37,23 @@ def initial_model(
         check_forward(model, shape, num_classes, options.arch)
     if options.init_checkpoint is None:
         return model, {}
-    fresh = _take_weights(model, options.arch, options.init_checkpoint, num_classes)
-    return model, {"init_sha256": file_sha256(options.init_checkpoint), "init_fresh": fresh}
+    file = checkpoint_file(options.init_checkpoint)
+    fresh = _take_weights(model, options.arch, file, num_classes)
+    return model, {"init_sha256": file_sha256(file), "init_fresh": fresh}
 
 
-def _take_weights(model: nn.Module, arch: str, file: str, num_classes: int) -> list[str]:
+def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:
     """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
     ticket = load_ticket(file)
     own = model.state_dict()
     plain = unwrapped(own)
-    shapes = {name: tuple(t.shape) for name, t in ticket.state.items()}
+    shapes = ticket.shapes
     head = {
         name: tuple(own[plain[name]].shape)
         for name, shape in shapes.items()
         if name in plain and _is_head(tuple(own[plain[name]].shape), shape, num_classes)
     }
-    names = fit_names(model, shapes | head, arch, file)
+    names = fit_names(model, shapes | head, arch, str(file))
     weights = ticket.renamed(names).state
     fresh = [names[name] for name in head]
     model.load_state_dict(own | {name: t for name, t in weights.items() if name not in fresh})

@@ -30,7 +30,6 @@ from lptool.setting import (
     matching_data,
     measured_note,
     normalisation_of,
-    shapes_of,
 )
 from lptool.tickets import Summary, Ticket
 
@@ -181,5 +180,5 @@ def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: t
 
 
 def _subject(summary: Summary, network: Network, data: Data) -> Subject:
-    names = fit_names(network.model, shapes_of(summary), network.arch, summary.file)
+    names = fit_names(network.model, summary.shapes, network.arch, summary.file)
     return Subject(summary.renamed(names), names, network, data)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lptool.errors import CheckpointError
-from lptool.masks import Mask, State
+from lptool.masks import Mask, State, apply_mask
 
 FORMAT_VERSION = 1
 
@@ -106,10 +106,20 @@ class Ticket:
     own_names: Mapping[str, str] = field(default_factory=dict)
     extras: State = field(default_factory=dict)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Plain name → shape of every tensor of the state."""
+        return {name: tuple(t.shape) for name, t in self.state.items()}
+
     def to(self, device: torch.device) -> Ticket:
         """The same ticket with its weights on `device`; extras stay where they are."""
         state = {name: t.to(device) for name, t in self.state.items()}
         return replace(self, state=state, mask={name: kept.to(device) for name, kept in self.mask.items()})
+
+    def tensors(self) -> State:
+        """All tensors, extras too, under its own program's names; pruned weights exactly 0."""
+        masked = {**apply_mask(self.state, self.mask), **self.extras}
+        return {self.own_names.get(name, name): t for name, t in masked.items()}
 
     def renamed(self, names: Mapping[str, str]) -> Ticket:
         """The same ticket under the names of a network: plain name → the network's; other tensors become extras."""
@@ -183,6 +193,11 @@ class Summary:
         digest = digest_of({name: tally.digest for name, tally in tensors.items()})
         source = "mask tensors" if ticket.mask else "none"
         return cls(ticket.file, "memory", ticket.metadata, tensors, tuple(ticket.mask), source, digest, digest)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Plain name → shape of every tensor."""
+        return {name: tally.shape for name, tally in self.tensors.items()}
 
     @property
     def not_finite(self) -> list[str]:

@@ -18,7 +18,8 @@ from lptool.cli import main
 from lptool.errors import OutputError
 from lptool.evaluate import Score
 from lptool.journal import Journal, check_journal, journal_of
-from lptool.pipeline import PoolResult, outputs_of, pool_target
+from lptool.pipeline import PoolResult, pool_target
+from lptool.plan import outputs_of
 from lptool.scorer import Scorer
 from lptool.trace import OnProgress, Progress
 

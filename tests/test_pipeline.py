@@ -16,12 +16,13 @@ from lptool.bench import NOISE, Bench, PoolOptions, open_bench
 from lptool.checkpoints import file_sha256, load_ticket
 from lptool.choice import Choice
 from lptool.containers import read_header
-from lptool.errors import ArchError, DataError, OutputError
+from lptool.errors import ArchError, DataError
 from lptool.evaluate import Score
 from lptool.images import Images
 from lptool.masks import kept_count
 from lptool.methods import METHODS
-from lptool.pipeline import evaluations_at_most, fingerprint, outputs_of, pool_target
+from lptool.pipeline import pool_target
+from lptool.plan import evaluations_at_most
 from lptool.report_pool import pool_document
 from lptool.scorer import Scorer
 from lptool.search import Learning
@@ -104,42 +105,6 @@ def test_without_an_accepted_candidate_the_start_is_written(tmp_path: Path, tick
 
 def _model(path: Path) -> nn.Module:
     return lptool.load_model(path)
-
-
-def test_all_writes_one_file_per_level(tmp_path: Path, tickets: list[Path]) -> None:
-    bench = open_bench(tickets, replace(QUICK, target="all"))
-    beside = outputs_of(bench, [2, 3], tmp_path / "a.safetensors", overwrite=False)
-    assert beside == [tmp_path / "a_level_02.safetensors", tmp_path / "a_level_03.safetensors"]
-    assert outputs_of(bench, [2], tmp_path / "d", overwrite=False) == [tmp_path / "d" / "level_02.safetensors"]
-    beside[1].touch()
-    with pytest.raises(OutputError, match=r"a_level_03.safetensors: exists"):
-        outputs_of(bench, [2, 3], tmp_path / "a.safetensors", overwrite=False)
-
-
-def test_all_goes_on_where_it_was_cut_off(tmp_path: Path, tickets: list[Path]) -> None:
-    """Files of targets that were finished are its own, and written again; any other file is refused."""
-    options = replace(QUICK, target="all")
-    bench = open_bench(tickets, options)
-    outputs = outputs_of(bench, [0, 1], tmp_path / "a.safetensors", overwrite=False)
-    first = pool_target(bench, 0, outputs[0])
-    again = open_bench(tickets, options)
-    assert outputs_of(again, [0, 1], tmp_path / "a.safetensors", overwrite=False) == outputs
-    assert pool_target(again, 0, outputs[0]).sha256 == first.sha256
-    assert again.scorer.images == {"val": 0, "calibration": 0}
-    with pytest.raises(OutputError, match=r"a_level_00.safetensors: exists"):
-        outputs_of(replace(bench, options=QUICK), [0], outputs[0], overwrite=False)
-
-
-def test_a_fingerprint_knows_the_code_of_a_network(tmp_path: Path, tickets: list[Path]) -> None:
-    code = tmp_path / "net.py"
-    found = []
-    for comment in ("# one\n", "# two\n"):
-        code.write_text(
-            f"{comment}import timm\ndef net(**kwargs):\n    return timm.create_model('resnet8_cifar', **kwargs)\n"
-        )
-        found.append(fingerprint(open_bench(tickets, replace(QUICK, arch=f"{code}:net")), 3))
-    assert json.loads(json.dumps(found[0])) == found[0]
-    assert [key for key in found[0] if found[0][key] != found[1][key]] == ["arch_file"]
 
 
 def test_val_must_hold_no_image_the_tickets_were_trained_on(tickets: list[Path]) -> None:
@@ -235,30 +200,6 @@ def test_what_is_written_is_the_best_on_val_by_the_choice(tmp_path: Path, ticket
         assert {"accuracy": pooled.correct, "nll": pooled.nll}[select] == best[select]
         assert (bench.scorer.choice.select, bench.scorer.choice.folds) == (select, True)
         assert bench.choice == bench.scorer.choice
-
-
-CHANGES = {
-    "kept": {"sparsity": 0.9},
-    "method": {"method": "soup"},
-    "passes": {"passes": 2},
-    "decay": {"decay": 0.8},
-    "select": {"select": "nll"},
-    "folds": {"folds": True},
-    "alpha_search": {"alpha_search": "coarse"},
-}
-
-
-def test_a_fingerprint_knows_each_option_of_a_search(tickets: list[Path]) -> None:
-    bench = open_bench(tickets, QUICK)
-    before = fingerprint(bench, 3)
-    assert before["kept"] == bench.pool.kept(3)
-    for key, change in CHANGES.items():
-        after = fingerprint(replace(bench, options=replace(QUICK, **change)), 3)  # type: ignore[arg-type]
-        assert {name for name in after if after[name] != before[name]} - {"alphas"} == {key}
-        assert json.loads(json.dumps(after)) == after
-    for change in ({"per": "block"}, {"learning_steps": 7}, {"learning_rate": 0.5}):
-        after = fingerprint(replace(bench, options=replace(QUICK, **change)), 3)  # type: ignore[arg-type]
-        assert [name for name in after if after[name] != before[name]] == ["learning"]
 
 
 def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -> None:

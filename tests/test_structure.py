@@ -62,6 +62,7 @@ ORDER = [
     "targets",
     "barrier",
     "references",
+    "plan",
     "pipeline",
     "provenance",
     "metrics",
@@ -69,7 +70,9 @@ ORDER = [
     "cost",
     "subjects",
     "evaluation",
+    "convert",
     "report",
+    "report_export",
     "report_train",
     "report_pool",
     "report_evaluate",
@@ -87,7 +90,18 @@ ORDER = [
     "cli",
 ]
 # Inside the command line, likewise; its `__init__` comes last.
-CLI_ORDER = ["options", "output", "train_options", "train", "pool_options", "pool", "inspect", "evaluate"]
+CLI_ORDER = [
+    "options",
+    "output",
+    "train_options",
+    "train",
+    "train_first",
+    "pool_options",
+    "pool",
+    "inspect",
+    "evaluate",
+    "convert",
+]
 LONGEST = 320  # lines of a file
 TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train") + 1])
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]

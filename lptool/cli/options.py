@@ -79,6 +79,20 @@ def overwrite_option(help: str) -> Option:
     return option("--overwrite", is_flag=True, help=help)
 
 
+PACKED = option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file.")
+VALUES_OPTION = option(
+    "--values",
+    type=click.Choice(["bf16", "fp16"]),
+    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is told.",
+)
+
+
+def refuse_values_alone(packed: bool, values: str | None) -> None:
+    """A dense file keeps the types of the network."""
+    if values and not packed:
+        raise click.UsageError("--values shortens the weights of a packed file; add --packed")
+
+
 DEVICE = option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import PATH, SectionedCommand, options_of
+from lptool.cli.options import PATH, SectionedCommand, options_of, refuse_values_alone
 from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_and_report, warn
 from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
-from lptool.cli.train import train_under_bars
-from lptool.cli.train_options import chosen
-from lptool.errors import CheckpointError
-from lptool.levels import Levels
-from lptool.train_options import TrainOptions
+from lptool.cli.train_first import found_tickets, run_to_make
 
 if TYPE_CHECKING:
-    from lptool.bench import Bench, PoolOptions
+    from rich.console import RenderableType
+
+    from lptool.bench import Bench
+    from lptool.export import Form
     from lptool.pipeline import PoolResult
     from lptool.ranks import Ranks
     from lptool.references import References
@@ -41,6 +42,8 @@ def pool(
     as_json: bool,
     overwrite: bool,
     dry_run: bool,
+    packed: bool,
+    values: str | None,
     alphas: tuple[float, ...],
     **given: Any,
 ) -> None:
@@ -50,6 +53,8 @@ def pool(
     lptool pool runs/digits/*.safetensors -o pooled.safetensors
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool runs/digits -o pooled.safetensors --sparsity 0.9 --report pooled.html
+    lptool pool runs/digits -o small.safetensors --packed
+    lptool pool runs/digits -o my-model
     lptool pool --train --preset quickstart -o pooled.safetensors
     torchrun --standalone --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
 
@@ -58,33 +63,35 @@ def pool(
     the result is the same as that of one.
     """
     refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
+    refuse_values_alone(packed, values)
     from lptool import report, report_pool
     from lptool.bench import PoolOptions, open_bench
-    from lptool.export import check_output
-    from lptool.pipeline import evaluations_at_most, outputs_of
+    from lptool.export import Form, check_output
+    from lptool.folder import check_folder, complete_folder, new_folder
+    from lptool.plan import evaluations_at_most, is_folder, outputs_of
     from lptool.ranks import join_ranks
     from lptool.references import references
     from lptool.targets import choose_targets
 
-    seed = given.pop("seed")
+    seed, form = given.pop("seed"), Form(packed, values)
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
+    as_folder = is_folder(out) and options.target != "all"
+    if as_folder and packed:
+        raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
     ranks = join_ranks()
     first = ranks.rank == 0
-    folder = _folder_to_train(checkpoints, out) if train_first else None
-    if folder is not None and dry_run:
-        shown, count = _shape_of_tickets(preset, levels, seed, options)
+    run = run_to_make(checkpoints, out, preset, levels, seed, options) if train_first else None
+    if run is not None and dry_run:
         if first:
-            click.echo(report.to_json({"train": {"folder": str(folder), "levels": count, **shown.to_json()}}))
+            click.echo(report.to_json(run.document()))
         return
 
     def tickets() -> list[Path]:
-        if folder is None:
-            return _found(checkpoints)
-        if options.target != "all":
-            check_output(out, [], overwrite=overwrite)  # before the hours that training may take
-        shape = _shape_of_tickets(preset, levels, seed, options)
-        train_under_bars(*shape, folder, options.data_dir, options.device, ranks)
-        return _found([folder])
+        if run is not None:
+            if options.target != "all":  # before the hours that training may take
+                (check_folder if as_folder else check_output)(out, [], overwrite=overwrite)
+            run.make(options, ranks)
+        return found_tickets(checkpoints, run)
 
     bench = ranks.agree(lambda: open_bench(tickets(), options))
     warn(bench.warnings * first)
@@ -96,41 +103,64 @@ def pool(
         if first:
             click.echo(report.to_json(report_pool.plan_document(bench, targets, outputs, evaluations)))
         return
-    results = _pool_all(bench, targets, outputs, ranks, overwrite=overwrite, shown=first and not as_json)
-    found = ranks.on_first(lambda: references(bench)) if with_references or page else None
-    if first:
-        _finish(results, found, options.target, as_json, page)
+    with new_folder(out, overwrite=overwrite) if as_folder and first else nullcontext() as stage:
+        job = Job(bench, form, stage, overwrite, shown=first and not as_json)
+        results = _pool_all(job, targets, outputs, ranks)
+        found = ranks.on_first(lambda: references(bench)) if with_references or page or as_folder else None
+        if not first:
+            return
+        document = _document(results, found, options.target)
+        if stage is not None:
+            complete_folder(stage, {"trace.json": report.to_json(document), "report.html": _draw(document)})
+    views = [report_pool.pool_view(results[0])] * as_folder + _views(results, found, options.target)
+    tell_and_report(document, views, _draw, page=page, as_json=as_json)
 
 
-def _pool_all(
-    bench: Bench, targets: Sequence[int], outputs: Sequence[Path], ranks: Ranks, *, overwrite: bool, shown: bool
-) -> list[PoolResult]:
+@dataclass(frozen=True)
+class Job:
+    """What all targets of one command have in common.
+
+    Attributes:
+        stage: the folder in the making, that the weights go into; None where each output is a file.
+        shown: whether results are told as they come.
+    """
+
+    bench: Bench
+    form: Form
+    stage: Path | None
+    overwrite: bool
+    shown: bool
+
+
+def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path], ranks: Ranks) -> list[PoolResult]:
     """Pool each target: several are dealt out over the ranks, one at a time is searched by all of them together."""
     from lptool import report_pool
     from lptool.ranks import ALONE
 
     dealt = ranks.count > 1 and len(targets) > 1
     together = ALONE if dealt else ranks
+    at_once = job.shown and not dealt and job.stage is None
 
     def run(target: int, output: Path) -> PoolResult:
-        result = _pool_one(bench, target, output, together, overwrite=overwrite, shown=ranks.rank == 0)
-        if shown and not dealt:
+        result = _pool_one(job, target, output, together, shown=ranks.rank == 0)
+        if at_once:
             show(report_pool.pool_view(result))
         return result
 
     tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
     results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
-    for result in results * (shown and dealt):
+    for result in results * (job.shown and dealt):
         show(report_pool.pool_view(result))
     return results
 
 
-def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrite: bool, shown: bool) -> PoolResult:
+def _pool_one(job: Job, target: int, output: Path, ranks: Ranks, *, shown: bool) -> PoolResult:
     """Pool one target under a progress bar; Ctrl-C tells how far it came."""
+    from lptool.folder import WEIGHTS
     from lptool.journal import journal_of
     from lptool.pipeline import pool_target
 
-    reached = "before the first scoring"
+    bench, journal, reached = job.bench, journal_of(output), "before the first scoring"
     with progress_bar("pooling", shown=shown) as advance:
 
         def follow(progress: Progress) -> None:
@@ -140,68 +170,39 @@ def _pool_one(bench: Bench, target: int, output: Path, ranks: Ranks, *, overwrit
             doing = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
             advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
 
+        file = output if job.stage is None else job.stage / WEIGHTS
         try:
-            return pool_target(bench, target, output, overwrite=overwrite, ranks=ranks, on_progress=follow)
+            result = pool_target(
+                *(bench, target, file),
+                form=job.form,
+                journal=journal,
+                overwrite=job.overwrite,
+                ranks=ranks,
+                on_progress=follow,
+            )
+            return replace(result, output=output)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"Interrupted {reached} for {output}. "
-                f"The same command goes on from there; the scores are in {journal_of(output)}"
+                f"Interrupted {reached} for {output}. The same command goes on from there; the scores are in {journal}"
             ) from None
 
 
-def _finish(
-    results: Sequence[PoolResult], found: References | None, target: str, as_json: bool, page: Path | None
-) -> None:
-    """Everything that is told when all targets are done."""
+def _document(results: Sequence[PoolResult], found: References | None, target: str) -> Document:
     from lptool import report_pool
 
     documents = [report_pool.pool_document(result, found) for result in results]
-    document = report_pool.all_targets_document(documents) if target == "all" else documents[0]
+    return report_pool.all_targets_document(documents) if target == "all" else documents[0]
+
+
+def _views(results: Sequence[PoolResult], found: References | None, target: str) -> list[RenderableType]:
+    """What is told when all targets are done, after each target's own result."""
+    from lptool import report_pool
+
     views = [report_pool.summary_view(results)] if target == "all" else []
-    if found is not None:
-        views.append(report_pool.references_view(results[0], found))
-    tell_and_report(document, views, _draw, page=page, as_json=as_json)
+    return views if found is None else [*views, report_pool.references_view(results[0], found)]
 
 
 def _draw(document: Document) -> str:
     from lptool.pool_page import pool_page  # draws with matplotlib, which takes long to import
 
     return pool_page(document)
-
-
-def _found(given: Sequence[Path]) -> list[Path]:
-    from lptool.checkpoints import find_checkpoints
-
-    if not given:
-        raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
-    return find_checkpoints(given)
-
-
-def _folder_to_train(given: Sequence[Path], out: Path) -> Path | None:
-    """Where `--train` makes the tickets: the folder named, else one beside the output; None where they are there."""
-    if not given:
-        return out.parent / f"{out.stem or 'pooled'}_tickets"
-    if len(given) == 1 and _lacks_tickets(given[0]):
-        return given[0]
-    click.echo("tickets found; nothing is trained", err=True)
-    return None
-
-
-def _shape_of_tickets(
-    name: str | None, levels: int | None, seed: int | None, options: PoolOptions
-) -> tuple[TrainOptions, Levels]:
-    """What the options of `pool` say about tickets that have to be made first."""
-    shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
-    precision = None if options.precision == "auto" else options.precision
-    return chosen(name, levels, {**shaped, "precision": precision, "seed": seed})
-
-
-def _lacks_tickets(folder: Path) -> bool:
-    """Whether training has to make them: there is no checkpoint, or a run was cut off."""
-    from lptool.checkpoints import find_checkpoints
-    from lptool.run_folder import RunFolder
-
-    try:
-        return not find_checkpoints([folder]) or RunFolder(folder).unfinished
-    except CheckpointError:
-        return True

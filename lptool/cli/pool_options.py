@@ -9,9 +9,11 @@ from lptool.cli.options import (
     DEVICE,
     JSON,
     MEAN,
+    PACKED,
     PATH,
     SEED,
     STD,
+    VALUES_OPTION,
     arch_option,
     data_dir_option,
     explicit,
@@ -39,7 +41,15 @@ USED_BY = {
 
 OPTIONS = {
     "Output": [
-        option("-o", "--output", "out", required=True, type=PATH, help="The file to write."),
+        option(
+            *("-o", "--output", "out"),
+            required=True,
+            type=PATH,
+            help="What to write: FILE.safetensors, or a name without a suffix, which is a folder in the Hugging Face "
+            "layout with model card, report and timm's config; with --target all a folder of files.",
+        ),
+        PACKED,
+        VALUES_OPTION,
         report_option("; adds --references"),
         option(
             *("--references", "with_references"),

@@ -1,0 +1,86 @@
+"""`lptool convert`: one file into another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lptool.cli.options import (
+    ARCHITECTURES,
+    DEVICE,
+    JSON,
+    MEAN,
+    PATH,
+    STD,
+    VALUES_OPTION,
+    SectionedCommand,
+    arch_option,
+    data_dir_option,
+    option,
+    options_of,
+    overwrite_option,
+    refuse_values_alone,
+)
+from lptool.cli.output import clear_errors, tell, warn
+
+OPTIONS = {
+    "Output": [
+        option(
+            "--packed/--dense",
+            default=False,
+            help="A .safetensors of kept weights and their positions alone, or of all weights, with zeros. [dense]",
+        ),
+        VALUES_OPTION,
+        overwrite_option("Replace the output where it exists."),
+        JSON,
+    ],
+    "For files that do not say": [
+        arch_option(f"{ARCHITECTURES}. [as the file says, else guessed]"),
+        option("--dataset", metavar="D", help="Whose test images --values and .onnx are checked on: as for train."),
+        data_dir_option(),
+        MEAN,
+        STD,
+        DEVICE,
+    ],
+}
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("source", type=PATH, metavar="IN")
+@click.argument("output", type=PATH, metavar="OUT")
+@options_of(OPTIONS)
+@clear_errors
+def convert(
+    source: Path,
+    output: Path,
+    packed: bool,
+    values: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Write a ticket or a pooled model in another form, which the name of OUT tells.
+
+    \b
+    lptool convert pooled.safetensors small.safetensors --packed
+    lptool convert small.safetensors dense.safetensors
+    lptool convert pooled.safetensors my-model             # a folder in the Hugging Face layout
+    lptool convert pooled.safetensors pooled.onnx          # pip install 'lptool[onnx]'
+    lptool convert pooled.safetensors pooled.pt            # keys of torch.nn.utils.prune, to go on pruning
+
+    IN is a checkpoint of any program that lptool reads, or a folder with one.
+    """
+    refuse_values_alone(packed, values)
+    from lptool import report_export
+    from lptool.convert import convert as carry_out
+    from lptool.export import Form
+    from lptool.provenance import command_line
+    from lptool.setting import SettingOptions
+
+    options = SettingOptions(**given)
+    conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
+    warn(conversion.warnings)
+    document, view = report_export.conversion_document(conversion), report_export.conversion_view(conversion)
+    tell(document, [view], as_json=as_json)

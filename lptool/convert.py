@@ -1,0 +1,185 @@
+"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, or keys of `torch.nn.utils.prune`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lptool.checkpoints import checkpoint_file, file_sha256, load_ticket, summarise_file
+from lptool.errors import LptoolError, OutputError
+from lptool.evaluate import Score
+from lptool.evaluation import carry_out
+from lptool.export import Form, Sizes, check_output, sizes_of
+from lptool.folder import WEIGHTS, check_folder, complete_folder, new_folder
+from lptool.masks import sparsity
+from lptool.models import check_fit, classes_and_channels
+from lptool.onnx_file import save_onnx
+from lptool.plan import is_folder
+from lptool.prune_keys import save_prune_keys
+from lptool.setting import SettingOptions, architecture
+from lptool.subjects import EvaluateOptions, plan_evaluation
+from lptool.tickets import Metadata, Summary, Ticket
+
+_CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
+
+
+KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys", "": "folder"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One file as written.
+
+    Attributes:
+        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        sha256: of the file, or of the weights in the folder. bytes: likewise.
+        sparsity: in [0, 1]. sizes: of the safetensors files that these weights make.
+        plain_names: whether its tensors have the network's own names.
+        test: scores on test before and after, where values were shortened and the data can be had.
+        difference: largest absolute difference of logits between ONNX and torch.
+        warnings: what a person should know.
+    """
+
+    source: Path
+    output: Path
+    kind: str
+    sha256: str
+    bytes: int
+    sparsity: float
+    sizes: Sizes
+    metadata: Metadata
+    plain_names: bool
+    test: tuple[Score, Score] | None = None
+    difference: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def convert(
+    source: Path,
+    output: Path,
+    form: Form,
+    options: SettingOptions,
+    *,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Conversion:
+    """Write a checkpoint of any program in the form that the name of the output tells.
+
+    Args:
+        source: a file, or a folder with one.
+        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder.
+        form: of a `.safetensors`.
+        options: the architecture and the data, for files that do not say.
+        command: for the model card of a folder.
+
+    Raises:
+        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
+        ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+    """
+    source = checkpoint_file(source)
+    kind = _kind(output, form)
+    (check_folder if kind == "folder" else check_output)(output, [source], overwrite=overwrite, **_suffix(output, kind))
+    ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
+    difference = None
+    if kind == "folder":
+        _write_folder(ticket, output, command, overwrite=overwrite)
+    elif kind == "onnx":
+        difference = _write_onnx(source, ticket, output, options)
+    elif kind == "prune keys":
+        save_prune_keys(ticket, output)
+    else:
+        form.save(ticket, output)
+    written = output / WEIGHTS if kind == "folder" else output
+    conversion = Conversion(
+        source=source,
+        output=output,
+        kind=kind,
+        sha256=file_sha256(written),
+        bytes=written.stat().st_size,
+        sparsity=sparsity(ticket.mask),
+        sizes=sizes_of(ticket),
+        metadata=ticket.metadata,
+        plain_names=all(name == own for name, own in ticket.own_names.items()),
+        difference=difference,
+        warnings=warnings,
+    )
+    return _with_accuracy(conversion, options) if form.values else conversion
+
+
+def _kind(output: Path, form: Form) -> str:
+    kind = "folder" if is_folder(output) else KINDS.get(output.suffix)
+    if kind is None:
+        raise OutputError(f"{output}: expected a name that ends in {', '.join(filter(None, KINDS))}, or a folder")
+    if form.packed and kind != "dense":
+        raise OutputError(f"{output}: only a .safetensors file can be packed; leave out --packed, or name one")
+    return "packed" if form.packed else kind
+
+
+def _suffix(output: Path, kind: str) -> dict[str, str]:
+    return {} if kind == "folder" else {"suffix": output.suffix}
+
+
+def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
+    """The ticket, saying what is prunable in it and, where that is known or needed, its architecture; and warnings."""
+    summary = summarise_file(source)
+    ticket, metadata = load_ticket(source), summary.metadata
+    notes = [f"{source}: {note}" for note in summary.notes]
+    prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
+    metadata = replace(metadata, prunable=metadata.prunable or prunable)
+    if needs_arch or options.arch:
+        arch, kwargs, guessed = _architecture(summary, options.arch)
+        metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
+    return replace(ticket, metadata=metadata), tuple(notes)
+
+
+def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Name and arguments; one that was named has to fit. Raises ArchError."""
+    arch, kwargs, guessed = architecture([summary], named)
+    kwargs = {**classes_and_channels(summary.shapes), **kwargs}
+    if named:
+        check_fit(arch, kwargs, summary.shapes, summary.file)
+    return arch, kwargs, guessed
+
+
+def _write_folder(ticket: Ticket, output: Path, command: str | None, *, overwrite: bool) -> None:
+    with new_folder(output, overwrite=overwrite) as folder:
+        Form().save(ticket, folder / WEIGHTS)
+        complete_folder(folder, command, {})
+
+
+def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
+    """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
+    plan = plan_evaluation([source], _evaluating(options, device="cpu"))
+    (subject,) = plan.subjects
+    subject.load()
+    data, device = subject.data, torch.device("cpu")
+    chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
+    images = torch.cat([batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device)])
+    return save_onnx(subject.network.model, output, images, metadata=_onnx_metadata(ticket, data.mean, data.std))
+
+
+def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, str]:
+    return {
+        "lptool": ticket.metadata.to_json(sparsity(ticket.mask)),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+    }
+
+
+def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
+    """With the scores on test before and after; a warning where they cannot be had."""
+    try:
+        plan = plan_evaluation([conversion.source, conversion.output], _evaluating(options))
+        before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)
+    except LptoolError as error:
+        missing = f"accuracy before and after is not known: {error}"
+        return replace(conversion, warnings=(*conversion.warnings, missing))
+    return replace(conversion, test=(before, after))
+
+
+def _evaluating(options: SettingOptions, **changes: Any) -> EvaluateOptions:
+    return EvaluateOptions(**{**vars(options), **changes})
