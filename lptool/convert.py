@@ -17,7 +17,7 @@ from lptool.export import Form, Sizes, check_output, sizes_of
 from lptool.folder import WEIGHTS, check_folder, complete_folder, new_folder
 from lptool.masks import sparsity
 from lptool.models import check_fit, classes_and_channels
-from lptool.onnx_file import save_onnx
+from lptool.onnx_file import check_packages, save_onnx
 from lptool.plan import is_folder
 from lptool.prune_keys import save_prune_keys
 from lptool.setting import SettingOptions, architecture
@@ -83,6 +83,8 @@ def convert(
     source = checkpoint_file(source)
     kind = _kind(output, form)
     (check_folder if kind == "folder" else check_output)(output, [source], overwrite=overwrite, **_suffix(output, kind))
+    if kind == "onnx":
+        check_packages()
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
     if kind == "folder":
@@ -158,8 +160,8 @@ def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOpti
     subject.load()
     data, device = subject.data, torch.device("cpu")
     chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
-    images = torch.cat([batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device)])
-    return save_onnx(subject.network.model, output, images, metadata=_onnx_metadata(ticket, data.mean, data.std))
+    images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
+    return save_onnx(subject.network.model, output, images, _onnx_metadata(ticket, data.mean, data.std))
 
 
 def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, str]:

@@ -9,18 +9,21 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from lptool.errors import OutputError, first_ten
+from lptool.errors import LptoolError, OutputError, first_ten
 from lptool.masks import State, sparsity
 from lptool.packed import LAYOUT_KEY, PackError, pack
 from lptool.tickets import Ticket
 
 # Types to keep the weights of a packed file in, by the name that an option gives them.
 VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+_Found = TypeVar("_Found")
 
 
 def save_ticket(ticket: Ticket, path: str | Path) -> None:
@@ -33,7 +36,7 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    _check_finite(ticket, path)
+    check_finite(ticket, path)
     write_tensors(ticket.tensors(), _header(ticket), path)
 
 
@@ -46,7 +49,7 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> 
     Raises:
         OutputError: the file cannot be written, or a weight does not fit the type.
     """
-    _check_finite(ticket, path)
+    check_finite(ticket, path)
     try:
         write_tensors(*_packed(ticket, values), path)
     except PackError as error:
@@ -82,14 +85,14 @@ class Sizes:
 
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises OutputError as `save_packed`."""
-    dense = save(_plain(ticket.tensors()), _header(ticket))
+    dense = save(plain_tensors(ticket.tensors()), _header(ticket))
     tensors, header = _packed(ticket, None)
-    return Sizes(len(dense), len(save(_plain(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
+    return Sizes(len(dense), len(save(plain_tensors(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
     mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
-    tensors, layout = pack(_plain(ticket.tensors()), mask, VALUES[values] if values else None)
+    tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
 
 
@@ -97,20 +100,21 @@ def _header(ticket: Ticket) -> dict[str, str]:
     return {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
 
 
-def _check_finite(ticket: Ticket, path: str | Path) -> None:
+def check_finite(ticket: Ticket, path: str | Path) -> None:
+    """Refuse, before anything is written, a ticket with NaN or infinite values. Raises OutputError."""
     broken = [n for n, t in ticket.state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
         raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')} holds NaN or infinite values")
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> State:
+def plain_tensors(tensors: Mapping[str, Tensor]) -> State:
     """On the CPU; cloned, because safetensors refuses tensors that share memory; contiguous, as it refuses strides."""
     return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
 
 
 def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path) -> None:
     """Write a safetensors file whole or not at all. Raises OutputError."""
-    plain = _plain(tensors)
+    plain = plain_tensors(tensors)
 
     def write(temporary: Path) -> None:
         save_file(plain, temporary, dict(header))
@@ -130,8 +134,16 @@ def _sort_metadata(file: Path) -> None:
         stream.write(text.ljust(length))
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it. Raises OutputError."""
+def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Found:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it.
+
+    Returns:
+        What `write` does.
+
+    Raises:
+        OutputError: the file cannot be written.
+        LptoolError: that `write` raises, as it is; then nothing appears.
+    """
     path = Path(path)
     temporary = None
     try:
@@ -139,11 +151,14 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(descriptor)
         temporary = Path(name)
-        write(temporary)
+        found = write(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp's are private; a result is an ordinary file
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        return found
+    except LptoolError:
+        raise
     except Exception as error:  # safetensors has an error type of its own for a full disk
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(f"{path}: cannot be written ({reason}); choose another place or free some space") from error

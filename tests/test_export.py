@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lptool.checkpoints import load_ticket
-from lptool.errors import OutputError
+from lptool.errors import DataError, OutputError
 from lptool.export import check_output, save_ticket, write_atomically
 from lptool.tickets import Metadata, Ticket
 
@@ -80,6 +80,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_atomically(tmp_path / "a", fail)
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "before"
+
+
+def test_what_a_writer_finds_is_handed_on(tmp_path: Path) -> None:
+    """What it returns, and an error that already says what is wrong, as it is."""
+
+    def refuse(file: Path) -> None:
+        raise DataError("img.png: damaged")
+
+    assert write_atomically(tmp_path / "a", lambda file: file.write_text("four")) == 4
+    with pytest.raises(DataError, match=r"^img\.png: damaged$"):
+        write_atomically(tmp_path / "b", refuse)
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_interrupting_a_write_leaves_nothing(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ ORDER = [
     "export",
     "networks",
     "models",
+    "prune_keys",
+    "onnx_file",
     "images",
     "augment",
     "pictures",
