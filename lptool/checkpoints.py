@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from lptool.containers import PACKED, Contents, open_file, read_torch
-from lptool.dialects import Layout, layout_of, read_mask, unwrapped, with_mask_file
+from lptool.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.errors import CheckpointError, first_ten
 from lptool.masks import State
+from lptool.packed import PackedTensors
 from lptool.pools import Pool, natural
 from lptool.tickets import Metadata, Summary, Tally, Ticket, digest_of
 
@@ -46,6 +47,8 @@ class Checkpoint:
     def mask(self, name: str) -> Tensor:
         """The mask of a tensor, bool; all kept where this file does not prune it."""
         entry = self.layout[name]
+        if _is_packed(self.contents, entry):
+            return self.contents.tensors[f"{entry.weight}.mask"]
         weight = self.contents.tensors[entry.weight]
         if name not in self.prunable:
             return torch.ones_like(weight, dtype=torch.bool)
@@ -55,8 +58,9 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the network; pruned weights are exactly 0."""
-        weight = self.contents.tensors[self.layout[name].weight]
-        if self.layout[name].mask is None:
+        entry = self.layout[name]
+        weight = self.contents.tensors[entry.weight]
+        if entry.mask is None or _is_packed(self.contents, entry):
             return weight
         return torch.where(self.mask(name), weight, torch.zeros_like(weight))
 
@@ -104,10 +108,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
     for name, entry in layout.items():
-        if entry.mask is not None and not contents.tensors[entry.weight].is_floating_point():
+        if entry.mask is None or _is_packed(contents, entry):
+            continue
+        if not contents.tensors[entry.weight].is_floating_point():
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
     prunable, source = _prunable(path, contents, layout, metadata, plain)
     return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
+
+
+def _is_packed(contents: Contents, entry: Entry) -> bool:
+    """Whether the file packs a tensor: its weights and mask are then sound as they come, and unpacking takes time."""
+    return isinstance(contents.tensors, PackedTensors) and entry.weight in contents.tensors.layout
 
 
 def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:

@@ -103,6 +103,9 @@ class SafetensorsFile(Mapping[str, Tensor]):
             raise self._damaged(error) from error
         return tensor
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -139,6 +142,8 @@ def _sharded(index: Path) -> Contents:
         if Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(f"{index}: {name!r} points outside its folder; a shard has to lie beside its index")
         opened[name] = SafetensorsFile(index.parent / name)
+        if LAYOUT_KEY in opened[name].header:
+            raise CheckpointError(f"{index}: its shard {name} is packed, which only whole checkpoints can be")
     absent = [tensor for tensor, name in places.items() if tensor not in opened[name]]
     if absent:
         raise CheckpointError(f"{index}: names {first_ten(absent, ', ')}, which its shard lacks; copy the shards again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lptool.masks import Mask
+from lptool.packed import packed_bytes
 from lptool.recalibrate import in_eval_mode
 
 Flops = tuple[int, dict[str, int]]  # in all, and of each module without children
@@ -24,7 +24,7 @@ class Cost:
         parameters: elements that training sets. kept: those of them that are not pruned.
         flops_dense: of one image, 2 for a multiplication with its addition, in convolutions and matrix products.
         flops_kept: the same without the products with pruned weights: what hardware that skips them would do.
-        bytes_dense: of all tensors. bytes_kept: with one bit per prunable weight, and values for the kept ones only.
+        bytes_dense: of all tensors. bytes_kept: of all tensors as a packed file holds them.
     """
 
     parameters: int
@@ -79,9 +79,6 @@ def kept_flops(dense: int, layers: Mapping[str, int], mask: Mask) -> int:
 
 
 def kept_bytes(state: Mapping[str, Tensor], mask: Mask) -> int:
-    """Kept values, one bit per prunable weight in whole bytes per tensor, and all that is not prunable."""
-    sparse = sum(
-        int(kept.count_nonzero()) * state[name].element_size() + math.ceil(kept.numel() / 8)
-        for name, kept in mask.items()
-    )
-    return sparse + sum(tensor.nbytes for name, tensor in state.items() if name not in mask)
+    """Prunable tensors as a packed file holds them (see `lptool.packed`), and all others as they are; no header."""
+    packed = sum(packed_bytes(state[name].cpu(), kept.cpu()) for name, kept in mask.items())
+    return packed + sum(tensor.nbytes for name, tensor in state.items() if name not in mask)

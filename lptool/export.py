@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import torch
 from safetensors.torch import save, save_file
@@ -84,10 +85,10 @@ class Sizes:
 
 
 def sizes_of(ticket: Ticket) -> Sizes:
-    """What the files would weigh. Writes none. Raises OutputError as `save_packed`."""
-    dense = save(plain_tensors(ticket.tensors()), _header(ticket))
-    tensors, header = _packed(ticket, None)
-    return Sizes(len(dense), len(save(plain_tensors(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
+    """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
+    dense = _as_file(ticket.tensors(), _header(ticket))
+    compressed = gzip.compress(dense, compresslevel=6)
+    return Sizes(len(dense), len(_as_file(*_packed(ticket, None))), len(compressed))
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
@@ -118,20 +119,27 @@ def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
 
     def write(temporary: Path) -> None:
         save_file(plain, temporary, dict(header))
-        _sort_metadata(temporary)
+        with open(temporary, "r+b") as stream:
+            _sort_metadata(stream)
 
     write_atomically(path, write)
 
 
-def _sort_metadata(file: Path) -> None:
+def _as_file(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """What `write_tensors` would write."""
+    stream = io.BytesIO(save(plain_tensors(tensors), dict(header)))
+    _sort_metadata(stream)
+    return stream.getvalue()
+
+
+def _sort_metadata(stream: IO[bytes]) -> None:
     """Put a safetensors header's metadata in order of its keys: the library writes them in a random one."""
-    with open(file, "r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        document = json.loads(stream.read(length))
-        document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
-        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-        stream.seek(8)
-        stream.write(text.ljust(length))
+    length = int.from_bytes(stream.read(8), "little")
+    document = json.loads(stream.read(length))
+    document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    stream.seek(8)
+    stream.write(text.ljust(length))
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Found:

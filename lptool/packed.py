@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lptool.errors import CheckpointError, OutputError, first_ten
+from lptool.errors import CheckpointError, OutputError, first_line, first_ten
 
 LAYOUT_KEY = "lptool_packed"  # of the safetensors metadata
 LAYOUT_VERSION = 1
@@ -40,8 +41,9 @@ def encode_bitmask(kept: Tensor) -> Tensor:
 
 def decode_bitmask(bitmask: Tensor, size: int) -> Positions:
     """The kept ones of `size` weights. Raises ValueError where the bytes do not fit that size."""
-    if len(bitmask) != math.ceil(size / 8):
-        raise ValueError(f"a bitmask of {len(bitmask)} bytes, expected {math.ceil(size / 8)} for {size} weights")
+    expected = (size + 7) // 8
+    if len(bitmask) != expected:
+        raise ValueError(f"a bitmask of {len(bitmask)} bytes, expected {expected} for {size} weights")
     bits = np.unpackbits(bitmask.numpy(), bitorder="little")
     if bits[size:].any():
         raise ValueError("a bitmask with bits set after its last weight")
@@ -52,7 +54,7 @@ def decode_bitmask(bitmask: Tensor, size: int) -> Positions:
 def encode_gaps(kept: Tensor) -> Tensor:
     """How many pruned weights lie before each kept one, a byte each; 255 stands for 255 pruned ones and no kept one.
 
-    What follows the last kept weight is told too, up to a remainder under 255.
+    Of the pruned weights after the last kept one only whole 255s are told; fewer than that follow.
     """
     positions = kept.flatten().nonzero().flatten().numpy()
     gaps = np.diff(positions, prepend=-1, append=kept.numel()) - 1
@@ -90,7 +92,7 @@ def pack(
     Args:
         tensors: name → tensor on the CPU; pruned weights are 0.
         mask: name → bool tensor, True = kept; only the prunable tensors.
-        values: the type to keep packed weights in; None keeps their own.
+        values: the type to keep packed weights in, where it is smaller than their own; None keeps their own.
 
     Raises:
         PackError: a weight does not fit that type, or a tensor has the name of a part of another.
@@ -103,7 +105,8 @@ def pack(
             continue
         parts, layout[name] = _pack_one(name, tensor, mask[name], values)
         packed |= parts
-    taken = [part for name, entry in layout.items() for part in _parts(name, entry) if part != name and part in tensors]
+    made = [part for name, entry in layout.items() for part in (*_parts(name, entry), f"{name}.mask") if part != name]
+    taken = [part for part in made if part in tensors]
     if taken:
         raise PackError(f"cannot be packed: {first_ten(taken, ', ')} is the name of a tensor and of a packed part")
     return packed, json.dumps({"version": LAYOUT_VERSION, "tensors": layout}, separators=(",", ":"))
@@ -113,17 +116,34 @@ def _pack_one(
     name: str, tensor: Tensor, kept: Tensor, values: torch.dtype | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     flat = tensor[kept]
-    stored = flat if values is None else flat.to(values)
-    if not bool(stored.isfinite().all()):
-        raise PackError(
-            f"{name}: {flat.abs().max().item():g} does not fit in {_NAMES[stored.dtype]}; use --values bf16, or none"
-        )
+    stored = _stored(name, flat, values)
     positions, encoded = _smallest(kept)
     saves = stored.nbytes + encoded.nbytes < tensor.nbytes
     if not saves and bool((flat != 0).all()):
         return {name: tensor}, {"positions": "zeros"}
     entry = {"shape": list(tensor.shape), "dtype": _NAMES[tensor.dtype], "positions": positions}
     return {f"{name}.values": stored, f"{name}.{positions}": encoded}, entry
+
+
+def _stored(name: str, weights: Tensor, values: torch.dtype | None) -> Tensor:
+    """Kept weights as the file keeps them. Raises PackError where one is too large for the type asked for."""
+    if values is None or values.itemsize >= weights.element_size():
+        return weights
+    stored = weights.to(values)
+    if not bool(stored.isfinite().all()):
+        raise PackError(f"{name}: {weights.abs().max().item():g} is too large for {_NAMES[values]}; keep its own type")
+    return stored
+
+
+def packed_bytes(tensor: Tensor, kept: Tensor) -> int:
+    """What a tensor takes in a packed file, without the header: values and positions, or as it is where that is less.
+
+    Args:
+        tensor: on the CPU; pruned weights are 0.
+        kept: its mask, bool.
+    """
+    parts, _ = _pack_one("", tensor, kept, None)
+    return sum(part.nbytes for part in parts.values())
 
 
 def _smallest(kept: Tensor) -> tuple[str, Tensor]:
@@ -163,79 +183,114 @@ class PackedTensors(Mapping[str, Tensor]):
             version = document["version"]
             if version != LAYOUT_VERSION:
                 raise CheckpointError(
-                    f"{file}: packed in layout version {version}, expected {LAYOUT_VERSION}; upgrade lptool"
+                    f"{file}: packed in layout version {version!r}, expected {LAYOUT_VERSION}; upgrade lptool"
                 )
-            entries = {name: _checked(entry) for name, entry in document["tensors"].items()}
+            entries = {name: _checked(name, entry) for name, entry in document["tensors"].items()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{file}: the `{LAYOUT_KEY}` layout in its header is damaged ({error!r})") from error
+            raise CheckpointError(
+                f"{file}: the `{LAYOUT_KEY}` layout in its header is damaged ({type(error).__name__}: "
+                f"{first_line(error)}); export it again"
+            ) from error
         absent = [part for name, entry in entries.items() for part in _parts(name, entry) if part not in stored]
         if absent:
             raise CheckpointError(f"{file}: its layout names {first_ten(absent, ', ')}, which it lacks; copy it again")
         return cls(stored, entries, file)
 
+    @cached_property
+    def _names(self) -> dict[str, None]:
+        """In order, as in a dense file, so that ties between weights are broken alike."""
+        parts = {part for name, entry in self.layout.items() for part in _parts(name, entry)}
+        masks = {f"{name}.mask" for name in self.layout}
+        return dict.fromkeys(sorted({*self.stored, *masks} - parts | self.layout.keys()))
+
     def __getitem__(self, name: str) -> Tensor:
         owner = name.removesuffix(".mask")
         if owner != name and owner in self.layout:
             return self._mask(owner)
-        if name not in self.layout or self.layout[name]["positions"] == "zeros":
-            return self.stored[name]
-        return self._unpacked(name)
+        if name in self.layout and self.layout[name]["positions"] != "zeros":
+            return self._unpacked(name)
+        if name not in self._names:
+            raise KeyError(name)
+        return self.stored[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
     def _mask(self, name: str) -> Tensor:
         entry = self.layout[name]
         if entry["positions"] == "zeros":
-            return self.stored[name] != 0
+            return self._weights(name) != 0
+        positions, _ = self._parts_of(name)
         kept = torch.zeros(math.prod(entry["shape"]), dtype=torch.bool)
-        kept.numpy()[self._positions(name)] = True
+        kept.numpy()[positions] = True
         return kept.view(entry["shape"])
 
+    def _weights(self, name: str) -> Tensor:
+        """A tensor whose own zeros are its mask."""
+        weights = self.stored[name]
+        if not weights.is_floating_point():
+            raise self._damaged(name, f"it is {_described(weights)}, expected floats")
+        return weights
+
     def _unpacked(self, name: str) -> Tensor:
-        entry, positions = self.layout[name], self._positions(name)
+        entry, (positions, values) = self.layout[name], self._parts_of(name)
         dense = torch.zeros(math.prod(entry["shape"]), dtype=_DTYPES[entry["dtype"]])
         bits = _BITS[dense.element_size()]
-        dense.view(bits).numpy()[positions] = self.stored[f"{name}.values"].to(dense.dtype).view(bits).numpy()
+        dense.view(bits).numpy()[positions] = values.to(dense.dtype).view(bits).numpy()
         return dense.view(entry["shape"])
 
-    def _positions(self, name: str) -> Positions:
-        """Where its kept weights lie. Raises CheckpointError where shape, positions and values do not agree."""
-        entry = self.layout[name]
-        kind, size = entry["positions"], math.prod(entry["shape"])
+    def _parts_of(self, name: str) -> tuple[Positions, Tensor]:
+        """Where its kept weights lie, and they. Raises CheckpointError where shape, positions and values disagree."""
+        shape, dtype, kind = (self.layout[name][key] for key in ("shape", "dtype", "positions"))
         encoded, values = self.stored[f"{name}.{kind}"], self.stored[f"{name}.values"]
-        if encoded.dtype != torch.uint8 or encoded.dim() != 1 or values.dim() != 1 or values.dtype not in _NAMES:
-            raise self._damaged(name, f"expected {kind} as a row of bytes and values as a row of floats")
+        if encoded.dtype != torch.uint8 or encoded.dim() != 1:
+            raise self._damaged(name, f"its {kind} are {_described(encoded)}, expected a row of bytes")
+        if values.dtype not in _allowed(_DTYPES[dtype]) or values.dim() != 1:
+            raise self._damaged(
+                name, f"its values are {_described(values)}, expected a row of {dtype} or smaller floats"
+            )
         try:
-            positions: Positions = _DECODERS[kind](encoded, size)
+            positions: Positions = _DECODERS[kind](encoded, math.prod(shape))
         except ValueError as error:
-            raise self._damaged(name, f"shape {entry['shape']}, but {error}") from error
+            raise self._damaged(name, f"shape {shape}, but {error}") from error
         if len(positions) != len(values):
             raise self._damaged(name, f"{kind} of {len(positions)} kept weights, but {len(values)} values")
-        return positions
+        return positions, values
 
     def _damaged(self, name: str, reason: str) -> CheckpointError:
         return CheckpointError(f"{self.file}: {name} cannot be unpacked: {reason}; copy or export the file again")
 
-    def __iter__(self) -> Iterator[str]:
-        """By name, as in a dense file, so that ties between weights are broken alike."""
-        parts = {part for name, entry in self.layout.items() for part in _parts(name, entry)}
-        masks = {f"{name}.mask" for name in self.layout}
-        return iter(sorted({*self.stored, *self.layout, *masks} - (parts - self.layout.keys())))
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
-def _checked(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry of a layout. Raises ValueError."""
+def _allowed(dtype: torch.dtype) -> list[torch.dtype]:
+    """What the values of a tensor of this type may be kept in."""
+    return [dtype, *(other for other in _NAMES if other.itemsize < dtype.itemsize)]
+
+
+def _checked(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry of a layout. Raises ValueError, or TypeError where it is no entry at all."""
     kind = entry["positions"]
     if kind == "zeros":
         return entry
-    shape, dtype = entry["shape"], entry["dtype"]
-    sound = (
-        kind in _DECODERS
-        and dtype in _DTYPES
-        and isinstance(shape, list)
-        and all(type(side) is int and side >= 0 for side in shape)
-    )
-    if not sound:
-        raise ValueError(f"found {dict(entry)}")
+    if kind not in _DECODERS:
+        raise ValueError(f"{name} has positions {kind!r}, expected {', '.join(_DECODERS)} or zeros")
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{name} has dtype {entry['dtype']!r}, expected {', '.join(_DTYPES)}")
+    if not _is_shape(entry["shape"]):
+        raise ValueError(f"{name} has shape {entry['shape']!r}, expected sides from 0 up")
     return entry
+
+
+def _is_shape(sides: Any) -> bool:
+    """Whether torch can make a tensor of it: up to 64 dimensions, and strides of 63 bits, even where a side is 0."""
+    sound = isinstance(sides, list) and len(sides) <= 64 and all(type(side) is int and side >= 0 for side in sides)
+    return sound and math.prod(max(1, side) for side in sides) < 1 << 63

@@ -9,9 +9,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lptool.checkpoints import file_sha256, find_checkpoints, load_pool, load_ticket, summarise_file
+from lptool.checkpoints import (
+    checkpoint_file,
+    file_sha256,
+    find_checkpoints,
+    load_pool,
+    load_ticket,
+    open_checkpoint,
+    summarise_file,
+)
 from lptool.containers import read_header
 from lptool.errors import CheckpointError, PoolError
+from lptool.export import save_packed
 from lptool.models import build_model
 
 STATE = {"conv.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "conv.bias": torch.tensor([0.0, 1.0])}
@@ -88,7 +97,7 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "none.pth": "no state dict in it.*found epoch, results",
         "none.safetensors": "holds no tensor",
         "header.safetensors": "metadata in its header is damaged",
-        ".": "cannot be read",
+        ".": r"holds \d+ checkpoints, expected one; name the file",
     }
     return {name: (tmp_path / name, text) for name, text in {**{n: t for n, (_, t) in files.items()}, **others}.items()}
 
@@ -98,6 +107,56 @@ def test_damaged_files_give_one_clear_error(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=expected) as error:
             load_ticket(path)
         assert str(path) in str(error.value), name
+
+
+def test_a_folder_stands_for_its_only_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "in" / "model.safetensors"
+    file.parent.mkdir()
+    with pytest.raises(CheckpointError, match="in: no checkpoint in it"):
+        checkpoint_file(file.parent)
+    save_file(STATE, file)
+    (file.parent / "config.json").write_text('{"architecture": "resnet8_cifar"}')
+    assert checkpoint_file(file) == checkpoint_file(file.parent) == checkpoint_file(str(tmp_path)) == file
+    assert load_ticket(file.parent).metadata.arch == "resnet8_cifar"
+    for name in ("a.pth", "b.pth"):
+        torch.save(STATE, tmp_path / name)
+    with pytest.raises(CheckpointError, match=r": holds 2 checkpoints, expected one; name the file") as error:
+        load_ticket(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_a_name_that_is_not_there_is_left_for_the_reader_to_refuse(tmp_path: Path) -> None:
+    assert checkpoint_file(tmp_path / "none") == tmp_path / "none"
+
+
+def test_a_packed_file_has_the_summary_of_the_dense_one(tmp_path: Path, tickets: list[Path]) -> None:
+    for file in tickets:
+        packed = tmp_path / file.name
+        save_packed(load_ticket(file), packed)
+        a, b = summarise_file(file), summarise_file(packed)
+        assert (b.format, b.mask_source) == ("safetensors, packed", "packed")
+        assert b.weights == a.weights
+        assert list(b.tensors.items()) == list(a.tensors.items())
+        assert b.prunable == a.prunable
+        assert b.metadata == a.metadata
+        assert b.sha256 == file_sha256(packed)
+        assert (list(load_ticket(packed).state), list(load_ticket(packed).mask)) == (list(a.tensors), list(a.prunable))
+
+
+def test_a_pool_takes_packed_and_dense_files_alike(tmp_path: Path, tickets: list[Path]) -> None:
+    packed = [tmp_path / file.name for file in tickets]
+    for file, place in zip(tickets, packed, strict=True):
+        save_packed(load_ticket(file), place)
+    for ours, theirs in zip(load_pool([tickets[0], *packed[1:]]), load_pool(tickets), strict=True):
+        assert all(torch.equal(ours.state[name], tensor) for name, tensor in theirs.state.items())
+        assert all(torch.equal(ours.mask[name], kept) for name, kept in theirs.mask.items())
+
+
+def test_a_tensor_of_a_packed_file_that_is_not_prunable_is_kept_whole(tmp_path: Path, tickets: list[Path]) -> None:
+    save_packed(load_ticket(tickets[3]), tmp_path / "a")
+    checkpoint = open_checkpoint(tmp_path / "a")
+    assert "bn1.bias" not in checkpoint.prunable
+    assert checkpoint.mask("bn1.bias").all()
 
 
 def test_a_header_that_names_absent_tensors_is_refused(tmp_path: Path, tickets: list[Path]) -> None:

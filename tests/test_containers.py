@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_dialects import WRITERS, Writer, masks
+from test_dialects import WRITERS, Writer, masks, write_prune
 from torch import nn
 
-from lptool.checkpoints import open_checkpoint
-from lptool.containers import open_file, read_header, read_torch
+from lptool.checkpoints import load_ticket, open_checkpoint
+from lptool.containers import SafetensorsFile, open_file, read_header, read_torch
 from lptool.errors import CheckpointError
+from lptool.export import save_packed
 
 STATE = {"conv.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "conv.bias": torch.tensor([0.0, 1.0])}
 
@@ -110,6 +111,37 @@ def test_shards_stay_in_their_folder(tmp_path: Path) -> None:
         open_file(tmp_path / "in" / "model.safetensors.index.json")
 
 
+def test_a_packed_file_is_told_by_its_header(tmp_path: Path) -> None:
+    write_packed(tmp_path, tiny(), masks(tiny())).rename(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"architecture": "tiny"}')
+    contents = open_file(tmp_path / "model.safetensors")
+    assert contents.format == "safetensors, packed"
+    assert {"0.weight", "0.weight.mask", "3.bias"} <= set(contents.tensors)
+    assert contents.header.keys() == {"format", "lptool", "lptool_packed"}
+    assert contents.config == {"architecture": "tiny"}
+
+
+def test_packed_shards_are_refused(tmp_path: Path) -> None:
+    file = write_packed(tmp_path, tiny(), masks(tiny()))
+    with pytest.raises(CheckpointError, match=r"its shard packed\.safetensors is packed, which only whole checkpoints"):
+        open_file(index(tmp_path, {"3.bias": file.name}))
+
+
+class Unreadable:
+    """A safetensors file in which nothing can be read."""
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        raise AssertionError(f"{name} is read")
+
+
+def test_asking_for_a_name_reads_nothing(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "a")
+    tensors = SafetensorsFile(tmp_path / "a")
+    tensors._file = Unreadable()
+    assert "conv.weight" in tensors
+    assert "weight" not in tensors
+
+
 def test_sizes_beyond_the_file_are_refused_before_any_allocation(tmp_path: Path) -> None:
     huge = {"w": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}
     text = json.dumps(huge).encode()
@@ -172,6 +204,13 @@ def edit_text(content: bytearray, rng: random.Random) -> bytes:
     return bytes(content).replace(old, new, rng.choice([1, 1, 3]))
 
 
+def write_packed(folder: Path, model: nn.Module, mask: dict[str, torch.Tensor]) -> Path:
+    source = write_prune(folder, model, mask)
+    save_packed(load_ticket(source), folder / "packed.safetensors")
+    source.unlink()
+    return folder / "packed.safetensors"
+
+
 CASES = int(os.environ.get("LPTOOL_FUZZ_CASES", "60"))
 MUTATIONS = [flip_bits, flip_early_bits, truncate, swap_blocks, edit_text]
 
@@ -185,9 +224,9 @@ def refusal(file: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("write", [*WRITERS, write_packed])
 def test_fuzz(tmp_path: Path, write: Writer) -> None:
-    """Damaged files of each dialect, 660 in all: success or one clear error, no traceback, hang or blow-up."""
+    """Damaged files of all kinds, 720 in all: success or one clear error, no traceback, hang or blow-up."""
     model = tiny()
     file = write(tmp_path, model, masks(model))
     assert refusal(file) is None

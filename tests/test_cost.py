@@ -1,11 +1,16 @@
 """FLOPs and bytes counted by hand."""
 
+from pathlib import Path
+
 import timm
 import torch
 from torch import Tensor, nn
 
 import lptool.networks  # noqa: F401  (registers resnet8_cifar)
 from lptool.cost import cost_of, count_flops, kept_bytes, kept_flops
+from lptool.export import save_packed
+from lptool.masks import apply_mask
+from lptool.tickets import Ticket
 
 
 class Net(nn.Module):
@@ -45,16 +50,33 @@ def test_flops_as_kept_are_those_of_each_layer_times_its_density() -> None:
     assert kept_flops(dense, layers, {}) == dense
 
 
-def test_bytes_as_kept_are_values_a_bit_per_weight_and_the_rest() -> None:
-    state = {**Net().state_dict(), "twice.weight": torch.zeros(1, 1, 3, 3, dtype=torch.float16)}
+def test_bytes_as_kept_are_values_positions_and_the_rest() -> None:
+    state = {
+        **Net().state_dict(),
+        "twice.weight": torch.ones(1, 1, 3, 3, dtype=torch.float16) * masks()["twice.weight"],
+    }
     rest = 4 * (18 + 2) + 4 * 4 * 2 + 8 + 4 * 5  # the convolution, BatchNorm with its int64 counter, the bias
-    assert kept_bytes(state, masks()) == (2 * 3 + 2) + (4 * 5 + 2) + rest
+    assert kept_bytes(state, masks()) == (2 * 3 + 2) + (4 * 5 + 2) + rest  # bitmasks of 2 bytes each
     assert kept_bytes(state, {}) == 2 * 9 + 4 * 10 + rest
+
+
+def test_bytes_as_kept_are_what_a_packed_file_holds(tmp_path: Path) -> None:
+    """Few kept weights, half of them, and all, which are written as they are; the header is not counted."""
+    state = {"few": torch.ones(30, 40), "half": torch.ones(30, 40), "all": torch.ones(30, 40), "bias": torch.ones(3)}
+    mask = {"few": torch.arange(1200) % 300 == 7, "half": torch.arange(1200) % 2 == 1, "all": torch.arange(1200) >= 0}
+    mask = {name: kept.view(30, 40) for name, kept in mask.items()}
+    state = apply_mask(state, mask)
+    save_packed(Ticket(state, mask), tmp_path / "a")
+    assert (
+        kept_bytes(state, mask) == (4 * 4 + 4 + 4) + (4 * 600 + 150) + 4 * 1200 + 12
+    )  # a gap and an escape for each of the few
+    content = (tmp_path / "a").read_bytes()
+    assert kept_bytes(state, mask) == len(content) - 8 - int.from_bytes(content[:8], "little")
 
 
 def test_the_cost_of_a_network() -> None:
     net = Net().train()
-    found = cost_of(net, net.state_dict(), masks(), count_flops(net, (1, 4, 4)))
+    found = cost_of(net, apply_mask(net.state_dict(), masks()), masks(), count_flops(net, (1, 4, 4)))
     assert net.training
     assert net.bn.num_batches_tracked == 0  # counting is no training step
     assert (found.parameters, found.kept) == (9 + 18 + 2 + 4 + 10 + 5, 3 + 18 + 2 + 4 + 5 + 5)
