@@ -37,7 +37,7 @@ import zstandard
 
 from lptool.checkpoints import load_ticket
 from lptool.containers import open_file
-from lptool.export import dense_tensors, save_packed, save_ticket
+from lptool.export import save_packed, save_ticket
 from lptool.masks import magnitude_prune, sparsity
 from lptool.packed import pack
 from lptool.tickets import Metadata, Ticket
@@ -133,7 +133,7 @@ def copied(content: bytes) -> dict[str, torch.Tensor]:
 
 def writers(ticket: Ticket) -> dict[str, Callable[[], object]]:
     """Each from tensors in memory to bytes in memory."""
-    tensors = dense_tensors(ticket)
+    tensors = ticket.tensors()
     compressor = zstandard.ZstdCompressor(ZSTD_LEVEL)
     return {
         "dense": lambda: safetensors.torch.save(tensors),
