@@ -64,7 +64,7 @@ class Sizes:
 
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises OutputError as `save_packed`."""
-    dense = save(_plain(dense_tensors(ticket)), _header(ticket))
+    dense = _sorted_metadata(save(_plain(dense_tensors(ticket)), _header(ticket)))
     tensors, header = _packed(ticket, None)
     return Sizes(len(dense), len(save(_plain(tensors), header)), len(gzip.compress(dense, compresslevel=6)))
 
@@ -108,14 +108,20 @@ def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
 
 
 def _sort_metadata(file: Path) -> None:
-    """Put a safetensors header's metadata in order of its keys: the library writes them in a random one."""
     with open(file, "r+b") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        document = json.loads(stream.read(length))
-        document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
-        text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-        stream.seek(8)
-        stream.write(text.ljust(length))
+        start = stream.read(8)
+        start = _sorted_metadata(start + stream.read(int.from_bytes(start, "little")))
+        stream.seek(0)
+        stream.write(start)
+
+
+def _sorted_metadata(data: bytes) -> bytes:
+    """Put a safetensors header's metadata in order of its keys: the library writes them in a random one."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    document = json.loads(data[8:end])
+    document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    return data[:8] + text.ljust(end - 8) + data[end:]
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -128,7 +134,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         os.close(descriptor)
         temporary = Path(name)
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's are private; a result is an ordinary file
+        temporary.chmod(0o666 & ~umask())  # mkstemp's are private; a result is an ordinary file
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -140,7 +146,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that this process takes from what it makes."""
     current = os.umask(0)
     os.umask(current)
     return current
