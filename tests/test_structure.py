@@ -38,6 +38,14 @@ ORDER = [
     "export",
     "networks",
     "models",
+    "said",
+    "timm_config",
+    "metrics",
+    "markdown",
+    "front_matter",
+    "card",
+    "folder",
+    "hub",
     "images",
     "augment",
     "pictures",
@@ -64,7 +72,6 @@ ORDER = [
     "references",
     "pipeline",
     "provenance",
-    "metrics",
     "corruptions",
     "cost",
     "subjects",
@@ -87,7 +94,7 @@ ORDER = [
     "cli",
 ]
 # Inside the command line, likewise; its `__init__` comes last.
-CLI_ORDER = ["options", "output", "train_options", "train", "pool_options", "pool", "inspect", "evaluate"]
+CLI_ORDER = ["options", "output", "train_options", "train", "pool_options", "pool", "inspect", "evaluate", "push"]
 LONGEST = 320  # lines of a file
 TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train") + 1])
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
@@ -164,6 +171,8 @@ def test_public_names_can_be_used() -> None:
         ["pool"],
         ["evaluate", "--help"],
         ["evaluate"],
+        ["push", "--help"],
+        ["push"],
         ["inspect"],
         ["--version"],
         ["train", "--rate", "x"],
@@ -174,6 +183,6 @@ def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> No
         "import sys; from lptool.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
