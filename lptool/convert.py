@@ -14,7 +14,7 @@ from lptool.errors import LptoolError, OutputError
 from lptool.evaluate import Score
 from lptool.evaluation import carry_out
 from lptool.export import Form, Sizes, check_output, sizes_of
-from lptool.folder import WEIGHTS, check_folder, complete_folder, new_folder
+from lptool.folder import WEIGHTS, check_folder, new_folder, write_folder
 from lptool.masks import sparsity
 from lptool.models import check_fit, classes_and_channels
 from lptool.onnx_file import check_packages, save_onnx
@@ -149,8 +149,7 @@ def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, A
 
 def _write_folder(ticket: Ticket, output: Path, command: str | None, *, overwrite: bool) -> None:
     with new_folder(output, overwrite=overwrite) as folder:
-        Form().save(ticket, folder / WEIGHTS)
-        complete_folder(folder, command, {})
+        write_folder(ticket, folder, command=command, documents={})
 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:

@@ -30,6 +30,10 @@ class OutputError(LptoolError):
     """An output that exists, is also an input, or cannot be written."""
 
 
+class HubError(LptoolError):
+    """A folder that is not to be uploaded, or a Hub that does not take it."""
+
+
 class TrainError(LptoolError):
     """Training options that contradict each other or the folder, or a run that diverged."""
 

@@ -160,7 +160,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
         os.close(descriptor)
         temporary = Path(name)
         found = write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's are private; a result is an ordinary file
+        temporary.chmod(0o666 & ~umask())  # mkstemp's are private; a result is an ordinary file
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -175,7 +175,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
             temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that this process takes from what it makes."""
     current = os.umask(0)
     os.umask(current)
     return current

@@ -40,6 +40,14 @@ ORDER = [
     "models",
     "prune_keys",
     "onnx_file",
+    "said",
+    "timm_config",
+    "metrics",
+    "markdown",
+    "front_matter",
+    "card",
+    "folder",
+    "hub",
     "images",
     "augment",
     "pictures",
@@ -67,7 +75,6 @@ ORDER = [
     "plan",
     "pipeline",
     "provenance",
-    "metrics",
     "corruptions",
     "cost",
     "subjects",
@@ -93,16 +100,8 @@ ORDER = [
 ]
 # Inside the command line, likewise; its `__init__` comes last.
 CLI_ORDER = [
-    "options",
-    "output",
-    "train_options",
-    "train",
-    "train_first",
-    "pool_options",
-    "pool",
-    "inspect",
-    "evaluate",
-    "convert",
+    *("options", "output", "train_options", "train", "train_first", "pool_options", "pool"),
+    *("inspect", "evaluate", "convert", "push"),
 ]
 LONGEST = 320  # lines of a file
 TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train") + 1])
@@ -180,6 +179,8 @@ def test_public_names_can_be_used() -> None:
         ["pool"],
         ["evaluate", "--help"],
         ["evaluate"],
+        ["push", "--help"],
+        ["push"],
         ["inspect"],
         ["--version"],
         ["train", "--rate", "x"],
@@ -190,6 +191,6 @@ def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> No
         "import sys; from lptool.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from lptool import __version__
-from lptool.cli import convert, evaluate, inspect, pool, train
+from lptool.cli import convert, evaluate, inspect, pool, push, train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -24,5 +24,5 @@ def main() -> None:
     """
 
 
-for command in (train.train, pool.pool, inspect.inspect, evaluate.evaluate, convert.convert):
+for command in (train.train, pool.pool, inspect.inspect, evaluate.evaluate, convert.convert, push.push):
     main.add_command(command)

@@ -67,8 +67,9 @@ def pool(
     from lptool import report, report_pool
     from lptool.bench import PoolOptions, open_bench
     from lptool.export import Form, check_output
-    from lptool.folder import check_folder, complete_folder, new_folder
+    from lptool.folder import check_folder, describe_weights, new_folder
     from lptool.plan import evaluations_at_most, is_folder, outputs_of
+    from lptool.provenance import command_line
     from lptool.ranks import join_ranks
     from lptool.references import references
     from lptool.targets import choose_targets
@@ -111,7 +112,8 @@ def pool(
             return
         document = _document(results, found, options.target)
         if stage is not None:
-            complete_folder(stage, {"trace.json": report.to_json(document), "report.html": _draw(document)})
+            documents = {"trace.json": report.to_json(document), "report.html": _draw(document)}
+            describe_weights(stage, command=command_line(), documents=documents)
     views = [report_pool.pool_view(results[0])] * as_folder + _views(results, found, options.target)
     tell_and_report(document, views, _draw, page=page, as_json=as_json)
 
@@ -180,11 +182,20 @@ def _pool_one(job: Job, target: int, output: Path, ranks: Ranks, *, shown: bool)
                 ranks=ranks,
                 on_progress=follow,
             )
-            return replace(result, output=output)
+            return replace(result, output=output, sha256=_sha256_in(job.stage) if job.stage else result.sha256)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Interrupted {reached} for {output}. The same command goes on from there; the scores are in {journal}"
             ) from None
+
+
+def _sha256_in(stage: Path) -> str:
+    """Of the weights of a folder, under the names that timm gives them."""
+    from lptool.checkpoints import file_sha256, load_ticket
+    from lptool.folder import WEIGHTS, write_weights
+
+    write_weights(load_ticket(stage / WEIGHTS), stage)
+    return file_sha256(stage / WEIGHTS)
 
 
 def _document(results: Sequence[PoolResult], found: References | None, target: str) -> Document:

@@ -1,0 +1,79 @@
+"""`lptool push`: a folder to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lptool.cli.options import JSON, PATH, SectionedCommand, option, options_of
+from lptool.cli.output import Document, clear_errors, tell
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+OPTIONS = {
+    "Options": [
+        option("--private", is_flag=True, help="Nobody else may see a repository that is made."),
+        option("--revision", metavar="R", help="Branch to upload to, made where there is none. [main]"),
+        option("--message", "-m", metavar="M", help="Of the commit. [that a sparse model is uploaded]"),
+        option("--dry-run", is_flag=True, help="Check everything, say what would be uploaded, and send nothing."),
+        JSON,
+    ]
+}
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("folder", type=PATH, metavar="DIR")
+@click.argument("repo", metavar="USER/REPO")
+@options_of(OPTIONS)
+@clear_errors
+def push(
+    folder: Path, repo: str, private: bool, revision: str | None, message: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Upload a folder with a model, its configuration and its card to the Hugging Face Hub.
+
+    \b
+    lptool push pooled-digits me/pooled-digits --dry-run
+    lptool push pooled-digits me/pooled-digits --private
+    lptool push pooled-digits me/pooled-digits --revision level-5 -m "Level 5"
+    """
+    from lptool import hub
+
+    hub.check_repo(repo)
+    files = hub.plan_push(folder)
+    message = message or hub.MESSAGE
+    url = None if dry_run else hub.push(folder, repo, private=private, revision=revision, message=message)
+    document: Document = {
+        "folder": str(folder),
+        "repo": repo,
+        "revision": revision,
+        "private": private,
+        "message": message,
+        "files": [{"file": name, "bytes": size} for name, size in files],
+        "bytes": sum(size for _, size in files),
+        "uploaded": not dry_run,
+        "url": url,
+    }
+    tell(document, _views(document), as_json=as_json)
+
+
+def _views(document: Document) -> Sequence[RenderableType]:
+    from rich.table import Table
+
+    table = Table("file", title=document["folder"])
+    table.add_column("bytes", justify="right")
+    for file in document["files"]:
+        table.add_row(file["file"], f"{file['bytes']:,}")
+    table.add_section()
+    table.add_row("all", f"{document['bytes']:,}")
+    return table, _told(document)
+
+
+def _told(document: Document) -> str:
+    if document["uploaded"]:
+        return f"uploaded to {document['url']}"
+    kind = "private repository" if document["private"] else "repository"
+    return f"nothing sent; would go to the {kind} {document['repo']}, revision {document['revision'] or 'main'}"
