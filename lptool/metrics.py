@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from scipy.stats import binomtest
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lptool.errors import DataError
 from lptool.evaluate import Score, mark
@@ -72,6 +71,8 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     """
     if not bool(logits.isfinite().all()):
         return float("nan")
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second to import
+
     error = multiclass_calibration_error(
         logits.double().softmax(1), labels, num_classes=logits.shape[1], n_bins=ECE_BINS, norm="l1"
     )

@@ -18,7 +18,7 @@ OPTIONS = {
     "Options": [
         option("--private", is_flag=True, help="Nobody else may see a repository that is made."),
         option("--revision", metavar="R", help="Branch to upload to, made where there is none. [main]"),
-        option("--message", "-m", metavar="M", help="Of the commit. [that a sparse model is uploaded]"),
+        option("-m", "--message", metavar="M", help="Of the commit. [that a sparse model is uploaded]"),
         option("--dry-run", is_flag=True, help="Check everything, say what would be uploaded, and send nothing."),
         JSON,
     ]
