@@ -1,4 +1,8 @@
-"""What the documentation says, done: its code is run as a reader would copy it."""
+"""What the documentation says, done: its code is run as a reader would copy it, its commands are understood.
+
+A block behind `<!-- run -->` is run, and one behind `<!-- file: NAME -->` saved, page by page in a folder of its own.
+Commands are run by the function behind `python -m lptool`, in this process: importing torch for each takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,23 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from commands import lptool
+from pages import MANUAL, PAGES, ROOT, Block, blocks_of, commands_in, dead_links, parse, unknown_options
 from safetensors import safe_open
 from torch import Tensor
 
+from lptool.cli import main
 from lptool.containers import open_file
 from lptool.export import save_packed
 from lptool.packed import LAYOUT_KEY, LAYOUT_VERSION, encode_gaps
 from lptool.tickets import Metadata, Ticket
 
-FORMAT = (Path(__file__).parent.parent / "docs" / "format.md").read_text()
+FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+SHELL = [b for page in [*MANUAL, *sorted(ROOT.glob("examples/*.sh"))] for b in blocks_of(page) if b.has_commands]
+RUN = [page for page in MANUAL if any(block.mark == "run" for block in blocks_of(page))]
 
 
 def block(language: str) -> str:
@@ -76,3 +86,83 @@ def test_the_worked_example_of_gaps() -> None:
     covered = [sum(int(byte) + bool(number) for byte, number, _ in rows[: i + 1]) for i in range(len(rows))]
     assert [int(total) for _, _, total in rows] == covered
     assert f"with {600 - covered[-1]} pruned weights left" in FORMAT
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands_are_understood(block: Block, tmp_path: Path) -> None:
+    commands = [words[1:] for words in commands_in(block.text, tmp_path) if words[0] == "lptool"]
+    assert commands
+    for arguments in commands:
+        parse(arguments)
+
+
+@pytest.mark.parametrize("name", ["lptool", *main.commands])
+def test_so_are_those_in_help(name: str, tmp_path: Path) -> None:
+    help = main.commands.get(name, main).help or ""
+    found = commands_in("\n".join(re.findall(r"^ *((?:torchrun .*)?lptool .*)$", help, re.MULTILINE)), tmp_path)
+    assert found
+    for words in found:
+        parse(words[1:])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "lptool pool runs -o a.safetensors --metod greedy",
+        "lptool pool runs -o a.safetensors --method greedy --decay 0.5",
+        "lptool pool runs \\\n  --method greedy  # no output",
+        "for m in greedy gredy; do lptool pool runs -o a.safetensors --method $m; done",
+        "lptool train -o runs --levels 3 --sparsity 0.5",
+        "torchrun --standalone --nproc-per-node 8 -m lptool pool runs",
+        "lptool convert a.safetensors b.safetensors --values bf16",
+        "lptool pol runs",
+    ],
+)
+def test_mistaken_commands_would_be_noticed(command: str, tmp_path: Path) -> None:
+    *before, last = commands_in(command, tmp_path)
+    for words in before:
+        parse(words[1:])
+    with pytest.raises(click.UsageError):
+        parse(last[1:])
+
+
+@pytest.mark.parametrize("page", MANUAL, ids=lambda page: page.name)
+def test_options_in_the_text_exist(page: Path) -> None:
+    assert list(unknown_options(page)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert list(dead_links(page)) == []
+
+
+def test_mistaken_options_and_links_would_be_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A page\n`--nothing`, `pool --replicates 2`, `pip --any`, `--packed`; [a](#a-page) [b](b.md) [c](#c)\n"
+    )
+    assert list(unknown_options(page)) == ["`--nothing`", "`pool --replicates 2`"]
+    assert list(dead_links(page)) == ["b.md", "#c"]
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_what_is_marked_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks_of(page):
+        if block.mark == "run" and block.language == "python":
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), {"__name__": "__main__"})
+        elif block.mark == "run":
+            for program, *arguments in commands_in(block.text, tmp_path):
+                assert program == "lptool", f"{block}: {program} is not run here"
+                result = lptool(*arguments)
+                assert result.exit_code == 0, f"{block}: lptool {' '.join(arguments)}\n{result.output}"
+        elif (block.mark or "").startswith("file: "):
+            (tmp_path / str(block.mark).removeprefix("file: ")).write_text(block.text, encoding="utf-8")
+
+
+def test_warnings_are_quoted_as_they_are() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lptool").glob("*.py"))
+    _, _, section = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8").partition("## Warnings")
+    quoted = re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE)
+    assert len(quoted) > 10
+    assert [part for text in quoted for part in re.split(" ?… ?|\\(…\\)", text) if part.strip() not in source] == []
