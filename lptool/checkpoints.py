@@ -19,7 +19,7 @@ from lptool.errors import CheckpointError, first_ten
 from lptool.masks import State
 from lptool.packed import PackedTensors
 from lptool.pools import Pool, natural
-from lptool.tickets import Metadata, Summary, Tally, Ticket, digest_of
+from lptool.tickets import Metadata, Summary, Tally, Ticket, check_arguments, digest_of
 
 _MASK_FILE = "mask.pth"  # OpenLTH, beside the weights
 _MASK_FILE_PREFIX = "mask.pth:"
@@ -147,6 +147,7 @@ def _metadata_of(contents: Contents, path: Path) -> Metadata:
         return Metadata()
     classes = contents.config.get("num_classes")
     kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
+    check_arguments(arguments, str(path))
     return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
 
 

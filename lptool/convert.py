@@ -132,7 +132,7 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     notes = [f"{source}: {note}" for note in summary.notes]
     prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
-    if needs_arch or options.arch:
+    if options.arch or (needs_arch and metadata.arch is None):
         arch, kwargs, guessed = _architecture(summary, options.arch)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
     return replace(ticket, metadata=metadata), tuple(notes)

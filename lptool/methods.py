@@ -247,7 +247,7 @@ def _check(
         raise PoolError(f"passes must be 1 or more, found {passes}")
     if not -len(pool) <= target < len(pool):
         raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
-    if keep is not None and not 0 < keep <= pool.kept(target):
+    if keep is not None and not min(1, pool.kept(target)) <= keep <= pool.kept(target):  # 0 of files without masks
         raise PoolError(f"cannot keep {keep} weights: the target has {pool.kept(target)}")
 
 

@@ -24,7 +24,7 @@ from lptool.errors import ArchError, first_line, first_ten, near_miss
 from lptool.masks import State
 from lptool.networks import OWN_ARCHS
 from lptool.recalibrate import in_eval_mode
-from lptool.tickets import Ticket
+from lptool.tickets import Metadata, Ticket
 
 timm = import_timm()
 
@@ -190,19 +190,35 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
     Args:
         path: a checkpoint, dense or packed, or a folder with one.
         device: where to put it.
-        arch: for a file that does not say its architecture; then `num_classes` and `in_chans` are the callable's own.
+        arch: for a file that does not say its architecture, or says code of your own, which is run only where you
+            name it.
 
     Raises:
         ArchError: the architecture is unknown or does not fit the file.
         CheckpointError: the file cannot be read.
     """
     ticket = load_ticket(path)
-    name, kwargs = arch or ticket.metadata.arch, ticket.metadata.arch_kwargs
+    name, kwargs = arch or told_arch(ticket.metadata, str(path)), ticket.metadata.arch_kwargs
     if name is None:
         name, kwargs, _ = guess_arch(ticket.shapes, str(path))
     model = build_model(name, **kwargs)
     model.load_state_dict(fitted_state(model, ticket, name))
     return model.to(device).eval()
+
+
+def told_arch(metadata: Metadata, file: str) -> str | None:
+    """The architecture that a header says; None where it says none.
+
+    Raises:
+        ArchError: it says `module:callable` or `file.py:callable`. Whoever wrote the file chose that; code is run only
+            where the user names it.
+    """
+    arch = metadata.arch
+    if arch is not None and ":" in arch:
+        raise ArchError(
+            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: --arch {arch}"
+        )
+    return arch
 
 
 def fitted_state(model: nn.Module, ticket: Ticket, arch: str) -> State:

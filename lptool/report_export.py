@@ -30,7 +30,8 @@ def how_to_load(metadata: Metadata, path: Path, *, kind: str, plain_names: bool)
     if kind != "packed" and of_timm:
         return f"load it: {_timm_line(metadata, file, kind)}"
     if kind != "dense" and metadata.arch is not None:
-        return f"load it: lptool.load_model({file!r})"
+        named = f", arch={metadata.arch!r}" if ":" in metadata.arch else ""  # code is run only where it is named
+        return f"load it: lptool.load_model({file!r}{named})"
     reader = "lptool.load_state_dict" if kind == "packed" else "safetensors.torch.load_file"
     return f"load it: model.load_state_dict({reader}({file!r}))"
 

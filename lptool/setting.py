@@ -11,7 +11,7 @@ from typing import Any
 from lptool.checkpoints import load_ticket
 from lptool.data import Data, load_data
 from lptool.errors import DataError
-from lptool.models import guess_arch
+from lptool.models import guess_arch, told_arch
 from lptool.tickets import Metadata, Summary
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
@@ -49,11 +49,12 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     Raises:
         ArchError: no architecture known has these tensors.
     """
-    known = next((s.metadata for s in summaries if s.metadata.arch), Metadata())
-    if known.arch and named in (None, known.arch):
-        return known.arch, known.arch_kwargs, []
+    telling = next((s for s in summaries if s.metadata.arch), summaries[0])
     if named:
-        return named, {}, []
+        return named, telling.metadata.arch_kwargs if named == telling.metadata.arch else {}, []
+    told = told_arch(telling.metadata, telling.file)
+    if told:
+        return told, telling.metadata.arch_kwargs, []
     file = summaries[0].file
     arch, kwargs, evidence = guess_arch(summaries[0].shapes, file)
     return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]

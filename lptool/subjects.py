@@ -51,7 +51,6 @@ class Network:
 
     arch: str
     model: nn.Module
-    num_classes: int
     image_shape: tuple[int, int, int]
 
     @cached_property
@@ -103,7 +102,6 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     data, normalised, doubts = _data(summaries, options, folder)
     networks = _networks([(name, kwargs) for name, kwargs, _ in archs], data, device)
     subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
-    _check_classes(summaries, [network.num_classes for network in networks])
     corruptions = None
     if options.corruptions:
         corruptions = standard(folder, data) if folder else generated(data, device)
@@ -173,9 +171,9 @@ def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: t
     for arch, kwargs in archs:
         if repr((arch, kwargs)) not in built:
             model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
-            classes = check_forward(model, data.shape, data.num_classes, arch)
+            check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            built[repr((arch, kwargs))] = Network(arch, model, classes, data.shape)
+            built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]
 
 

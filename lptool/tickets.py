@@ -67,6 +67,7 @@ class Metadata:
         return found._checked(file)
 
     def _checked(self, file: str) -> Metadata:
+        check_arguments(self.arch_kwargs, file)
         documents = (self.arch_kwargs, self.dataset, self.train, self.trace, self.scores)
         sound = (
             self.kind in ("ticket", "pooled")
@@ -78,6 +79,19 @@ class Metadata:
         if not sound:
             raise CheckpointError(f"{file}: the `lptool` metadata in its header has values of the wrong type")
         return self
+
+
+# Arguments of timm that load files, or anything from the net: to read a file makes nobody do that.
+_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def check_arguments(kwargs: Any, file: str) -> None:
+    """Refuse arguments of an architecture that would load something. Raises CheckpointError."""
+    loading = [name for name in _LOADING if isinstance(kwargs, dict) and name in kwargs]
+    if loading:
+        raise CheckpointError(
+            f"{file}: wants its architecture built with {', '.join(loading)}, which could load anything"
+        )
 
 
 def _names(value: Any) -> tuple[str, ...]:

@@ -125,9 +125,13 @@ def test_files_that_say_nothing(tickets: list[Path], tmp_path: Path) -> None:
 def test_a_network_of_ones_own_gets_a_folder_that_lptool_loads(tickets: list[Path], tmp_path: Path) -> None:
     code = tmp_path / "net.py"
     code.write_text("import timm\ndef net(**kwargs):\n    return timm.create_model('resnet8_cifar', **kwargs)\n")
-    convert(tickets[3], tmp_path / "own", DENSE, replace(SAYS, arch=f"{code}:net"))
-    assert torch.equal(logits(lptool.load_model(tmp_path / "own")), logits(lptool.load_model(tickets[3])))
-    assert "lptool.load_model" in (tmp_path / "own" / "README.md").read_text()
+    arch = f"{code}:net"
+    convert(tickets[3], tmp_path / "own", DENSE, replace(SAYS, arch=arch))
+    with pytest.raises(ArchError, match="run only if you name it"):
+        lptool.load_model(tmp_path / "own")
+    assert torch.equal(logits(lptool.load_model(tmp_path / "own", arch=arch)), logits(lptool.load_model(tickets[3])))
+    assert 'lptool.load_model("DIR", arch="net.py:net")' in (tmp_path / "own" / "README.md").read_text()
+    assert convert(tmp_path / "own", tmp_path / "again", DENSE, SAYS).metadata.arch == arch  # no code is run for that
 
 
 REFUSED: dict[str, tuple[str, Form, type[LptoolError], str]] = {

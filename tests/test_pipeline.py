@@ -128,6 +128,20 @@ def test_tickets_that_say_nothing_are_guessed_aloud_and_need_a_data_set(tmp_path
     assert [bench.pool.kept(i) for i in range(4)] == sorted((bench.pool.kept(i) for i in range(4)), reverse=True)
 
 
+@pytest.mark.parametrize("method", ["greedy", "uniform", "soup", "learned"])
+def test_files_without_masks_make_a_dense_model(tmp_path: Path, tickets: list[Path], method: str) -> None:
+    """Such as fine-tuned models of one pretrained network."""
+    dense = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for seed, path in enumerate(dense):
+        torch.manual_seed(seed)
+        save_file({n: t + 1e-3 * torch.randn(t.shape) if t.ndim else t for n, t in load_file(tickets[0]).items()}, path)
+    bench = open_bench(dense, replace(QUICK, dataset="digits", method=method, learning_steps=2))
+    assert any("dense" in warning for warning in bench.warnings)
+    result = pool_target(bench, 1, tmp_path / "out.safetensors")
+    assert result.sparsity == 0
+    assert result.val["pooled"].correct >= max(score.correct for score in result.val.values())
+
+
 def test_a_wrong_architecture_lists_what_differs(tickets: list[Path]) -> None:
     with pytest.raises(ArchError) as error:
         open_bench(tickets, replace(QUICK, arch="resnet20_cifar"))

@@ -96,15 +96,20 @@ def test_different_class_counts_come_before_what_the_data_has(tickets: list[Path
         plan_evaluation([twelve, tickets[0]], replace(CPU, dataset=f"npz:{tmp_path / 'a.npz'}"))
 
 
-def test_class_counts_that_only_the_networks_know_are_compared(tickets: list[Path], tmp_path: Path) -> None:
-    code = "import timm\ndef {}():\n    return timm.create_model('resnet8_cifar', num_classes={}, in_chans=1)\n"
-    files = []
-    for name, classes in (("ten", 10), ("eleven", 11)):
-        (tmp_path / f"{name}.py").write_text(code.format(name, classes))
-        metadata = Metadata(arch=f"{tmp_path / name}.py:{name}")
-        files.append(ticket_of("resnet8_cifar", tmp_path / f"{name}.safetensors", classes, metadata))
-    with pytest.raises(DataError, match=r"eleven.safetensors: tells 11 classes apart, but .* tells 10"):
-        plan_evaluation([tickets[0], *files], CPU)
+def test_code_that_a_header_names_is_run_only_where_the_user_names_it(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    lines = (
+        f"import pathlib, timm\npathlib.Path({str(ran)!r}).touch()",
+        "def net(**kwargs): return timm.create_model('resnet8_cifar', **kwargs)\n",
+    )
+    (tmp_path / "net.py").write_text("\n".join(lines))
+    arch = f"{tmp_path / 'net.py'}:net"
+    file = ticket_of("resnet8_cifar", tmp_path / "a.safetensors", 10, Metadata(arch=arch))
+    with pytest.raises(ArchError, match=r"which is run only if you name it: --arch"):
+        plan_evaluation([file], replace(CPU, dataset="digits"))
+    assert not ran.exists()
+    plan_evaluation([file], replace(CPU, dataset="digits", arch=arch))
+    assert ran.exists()
 
 
 def test_a_test_set_without_images_is_refused(tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,3 +163,10 @@ def test_renaming_twice_keeps_the_extras_and_their_names() -> None:
 def test_equal_values_in_another_shape_are_other_weights() -> None:
     digests = {Summary.of(Ticket({"w": tensor}, {})).weights for tensor in (torch.ones(4), torch.ones(2, 2))}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize("name", ["pretrained", "pretrained_cfg", "checkpoint_path"])
+def test_arguments_that_would_load_something_are_refused(name: str) -> None:
+    text = Metadata(arch="resnet18", arch_kwargs={name: True}).to_json(0.0)
+    with pytest.raises(CheckpointError, match=f"a.safetensors: wants its architecture built with {name}"):
+        Metadata.from_json(text, "a.safetensors")
