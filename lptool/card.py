@@ -11,11 +11,11 @@ from typing import Any
 
 from lptool.export import Sizes
 from lptool.front_matter import front_matter, title
+from lptool.header import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, score_in, utf8
 from lptool.markdown import block, code, percent, table
 from lptool.masks import density
 from lptool.metrics import wilson_interval
 from lptool.networks import OWN_ARCHS
-from lptool.said import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, score_in, utf8
 from lptool.tickets import Metadata, Ticket
 from lptool.timm_config import is_timm, timm_loads
 

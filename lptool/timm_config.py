@@ -11,8 +11,8 @@ from torch import nn
 
 from lptool.device import import_timm
 from lptool.errors import ArchError
+from lptool.header import are_numbers
 from lptool.models import build_model, fit_names
-from lptool.said import are_numbers
 from lptool.tickets import Metadata, Ticket
 
 timm = import_timm()
