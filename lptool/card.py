@@ -11,13 +11,13 @@ from typing import Any
 
 from lptool.export import Sizes
 from lptool.front_matter import front_matter, title
+from lptool.header import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, score_in, utf8
 from lptool.markdown import block, code, percent, table
 from lptool.masks import density
 from lptool.metrics import wilson_interval
 from lptool.networks import OWN_ARCHS
-from lptool.said import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, score_in, utf8
 from lptool.tickets import Metadata, Ticket
-from lptool.timm_config import timm_loads
+from lptool.timm_config import is_timm, timm_loads
 
 _ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -197,6 +197,10 @@ def _ticket_names(trace: Mapping[str, Any], count: int) -> list[str]:
 def _loading(ticket: Ticket) -> str:
     arch = ticket.metadata.arch or ""
     first = _with_timm(arch) if timm_loads(ticket) else _with_safetensors(arch)
+    if (
+        arch and ":" not in arch and not is_timm(arch)
+    ):  # of a network that nothing here knows, nothing here can build it
+        return f"DIR is this folder.\n\n{first}"
     named = f", arch={json.dumps(arch_name(arch))}" if ":" in arch else ""  # its file may lie elsewhere here
     with_lptool = block(f'import lptool\n\nmodel = lptool.load_model("DIR"{named})', "python")
     return f"DIR is this folder.\n\n{first}\n\nOr with lptool:\n\n{with_lptool}"

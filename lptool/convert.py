@@ -20,14 +20,20 @@ from lptool.models import check_fit, classes_and_channels
 from lptool.onnx_file import check_packages, save_onnx
 from lptool.plan import is_folder
 from lptool.prune_keys import save_prune_keys
-from lptool.setting import SettingOptions, architecture
+from lptool.setting import (
+    SettingOptions,
+    architecture,
+    check_normalisation,
+    matching_data,
+    measured_note,
+    normalisation_of,
+)
 from lptool.subjects import EvaluateOptions, plan_evaluation
 from lptool.tickets import Metadata, Summary, Ticket
+from lptool.timm_config import for_timm
 
 _CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
-
-
-KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys", "": "folder"}
+_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Conversion:
 
 def convert(
     source: Path,
-    output: Path,
+    output: str | Path,
     form: Form,
     options: SettingOptions,
     *,
@@ -71,7 +77,8 @@ def convert(
 
     Args:
         source: a file, or a folder with one.
-        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder.
+        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder, which a
+            name without a suffix is, and a text that ends in a slash.
         form: of a `.safetensors`.
         options: the architecture and the data, for files that do not say.
         command: for the model card of a folder.
@@ -81,13 +88,14 @@ def convert(
         ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
     """
     source = checkpoint_file(source)
-    kind = _kind(output, form)
+    kind, output = _kind(output, form), Path(output)
     (check_folder if kind == "folder" else check_output)(output, [source], overwrite=overwrite, **_suffix(output, kind))
     if kind == "onnx":
         check_packages()
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
     if kind == "folder":
+        ticket = for_timm(ticket)
         _write_folder(ticket, output, command, overwrite=overwrite)
     elif kind == "onnx":
         difference = _write_onnx(source, ticket, output, options)
@@ -105,17 +113,20 @@ def convert(
         sparsity=sparsity(ticket.mask),
         sizes=sizes_of(ticket),
         metadata=ticket.metadata,
-        plain_names=all(name == own for name, own in ticket.own_names.items()),
+        plain_names=ticket.plain_names,
         difference=difference,
-        warnings=warnings,
+        warnings=(*warnings, *_doubts(ticket, kind)),
     )
     return _with_accuracy(conversion, options) if form.values else conversion
 
 
-def _kind(output: Path, form: Form) -> str:
-    kind = "folder" if is_folder(output) else KINDS.get(output.suffix)
+def _kind(output: str | Path, form: Form) -> str:
+    kind = "folder" if is_folder(output) else _KINDS.get(Path(output).suffix)
     if kind is None:
-        raise OutputError(f"{output}: expected a name that ends in {', '.join(filter(None, KINDS))}, or a folder")
+        raise OutputError(
+            f"{output}: expected a name that ends in {', '.join(_KINDS)}, or a folder, "
+            "whose name has no suffix or ends in /"
+        )
     if form.packed and kind != "dense":
         raise OutputError(f"{output}: only a .safetensors file can be packed; leave out --packed, or name one")
     return "packed" if form.packed else kind
@@ -126,7 +137,7 @@ def _suffix(output: Path, kind: str) -> dict[str, str]:
 
 
 def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
-    """The ticket, saying what is prunable in it and, where that is known or needed, its architecture; and warnings."""
+    """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
     summary = summarise_file(source)
     ticket, metadata = load_ticket(source), summary.metadata
     notes = [f"{source}: {note}" for note in summary.notes]
@@ -135,7 +146,19 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     if options.arch or (needs_arch and metadata.arch is None):
         arch, kwargs, guessed = _architecture(summary, options.arch)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
+    if options.dataset and not metadata.dataset:
+        data, measured = _images(summary, options)
+        metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
     return replace(ticket, metadata=metadata), tuple(notes)
+
+
+def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], list[str]]:
+    """What the header says of data that were named; not how they were split, which is not known. And warnings."""
+    known = normalisation_of([summary], options.mean, options.std)
+    data = matching_data([summary], options.dataset, options.data_dir, known)
+    check_normalisation(data)
+    said = {key: value for key, value in data.describe().items() if key != "split"}
+    return said, [] if known else [f"{summary.file}: {measured_note(data)}"]
 
 
 def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
@@ -145,6 +168,15 @@ def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, A
     if named:
         check_fit(arch, kwargs, summary.shapes, summary.file)
     return arch, kwargs, guessed
+
+
+def _doubts(ticket: Ticket, kind: str) -> list[str]:
+    """That a folder cannot say how images are prepared."""
+    if kind != "folder" or ticket.metadata.dataset:
+        return []
+    return [
+        f"{ticket.file}: does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
+    ]
 
 
 def _write_folder(ticket: Ticket, output: Path, command: str | None, *, overwrite: bool) -> None:

@@ -40,7 +40,9 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
     """
     place = Path(os.path.realpath(path))
     try:
-        within = [str(given) for given in inputs if Path(os.path.realpath(given)).is_relative_to(place)]
+        within = [
+            given for given in dict.fromkeys(map(str, inputs)) if Path(os.path.realpath(given)).is_relative_to(place)
+        ]
         if within:
             raise OutputError(f"{path}: is or holds an input ({first_ten(within, ', ')}); choose another folder")
         _check_replaceable(path, place, overwrite=overwrite)
@@ -138,33 +140,21 @@ def _reason(error: OSError) -> str:
 
 
 def write_folder(ticket: Ticket, into: Path, *, command: str | None, documents: Mapping[str, str]) -> None:
-    """Fill an empty folder: `write_weights`, then `describe_weights`."""
-    write_weights(ticket, into)
-    describe_weights(into, command=command, documents=documents)
-
-
-def write_weights(ticket: Ticket, into: Path) -> None:
-    """Write a ticket as the weights of a folder.
-
-    The tensors of a network that timm knows go under its names, so that timm loads them whatever program the ticket
-    came from; those of other networks keep theirs.
-
-    Args:
-        ticket: as it shall be written.
-        into: the folder, which exists.
+    """Fill an empty folder: with the weights as `for_timm` has them, and with what `describe_weights` says of them.
 
     Raises:
-        ArchError: the ticket does not fit its architecture.
-        OutputError: the file cannot be written.
+        ArchError: the ticket does not say its architecture, or does not fit it.
+        OutputError, OSError: a file cannot be written.
     """
     save_ticket(for_timm(ticket), into / WEIGHTS)
+    describe_weights(into, command=command, documents=documents)
 
 
 def describe_weights(into: Path, *, command: str | None, documents: Mapping[str, str]) -> None:
     """Write beside the weights of a folder timm's `config.json`, the card, and what else there is to say.
 
     Args:
-        into: the folder, in which `write_weights` was.
+        into: the folder, with a `model.safetensors` as `for_timm` has it.
         command: what made the weights, for the card.
         documents: file name → text, such as `trace.json`.
 

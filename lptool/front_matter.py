@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lptool.header import arch_name, data_name, score_in
 from lptool.markdown import percent
 from lptool.masks import density
-from lptool.said import arch_name, data_name, score_in
 from lptool.tickets import Metadata, Ticket
 from lptool.timm_config import timm_loads
 

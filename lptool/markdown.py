@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from lptool.said import one_line
+from lptool.header import one_line
 
 
 def code(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -133,6 +134,7 @@ def pool_target(
     output: Path,
     *,
     form: Form = DENSE,
+    fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
     journal: Path | None = None,
     overwrite: bool = False,
     ranks: Ranks = ALONE,
@@ -145,6 +147,7 @@ def pool_target(
 
     Args:
         output: the file. form: how to write it.
+        fitted: the pooled ticket under the names that the file shall have; by default the target's own.
 
     Raises:
         OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
@@ -152,11 +155,18 @@ def pool_target(
     started = time.perf_counter()
     scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
     best, trace = _search(bench, target, scores, ranks, on_progress)
-    result = ranks.on_first(lambda: _write_pooled(bench, output, form, best, trace))
+    result = ranks.on_first(lambda: _write_pooled(bench, output, form, fitted, best, trace))
     return replace(result, seconds=time.perf_counter() - started)
 
 
-def _write_pooled(bench: Bench, output: Path, form: Form, best: Incumbent, trace: SearchTrace) -> PoolResult:
+def _write_pooled(
+    bench: Bench,
+    output: Path,
+    form: Form,
+    fitted: Callable[[Ticket], Ticket],
+    best: Incumbent,
+    trace: SearchTrace,
+) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]
     start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
@@ -174,7 +184,7 @@ def _write_pooled(bench: Bench, output: Path, form: Form, best: Incumbent, trace
     mask = best.mask if shipped == "pooled" else start_mask
     test = _scores(bench, states, bench.data.test)
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
-    pooled = replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output))
+    pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
     return PoolResult(
         output=output,
@@ -192,8 +202,8 @@ def _write_pooled(bench: Bench, output: Path, form: Form, best: Incumbent, trace
             Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
             for name, before in ticket.mask.items()
         ),
-        metadata=metadata,
-        plain_names=all(name == own for name, own in ticket.own_names.items()),
+        metadata=pooled.metadata,
+        plain_names=pooled.plain_names,
         form=form,
         sizes=sizes_of(pooled),
         rounded=_score_as_written(bench, output) if form.values else None,

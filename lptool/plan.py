@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +21,17 @@ from lptool.methods import alphas_of, mixes_at_most
 from lptool.targets import kept_of
 
 
-def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bool) -> list[Path]:
+def outputs_of(bench: Bench, targets: Sequence[int], out: str | Path, *, overwrite: bool) -> list[Path]:
     """Where the pooled model of each target goes; refuses, before any search, what must not be written.
 
-    A name without a suffix is a folder in the Hugging Face layout. With target `all` one file per level:
-    `STEM_level_NN.safetensors` beside `out`, or in it where it is a folder.
+    What `is_folder` takes for one is a folder in the Hugging Face layout. With target `all` one file per level:
+    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file.
 
     Raises:
         OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
     """
-    outputs = [_output_for(out, bench.pool.level(target), bench.options.target) for target in targets]
+    folder = is_folder(out) and bench.options.target != "all"
+    outputs = [_output_for(Path(out), bench.pool.level(target), bench.options.target) for target in targets]
     twice = {str(output) for output in outputs if outputs.count(output) > 1}
     if twice:
         raise OutputError(
@@ -38,15 +40,25 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: Path, *, overwrite: bo
     for target, output in zip(targets, outputs, strict=True):
         # Of several targets the first ones may be finished when the run is cut off: it writes them again, the same.
         again = bench.options.target == "all" and journal_of(output).exists()
-        check = check_folder if is_folder(output) else check_output
-        check(output, bench.inputs, overwrite=overwrite or again)
+        check_place(output, bench.inputs, folder=folder, overwrite=overwrite or again)
         check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
     return outputs
 
 
-def is_folder(output: Path) -> bool:
-    """Whether an output is to be a folder: it is one, or its name has no suffix."""
-    return not output.suffix or output.is_dir()
+def is_folder(output: str | Path) -> bool:
+    """Whether an output is to be a folder: it is one, or its name has no suffix, or is a text that ends in a slash."""
+    name = os.fspath(output)
+    return name.endswith(("/", os.sep)) or not Path(name).suffix or os.path.isdir(name)
+
+
+def check_place(output: Path, inputs: Sequence[str | Path], *, folder: bool, overwrite: bool) -> None:
+    """Refuse, before any work, to put a pooled model where it must not be. Raises OutputError."""
+    if not folder and output.suffix != ".safetensors":
+        raise OutputError(
+            f"{output}: expected FILE.safetensors or a folder, whose name has no suffix or ends in /; `lptool convert` "
+            "makes other files of these"
+        )
+    (check_folder if folder else check_output)(output, inputs, overwrite=overwrite)
 
 
 def _output_for(out: Path, level: int, target: str) -> Path:

@@ -13,36 +13,39 @@ from lptool.export import Sizes
 from lptool.networks import OWN_ARCHS
 from lptool.report import percent
 from lptool.tickets import Metadata
+from lptool.timm_config import is_timm
 
 
 def how_to_load(metadata: Metadata, path: Path, *, kind: str, plain_names: bool) -> str:
-    """One line of Python, after the words `load it`.
+    """One line of Python, after the words `load it`; `model` is the network, where it has to be there already.
 
     Args:
         kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
         plain_names: whether the tensors have the network's own names.
     """
-    file, of_timm = str(path), metadata.arch is not None and ":" not in metadata.arch and plain_names
+    file, arch = str(path), metadata.arch
     if kind == "onnx":
-        return f"load it: onnxruntime.InferenceSession({file!r})"
+        return f"load it: import onnxruntime; session = onnxruntime.InferenceSession({file!r})"
     if kind == "prune keys":
-        return f"load it, after torch.nn.utils.prune: model.load_state_dict(torch.load({file!r}, weights_only=True))"
-    if kind != "packed" and of_timm:
+        line = f"import torch; model.load_state_dict(torch.load({file!r}, weights_only=True))"
+        return f"load it, after torch.nn.utils.prune: {line}"
+    if kind != "packed" and is_timm(arch) and plain_names:
         return f"load it: {_timm_line(metadata, file, kind)}"
-    if kind != "dense" and metadata.arch is not None:
-        named = f", arch={metadata.arch!r}" if ":" in metadata.arch else ""  # code is run only where it is named
-        return f"load it: lptool.load_model({file!r}{named})"
-    reader = "lptool.load_state_dict" if kind == "packed" else "safetensors.torch.load_file"
-    return f"load it: model.load_state_dict({reader}({file!r}))"
+    if kind != "dense" and arch is not None and (":" in arch or is_timm(arch)):
+        named = f", arch={arch!r}" if ":" in arch else ""  # code is run only where it is named
+        return f"load it: import lptool; model = lptool.load_model({file!r}{named})"
+    if kind == "dense":
+        return f"load it: import safetensors.torch; model.load_state_dict(safetensors.torch.load_file({file!r}))"
+    return f"load it: import lptool; model.load_state_dict(lptool.load_state_dict({file!r}))"
 
 
 def _timm_line(metadata: Metadata, file: str, kind: str) -> str:
     """Networks that are ours have to be registered with timm before."""
-    ours = "import lptool.networks; " if metadata.arch in OWN_ARCHS else ""
+    imports = "import timm, lptool.networks" if metadata.arch in OWN_ARCHS else "import timm"
     if kind == "folder":
-        return f"{ours}timm.create_model({'local-dir:' + file!r}, pretrained=True)"
+        return f"{imports}; model = timm.create_model({'local-dir:' + file!r}, pretrained=True)"
     arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
-    return f"{ours}timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={file!r})"
+    return f"{imports}; model = timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={file!r})"
 
 
 def sizes_line(sizes: Sizes) -> str:

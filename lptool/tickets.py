@@ -125,6 +125,11 @@ class Ticket:
         """Plain name → shape of every tensor of the state."""
         return {name: tuple(t.shape) for name, t in self.state.items()}
 
+    @property
+    def plain_names(self) -> bool:
+        """Whether the file that it makes has the tensors of the network under its names, and no others."""
+        return not self.extras and all(name == own for name, own in self.own_names.items())
+
     def to(self, device: torch.device) -> Ticket:
         """The same ticket with its weights on `device`; extras stay where they are."""
         state = {name: t.to(device) for name, t in self.state.items()}

@@ -11,8 +11,8 @@ from torch import nn
 
 from lptool.device import import_timm
 from lptool.errors import ArchError
+from lptool.header import are_numbers
 from lptool.models import build_model, fit_names
-from lptool.said import are_numbers
 from lptool.tickets import Metadata, Ticket
 
 timm = import_timm()
@@ -21,7 +21,7 @@ timm = import_timm()
 # sizes to test at) speaks of weights that are not ours.
 _OF_NETWORK = ("fixed_input_size", "first_conv", "classifier")
 # And of the images, where a ticket does not say what it was trained on.
-_OF_IMAGES = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+_OF_IMAGES = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 def is_timm(arch: str | None) -> bool:
@@ -31,8 +31,7 @@ def is_timm(arch: str | None) -> bool:
 
 def timm_loads(ticket: Ticket) -> bool:
     """Whether the file of a ticket holds the tensors of a network that timm knows, under its names and no others."""
-    plain = all(name == own for name, own in ticket.own_names.items())
-    return plain and not ticket.extras and is_timm(ticket.metadata.arch)
+    return ticket.plain_names and is_timm(ticket.metadata.arch)
 
 
 def as_timm_config(ticket: Ticket) -> dict[str, Any]:
@@ -50,8 +49,8 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
     model: Any = _empty_network(ticket)
     own = {key: _plain(value) for key, value in model.pretrained_cfg.items() if value is not None}
     pretrained = {key: own.get(key) for key in _OF_NETWORK}
-    pretrained |= {key: own[key] for key in _OF_IMAGES if key in own} | _images_of(ticket.metadata)
     kwargs = _model_args(ticket.metadata)
+    pretrained |= _assumed_images(own, kwargs.get("in_chans", 3)) | _images_of(ticket.metadata)
     return {
         "architecture": _without_tag(arch),
         "num_classes": model.num_classes,
@@ -64,7 +63,7 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
 def for_timm(ticket: Ticket) -> Ticket:
     """The same ticket as timm loads it: under the network's own names, and without tensors that are no part of it.
 
-    A ticket of another program's network comes back as it is.
+    So timm loads the ticket whatever program it came from. A ticket of another program's network comes back as it is.
 
     Raises:
         ArchError: the ticket does not say its architecture, or does not fit it.
@@ -106,6 +105,12 @@ def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
     kwargs = _model_args(metadata)
     arguments = {"model_args": kwargs} if kwargs else {}
     return {"architecture": arch, **known, **arguments, "pretrained_cfg": {**_images_of(metadata), **known}}
+
+
+def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """What timm assumes of images for a network; of another number of channels it knows no mean and std."""
+    found = {key: own[key] for key in _OF_IMAGES if key in own and (channels == 3 or key not in ("mean", "std"))}
+    return {"input_size": [channels, *own["input_size"][1:]], **found} if "input_size" in own else found
 
 
 def _images_of(metadata: Metadata) -> dict[str, Any]:

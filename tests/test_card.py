@@ -109,6 +109,9 @@ def test_other_networks_load_their_tensors() -> None:
     assert "safetensors.torch.load_file" in text
     assert 'lptool.load_model("DIR", arch="net.py:make")' in text
     assert "timm.create_model" not in text
+    unknown = card_of(pooled("resnet_from_mars"))
+    assert "safetensors.torch.load_file" in unknown
+    assert "lptool.load_model" not in unknown  # it could not be built
     renamed = replace(pooled(), own_names={"fc.weight": "model.fc.weight"})
     assert "timm.create_model" not in card_of(renamed)
 

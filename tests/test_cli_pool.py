@@ -370,6 +370,23 @@ def test_a_folder_holds_the_model_and_all_that_is_known_of_it(tickets: list[Path
     assert (tmp_path / "a.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
 
 
+def test_a_folder_has_timms_names_whatever_the_tickets_have(tickets: list[Path], tmp_path: Path) -> None:
+    wrapped = []
+    for ticket in tickets[2:]:
+        state = {f"module.{name}": tensor for name, tensor in load_file(ticket).items()}
+        wrapped.append(tmp_path / ticket.with_suffix(".pt").name)
+        torch.save({"state_dict": state}, wrapped[-1])
+    out = f"{tmp_path}/v1.5/"  # the slash makes it a folder
+    more = ["--dataset", "digits", "--mean", "0.3", "--std", "0.4"]
+    result = lptool("pool", *wrapped, "-o", out, *FAST, *more)
+    assert result.exit_code == 0, result.output
+    assert f"timm.create_model('local-dir:{tmp_path / 'v1.5'}', pretrained=True)" in result.stdout
+    document = json.loads((tmp_path / "v1.5" / "trace.json").read_text())
+    weights = tmp_path / "v1.5" / "model.safetensors"
+    assert (document["sha256"], document["bytes"]["dense"]) == (file_sha256(weights), weights.stat().st_size)
+    assert "conv1.weight" in load_file(weights)
+
+
 def test_a_folder_that_cannot_be_finished_is_not_there(
     tickets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,23 @@ def test_packed_and_back_is_the_file_it_was(tickets: list[Path], tmp_path: Path)
     assert (back.sha256, back.sparsity) == (file_sha256(dense), packed.sparsity)
 
 
+def test_a_folder_of_a_file_that_says_nothing(tickets: list[Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare.pt"
+    torch.save({"state_dict": {f"module.{name}": t for name, t in load_file(tickets[2]).items()}}, bare)
+    told = convert(bare, f"{tmp_path}/told.v1/", DENSE, replace(SAYS, dataset="digits", mean=(0.25,), std=(0.5,)))
+    images = json.loads((tmp_path / "told.v1" / "config.json").read_text())["pretrained_cfg"]
+    assert (images["input_size"], images["mean"], images["std"]) == ([1, 8, 8], [0.25], [0.5])
+    assert told.plain_names  # timm's, which the folder has whatever the file had
+    assert told.sizes.dense == told.bytes == (tmp_path / "told.v1" / "model.safetensors").stat().st_size
+    assert "split" not in load_ticket(told.output).metadata.dataset
+    silent = convert(bare, tmp_path / "silent", DENSE, SAYS)
+    images = json.loads((tmp_path / "silent" / "config.json").read_text())["pretrained_cfg"]
+    assert images["input_size"][0] == 1  # as the weights have it
+    assert "mean" not in images
+    assert any("config.json cannot say its mean and std" in line for line in silent.warnings)
+    assert not any("mean and std" in line for line in told.warnings)
+
+
 @pytest.mark.parametrize("form", ["dense", "packed", "folder", "prune keys"])
 def test_every_form_is_read_to_the_same_ticket(tickets: list[Path], tmp_path: Path, form: str) -> None:
     out = tmp_path / {"folder": "model", "prune keys": "a.pt"}.get(form, "a.safetensors")
@@ -114,7 +131,7 @@ def test_files_that_say_nothing(tickets: list[Path], tmp_path: Path) -> None:
     assert "guessed resnet8_cifar" in folder.warnings[0]
     assert json.loads((tmp_path / "model" / "config.json").read_text())["num_classes"] == 10
     named = convert(file, tmp_path / "named", DENSE, replace(SAYS, arch="resnet8_cifar"))
-    assert not named.warnings
+    assert not any("guessed" in line for line in named.warnings)
     with pytest.raises(DataError, match="does not say its data set"):
         convert(file, tmp_path / "a.onnx", DENSE, SAYS)
     with pytest.raises(ArchError, match="does not fit architecture 'resnet20_cifar'"):

@@ -16,8 +16,24 @@ QUICK = PoolOptions(method="greedy", alphas=(0.5, 0.9), calibration_size=128, de
 
 def test_a_name_without_a_suffix_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "v1.5").mkdir()
-    names = {"a": True, "a.safetensors": False, "a.onnx": False, "v1.5": True, "v2.5": False}
+    names = {
+        "a": True,
+        "a.safetensors": False,
+        "a.onnx": False,
+        "v1.5": True,
+        "v2.5": False,
+        f"{'a' * 300}.onnx": False,
+    }
     assert {name: is_folder(tmp_path / name) for name in names} == names
+    assert is_folder(f"{tmp_path}/v2.5/")
+
+
+def test_names_that_are_neither_are_refused(tmp_path: Path, tickets: list[Path]) -> None:
+    bench = open_bench(tickets, QUICK)
+    for name in ("v2.5", "a.onnx"):
+        with pytest.raises(OutputError, match=r"expected FILE\.safetensors or a folder, whose name .* ends in /"):
+            outputs_of(bench, [3], tmp_path / name, overwrite=False)
+    assert outputs_of(bench, [3], f"{tmp_path}/v2.5/", overwrite=False) == [tmp_path / "v2.5"]
 
 
 def test_a_folder_is_refused_where_it_must_not_be(tmp_path: Path, tickets: list[Path]) -> None:

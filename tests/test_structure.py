@@ -40,7 +40,7 @@ ORDER = [
     "models",
     "prune_keys",
     "onnx_file",
-    "said",
+    "header",
     "timm_config",
     "metrics",
     "markdown",

@@ -38,7 +38,11 @@ OPTIONS = {
     ],
     "For files that do not say": [
         arch_option(f"{ARCHITECTURES}. [as the file says, else guessed]"),
-        option("--dataset", metavar="D", help="Whose test images --values and .onnx are checked on: as for train."),
+        option(
+            "--dataset",
+            metavar="D",
+            help="What it was trained on, as for train: for config.json, and to check --values and .onnx.",
+        ),
         data_dir_option(),
         MEAN,
         STD,
@@ -49,12 +53,12 @@ OPTIONS = {
 
 @click.command(cls=SectionedCommand)
 @click.argument("source", type=PATH, metavar="IN")
-@click.argument("output", type=PATH, metavar="OUT")
+@click.argument("output", type=click.Path(), metavar="OUT")
 @options_of(OPTIONS)
 @clear_errors
 def convert(
     source: Path,
-    output: Path,
+    output: str,  # with the slash that makes it a folder
     packed: bool,
     values: str | None,
     overwrite: bool,

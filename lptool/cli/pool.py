@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,12 @@ from lptool.cli.train_first import found_tickets, run_to_make
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lptool.bench import Bench
+    from lptool.bench import Bench, PoolOptions
+    from lptool.cli.train_first import RunToMake
     from lptool.export import Form
     from lptool.pipeline import PoolResult
     from lptool.ranks import Ranks
-    from lptool.references import References
+    from lptool.tickets import Ticket
     from lptool.trace import Progress
 
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @clear_errors
 def pool(
     checkpoints: tuple[Path, ...],
-    out: Path,
+    out: str,  # with the slash that makes it a folder
     preset: str | None,
     levels: int | None,
     train_first: bool,
@@ -64,58 +65,75 @@ def pool(
     """
     refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
     refuse_values_alone(packed, values)
-    from lptool import report, report_pool
     from lptool.bench import PoolOptions, open_bench
-    from lptool.export import Form, check_output
-    from lptool.folder import check_folder, describe_weights, new_folder
-    from lptool.plan import evaluations_at_most, is_folder, outputs_of
-    from lptool.provenance import command_line
+    from lptool.export import Form
+    from lptool.plan import is_folder
     from lptool.ranks import join_ranks
-    from lptool.references import references
     from lptool.targets import choose_targets
 
-    seed, form = given.pop("seed"), Form(packed, values)
+    seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
-    as_folder = is_folder(out) and options.target != "all"
-    if as_folder and packed:
+    folder = is_folder(out) and options.target != "all"
+    if folder and packed:
         raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
     ranks = join_ranks()
-    first = ranks.rank == 0
-    run = run_to_make(checkpoints, out, preset, levels, seed, options) if train_first else None
+    run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
     if run is not None and dry_run:
-        if first:
-            click.echo(report.to_json(run.document()))
+        _tell_alone(run.document(), ranks)
         return
 
-    def tickets() -> list[Path]:
-        if run is not None:
-            if options.target != "all":  # before the hours that training may take
-                (check_folder if as_folder else check_output)(out, [], overwrite=overwrite)
-            run.make(options, ranks)
-        return found_tickets(checkpoints, run)
-
-    bench = ranks.agree(lambda: open_bench(tickets(), options))
-    warn(bench.warnings * first)
+    bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
+    warn(bench.warnings * (ranks.rank == 0))
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
-    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
-    ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
+    outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
     if dry_run:
-        evaluations = evaluations_at_most(options, len(bench.pool))
-        if first:
-            click.echo(report.to_json(report_pool.plan_document(bench, targets, outputs, evaluations)))
+        _tell_alone(_plan(bench, targets, outputs), ranks)
         return
-    with new_folder(out, overwrite=overwrite) if as_folder and first else nullcontext() as stage:
-        job = Job(bench, form, stage, overwrite, shown=first and not as_json)
-        results = _pool_all(job, targets, outputs, ranks)
-        found = ranks.on_first(lambda: references(bench)) if with_references or page or as_folder else None
-        if not first:
-            return
-        document = _document(results, found, options.target)
-        if stage is not None:
-            documents = {"trace.json": report.to_json(document), "report.html": _draw(document)}
-            describe_weights(stage, command=command_line(), documents=documents)
-    views = [report_pool.pool_view(results[0])] * as_folder + _views(results, found, options.target)
-    tell_and_report(document, views, _draw, page=page, as_json=as_json)
+    job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
+    if folder:
+        told = _pool_into_folder(job, targets[0], outputs[0])
+    else:
+        told = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
+    if ranks.rank == 0:
+        tell_and_report(*told, _draw, page=page, as_json=as_json)
+
+
+def _tickets(
+    given: Sequence[Path], run: RunToMake | None, out: str, options: PoolOptions, ranks: Ranks, overwrite: bool
+) -> list[Path]:
+    """The files to pool, made first where `--train` has to."""
+    from lptool.plan import check_place, is_folder
+
+    if run is not None:
+        if options.target != "all":  # before the hours that training may take
+            check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
+        run.make(options, ranks)
+    return found_tickets(given, run)
+
+
+def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, *, overwrite: bool) -> list[Path]:
+    """Where the pooled models go; refuses what must not be written, the page too."""
+    from lptool.plan import outputs_of
+
+    outputs = outputs_of(bench, targets, out, overwrite=overwrite)
+    check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
+    return outputs
+
+
+def _tell_alone(document: Document, ranks: Ranks) -> None:
+    """A document on stdout, by the first process."""
+    from lptool.report import to_json
+
+    if ranks.rank == 0:
+        click.echo(to_json(document))
+
+
+def _plan(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
+    """What `--dry-run` says."""
+    from lptool.plan import evaluations_at_most
+    from lptool.report_pool import plan_document
+
+    return plan_document(bench, targets, outputs, evaluations_at_most(bench.options, len(bench.pool)))
 
 
 @dataclass(frozen=True)
@@ -123,47 +141,98 @@ class Job:
     """What all targets of one command have in common.
 
     Attributes:
-        stage: the folder in the making, that the weights go into; None where each output is a file.
-        shown: whether results are told as they come.
+        form: of the files.
+        shown: whether a person reads along; each result is then told as it comes.
     """
 
     bench: Bench
     form: Form
-    stage: Path | None
+    ranks: Ranks
     overwrite: bool
     shown: bool
 
 
-def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path], ranks: Ranks) -> list[PoolResult]:
-    """Pool each target: several are dealt out over the ranks, one at a time is searched by all of them together."""
+Told = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
+
+
+def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
+    """Pool one target into a folder in the Hugging Face layout, which appears whole."""
+    from lptool import report_pool
+    from lptool.folder import WEIGHTS, describe_weights, new_folder
+    from lptool.provenance import command_line
+    from lptool.references import references
+    from lptool.report import to_json
+    from lptool.timm_config import for_timm
+
+    first = job.ranks.rank == 0
+    with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
+        written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
+        result = replace(written, output=folder)
+        found = job.ranks.on_first(lambda: references(job.bench))
+        document = report_pool.pool_document(result, found)
+        if first:
+            documents = {"trace.json": to_json(document), "report.html": _draw(document)}
+            describe_weights(stage, command=command_line(), documents=documents)
+    return document, [report_pool.pool_view(result), report_pool.references_view(result, found)]
+
+
+def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Told:
+    """Pool each target into a file, and sum up."""
+    from lptool import report_pool
+    from lptool.references import references
+
+    results = _pool_all(job, targets, outputs)
+    found = job.ranks.on_first(lambda: references(job.bench)) if with_references else None
+    documents = [report_pool.pool_document(result, found) for result in results]
+    views = [report_pool.references_view(results[0], found)] if found else []
+    if job.bench.options.target != "all":
+        return documents[0], views
+    return report_pool.all_targets_document(documents), [report_pool.summary_view(results), *views]
+
+
+def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
+    """Several targets are dealt out over the ranks, one at a time is searched by all of them together."""
     from lptool import report_pool
     from lptool.ranks import ALONE
 
+    ranks = job.ranks
     dealt = ranks.count > 1 and len(targets) > 1
-    together = ALONE if dealt else ranks
-    at_once = job.shown and not dealt and job.stage is None
+    told = job.shown and ranks.rank == 0
 
     def run(target: int, output: Path) -> PoolResult:
-        result = _pool_one(job, target, output, together, shown=ranks.rank == 0)
-        if at_once:
+        result = _pool_one(job, target, output, ALONE if dealt else ranks)
+        if told and not dealt:
             show(report_pool.pool_view(result))
         return result
 
     tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
     results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
-    for result in results * (job.shown and dealt):
+    for result in results * (told and dealt):
         show(report_pool.pool_view(result))
     return results
 
 
-def _pool_one(job: Job, target: int, output: Path, ranks: Ranks, *, shown: bool) -> PoolResult:
-    """Pool one target under a progress bar; Ctrl-C tells how far it came."""
-    from lptool.folder import WEIGHTS
+def _pool_one(
+    job: Job,
+    target: int,
+    file: Path,
+    ranks: Ranks,
+    *,
+    within: Path | None = None,
+    fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+) -> PoolResult:
+    """Pool one target under a progress bar; Ctrl-C tells how far it came.
+
+    Args:
+        ranks: that search it together.
+        within: the folder that the file will lie in, beside which the journal is; None where the file is all.
+    """
     from lptool.journal import journal_of
     from lptool.pipeline import pool_target
 
-    bench, journal, reached = job.bench, journal_of(output), "before the first scoring"
-    with progress_bar("pooling", shown=shown) as advance:
+    bench, output = job.bench, within or file
+    journal, reached = journal_of(output), "before the first scoring"
+    with progress_bar("pooling", shown=job.ranks.rank == 0) as advance:
 
         def follow(progress: Progress) -> None:
             nonlocal reached
@@ -172,45 +241,20 @@ def _pool_one(job: Job, target: int, output: Path, ranks: Ranks, *, shown: bool)
             doing = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
             advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
 
-        file = output if job.stage is None else job.stage / WEIGHTS
         try:
-            result = pool_target(
+            return pool_target(
                 *(bench, target, file),
                 form=job.form,
+                fitted=fitted,
                 journal=journal,
                 overwrite=job.overwrite,
                 ranks=ranks,
                 on_progress=follow,
             )
-            return replace(result, output=output, sha256=_sha256_in(job.stage) if job.stage else result.sha256)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Interrupted {reached} for {output}. The same command goes on from there; the scores are in {journal}"
             ) from None
-
-
-def _sha256_in(stage: Path) -> str:
-    """Of the weights of a folder, under the names that timm gives them."""
-    from lptool.checkpoints import file_sha256, load_ticket
-    from lptool.folder import WEIGHTS, write_weights
-
-    write_weights(load_ticket(stage / WEIGHTS), stage)
-    return file_sha256(stage / WEIGHTS)
-
-
-def _document(results: Sequence[PoolResult], found: References | None, target: str) -> Document:
-    from lptool import report_pool
-
-    documents = [report_pool.pool_document(result, found) for result in results]
-    return report_pool.all_targets_document(documents) if target == "all" else documents[0]
-
-
-def _views(results: Sequence[PoolResult], found: References | None, target: str) -> list[RenderableType]:
-    """What is told when all targets are done, after each target's own result."""
-    from lptool import report_pool
-
-    views = [report_pool.summary_view(results)] if target == "all" else []
-    return views if found is None else [*views, report_pool.references_view(results[0], found)]
 
 
 def _draw(document: Document) -> str:

@@ -10,7 +10,6 @@ from lptool.cli.options import (
     JSON,
     MEAN,
     PACKED,
-    PATH,
     SEED,
     STD,
     VALUES_OPTION,
@@ -44,9 +43,10 @@ OPTIONS = {
         option(
             *("-o", "--output", "out"),
             required=True,
-            type=PATH,
-            help="What to write: FILE.safetensors, or a name without a suffix, which is a folder in the Hugging Face "
-            "layout with model card, report and timm's config; with --target all a folder of files.",
+            type=click.Path(),
+            metavar="OUT",
+            help="What to write: FILE.safetensors, or a folder, whose name has no suffix or ends in /: in the Hugging "
+            "Face layout, with model card, report and timm's config; with --target all a folder of files.",
         ),
         PACKED,
         VALUES_OPTION,

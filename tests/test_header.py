@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lptool.said import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, one_line, score_in, utf8
+from lptool.header import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, one_line, score_in, utf8
 
 ODD: list[Any] = [None, True, "x", [], {}, [[]], {"a": 1}, math.nan, math.inf, json.loads("1" * 400), -1, 1.5]
 
