@@ -94,17 +94,25 @@ def convert(
         check_packages()
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
-    if kind == "folder":
-        ticket = for_timm(ticket)
-        _write_folder(ticket, output, command, overwrite=overwrite)
-    elif kind == "onnx":
+    if kind == "onnx":
         difference = _write_onnx(source, ticket, output, options)
     elif kind == "prune keys":
         save_prune_keys(ticket, output)
+    elif kind == "folder":
+        ticket, warnings = for_timm(ticket), (*warnings, *_doubts(ticket))
+        with new_folder(output, overwrite=overwrite) as folder:
+            write_folder(ticket, folder, command=command, documents={})
     else:
         form.save(ticket, output)
+    return _with_accuracy(_conversion(source, output, kind, ticket, difference, warnings), options, form)
+
+
+def _conversion(
+    source: Path, output: Path, kind: str, ticket: Ticket, difference: float | None, warnings: tuple[str, ...]
+) -> Conversion:
+    """What is told of an output that was written."""
     written = output / WEIGHTS if kind == "folder" else output
-    conversion = Conversion(
+    return Conversion(
         source=source,
         output=output,
         kind=kind,
@@ -115,9 +123,8 @@ def convert(
         metadata=ticket.metadata,
         plain_names=ticket.plain_names,
         difference=difference,
-        warnings=(*warnings, *_doubts(ticket, kind)),
+        warnings=warnings,
     )
-    return _with_accuracy(conversion, options) if form.values else conversion
 
 
 def _kind(output: str | Path, form: Form) -> str:
@@ -170,18 +177,13 @@ def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, A
     return arch, kwargs, guessed
 
 
-def _doubts(ticket: Ticket, kind: str) -> list[str]:
+def _doubts(ticket: Ticket) -> list[str]:
     """That a folder cannot say how images are prepared."""
-    if kind != "folder" or ticket.metadata.dataset:
+    if ticket.metadata.dataset:
         return []
     return [
         f"{ticket.file}: does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
     ]
-
-
-def _write_folder(ticket: Ticket, output: Path, command: str | None, *, overwrite: bool) -> None:
-    with new_folder(output, overwrite=overwrite) as folder:
-        write_folder(ticket, folder, command=command, documents={})
 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
@@ -203,8 +205,10 @@ def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ..
     }
 
 
-def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
-    """With the scores on test before and after; a warning where they cannot be had."""
+def _with_accuracy(conversion: Conversion, options: SettingOptions, form: Form) -> Conversion:
+    """With the scores on test before and after, where values were shortened; a warning where they cannot be had."""
+    if not form.values:
+        return conversion
     try:
         plan = plan_evaluation([conversion.source, conversion.output], _evaluating(options))
         before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)

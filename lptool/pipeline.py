@@ -170,13 +170,7 @@ def _write_pooled(
     pool = bench.pool
     ticket = pool[trace.target]
     start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
-    states = {"ticket": start}
-    if trace.ticket_bn:
-        states["ticket_bn"] = bench.recalibrated(start)
-    if trace.accepted:
-        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
-    else:
-        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
+    states = _finished(bench, start, best, trace)
     val = _scores(bench, states, bench.data.val)
     # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
     shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
@@ -209,6 +203,18 @@ def _write_pooled(
         rounded=_score_as_written(bench, output) if form.values else None,
         device=str(bench.device),
     )
+
+
+def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -> dict[str, State]:
+    """What the search found and its controls, BatchNorm recalibrated on the whole training set where it is at all."""
+    states = {"ticket": start}
+    if trace.ticket_bn:
+        states["ticket_bn"] = bench.recalibrated(start)
+    if trace.accepted:
+        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
+    else:
+        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
+    return states
 
 
 def _score_as_written(bench: Bench, output: Path) -> Score:
