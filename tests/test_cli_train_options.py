@@ -87,14 +87,17 @@ def test_options_that_contradict_each_other_are_wrong_usage(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sparsity", 1], "sparsity: expected a number in (0, 1), found 1.0"),
-        (["--sparsities", "0.5,0.4"], "sparsities: expected growing numbers in (0, 1), found [0.5, 0.4]"),
-        (["--rewind-epoch", "soon"], "rewind_epoch: expected epochs (3 or 3ep) or steps (500it), found 'soon'"),
-        (["--rewind-epoch", "99999it"], "rewind_epoch: expected a step from 0 to"),
-        (["--label-smoothing", 1], "label_smoothing: expected in [0, 1), found 1.0"),
-        (["--pretrained", "--init-checkpoint", "a.pt"], "pretrained and init_checkpoint both say where level 0 starts"),
+        (["--sparsity", 1], "--sparsity: expected a number in (0, 1), found 1.0"),
+        (["--sparsities", "0.5,0.4"], "--sparsities: expected growing numbers in (0, 1), found [0.5, 0.4]"),
+        (["--rewind-epoch", "soon"], "--rewind-epoch: expected epochs (3 or 3ep) or steps (500it), found 'soon'"),
+        (["--rewind-epoch", "99999it"], "--rewind-epoch: expected a step from 0 to"),
+        (["--label-smoothing", 1], "--label-smoothing: expected in [0, 1), found 1.0"),
+        (
+            ["--pretrained", "--init-checkpoint", "a.pt"],
+            "--pretrained and --init-checkpoint: both say where level 0 starts",
+        ),
         (["--init-checkpoint", "a.pt"], "a.pt: cannot be read"),
-        (["--seed", 2**32 - 1, "--replicates", 2], "seed: expected from 0 to 2^32"),
+        (["--seed", 2**32 - 1, "--replicates", 2], "--seed: expected from 0 to 2^32"),
         (["--pretrained"], "resnet8_cifar has no pretrained weights"),
     ],
 )
