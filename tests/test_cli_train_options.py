@@ -12,7 +12,7 @@ from commands import lptool, refused
 from lptool.cli import main
 from lptool.cli.train_options import chosen
 from lptool.errors import TrainError
-from lptool.presets import PAPER_LEVELS, RECIPES
+from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES
 from lptool.train_options import TrainOptions
 
 NOT_OPTIONS = {"out", "preset", "recipe", "levels", "sparsities", "sparsity", "data_dir", "device", "replicates"}
@@ -50,6 +50,27 @@ def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
     assert shorter.milestones == (15, 30, 40)
     named = chosen("paper-imagenet-resnet18", None, {"epochs": 45, "milestones": (20,)})[0]
     assert named.milestones == (20,)
+
+
+@pytest.mark.parametrize("name", [None, *PRESETS])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 500])
+def test_every_preset_can_be_trained_for_any_number_of_epochs(name: str | None, recipe: str, epochs: int) -> None:
+    """`TrainOptions` refuses points of training that do not fit its epochs."""
+    base, options = chosen(name, None, {})[0], chosen(name, None, {"epochs": epochs}, recipe)[0]
+    assert isinstance(options.rewind_epoch, int)
+    assert isinstance(base.rewind_epoch, int)
+    nearest = base.rewind_epoch * epochs / base.epochs
+    assert abs(options.rewind_epoch - nearest) <= 0.5 or options.rewind_epoch == min(1, epochs - 1)
+    if recipe == "paper":
+        assert options.warmup == pytest.approx(base.warmup * epochs / base.epochs)
+
+
+def test_a_rewind_point_that_is_told_or_in_steps_stays() -> None:
+    assert chosen("quickstart", None, {"epochs": 30, "rewind_epoch": 3})[0].rewind_epoch == 3
+    assert chosen("quickstart", None, {"epochs": 2, "rewind": "init"})[0].rewind_epoch == 0
+    with pytest.raises(TrainError, match="rewind_epoch: expected from 0 to epochs − 1 = 1, found 3"):
+        chosen("quickstart", None, {"epochs": 2, "rewind_epoch": 3})
 
 
 def test_the_paper_recipe_is_the_preset() -> None:

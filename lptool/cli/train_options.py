@@ -88,7 +88,7 @@ OPTIONS = {
             "Levels start from the weights and schedule of the rewind point, from the level before with the learning "
             "rate of that point, or from the initialisation.",
         ),
-        _number("--rewind-epoch", str, "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it)."),
+        _number("--rewind-epoch", str, "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it); moves with --epochs."),
         _choice("--keep", "Epoch kept: the last, or the best on val."),
     ],
     "Training": [
