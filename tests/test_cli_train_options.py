@@ -93,7 +93,7 @@ def test_the_paper_recipe_is_the_preset() -> None:
         (["--augment", "resized-crop", "--crop-padding", 4], "--augment resized-crop does not use --crop-padding"),
         (["--sparsities", "0.5", "--rate", 0.5], "--sparsities does not use --rate; leave it out"),
         (["--milestones", "1.5"], "expected whole epochs, found '1.5'"),
-        (["--optimizer", "adam"], "'adam' is not one of"),
+        (["--optimizer", "adam"], "'adam' is not one of 'sgd', 'adamw'. Did you mean 'adamw'?"),
     ],
 )
 def test_options_that_contradict_each_other_are_wrong_usage(

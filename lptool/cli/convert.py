@@ -18,6 +18,7 @@ from lptool.cli.options import (
     SectionedCommand,
     arch_option,
     data_dir_option,
+    dataset_option,
     option,
     options_of,
     overwrite_option,
@@ -38,7 +39,7 @@ OPTIONS = {
     ],
     "For files that do not say": [
         arch_option(f"{ARCHITECTURES}. [as the file says, else guessed]"),
-        option("--dataset", metavar="D", help="Whose test images --values and .onnx are checked on: as for train."),
+        dataset_option("Whose test images --values and .onnx are checked on: as for train."),
         data_dir_option(),
         MEAN,
         STD,
