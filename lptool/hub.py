@@ -157,7 +157,7 @@ def _advice(error: Exception, repo: str) -> str:
         return f"the Hub knows no such repository, user or revision ({_reason(error)}); check the name, and {_LOG_IN}"
     if "OfflineModeIsEnabled" in kinds:
         return "huggingface_hub is told to stay offline; unset HF_HUB_OFFLINE"
-    if kinds & _UNREACHABLE:
+    if status is None and kinds & _UNREACHABLE:  # requests counts answers with an error among its exceptions too
         return f"the Hub cannot be reached ({first_line(error)}); check the network and try again"
     return f"{_reason(error)}; the folder is as it was, try again"
 
