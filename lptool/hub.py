@@ -50,7 +50,7 @@ def check_repo(repo: str) -> None:
         validate_repo_id(repo)
     except ValueError as error:
         raise HubError(f"{repo!r}: not the name of a repository: {first_line(error)}") from error
-    if repo.count("/") != 1:
+    if repo.count("/") != 1 or not repo.isascii():  # of which older huggingface_hub says nothing
         raise HubError(f"{repo!r}: not the name of a repository; expected user/name")
 
 
