@@ -279,7 +279,7 @@ def test_a_sparsity_between_two_tickets(tmp_path: Path, tickets: list[Path]) -> 
         ("-0.5", "--sparsity: expected a number in [0, 1), such as 0.9 for 90 %, found -0.5"),
         ("nan", "--sparsity: expected a number in [0, 1), such as 0.9 for 90 %, found nan"),
         ("0.4", "--sparsity: expected at least 0.5"),
-        ("0.9999999", "would be left; expected less"),
+        ("0.9999999", "would leave none of the"),
     ],
 )
 def test_a_sparsity_that_cannot_be_is_one_line(
