@@ -22,7 +22,6 @@ The public names, loaded when first used, so that `lptool --help` does not wait 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ _HOME = {
     "train_tickets": "train",
 }
 __all__ = sorted(_HOME)
-__version__ = version("lptool")
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
 
 def __getattr__(name: str) -> Any:

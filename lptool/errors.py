@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class LptoolError(Exception):
-    """Base of all errors raised on purpose: says which file or tensor, what was expected and found, what to do."""
+    """Base of all errors raised on purpose: says which file or tensor, what was expected and found, what to do.
+
+    Args:
+        text: what is wrong.
+        options: the fields, such as `rewind_epoch`, whose values it is about; they go before the text.
+    """
+
+    def __init__(self, text: str, *options: str) -> None:
+        super().__init__(text, *options)
+        self.text, self.options = text, options
+
+    def __str__(self) -> str:
+        return self.naming(str)
+
+    def naming(self, shown: Callable[[str], str]) -> str:
+        """The message, with each option as `shown` spells it."""
+        return f"{' and '.join(map(shown, self.options))}: {self.text}" if self.options else self.text
 
 
 class CheckpointError(LptoolError):

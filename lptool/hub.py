@@ -50,7 +50,7 @@ def check_repo(repo: str) -> None:
         validate_repo_id(repo)
     except ValueError as error:
         raise HubError(f"{repo!r}: not the name of a repository: {first_line(error)}") from error
-    if repo.count("/") != 1:
+    if repo.count("/") != 1 or not repo.isascii():  # of which older huggingface_hub says nothing
         raise HubError(f"{repo!r}: not the name of a repository; expected user/name")
 
 
@@ -157,7 +157,7 @@ def _advice(error: Exception, repo: str) -> str:
         return f"the Hub knows no such repository, user or revision ({_reason(error)}); check the name, and {_LOG_IN}"
     if "OfflineModeIsEnabled" in kinds:
         return "huggingface_hub is told to stay offline; unset HF_HUB_OFFLINE"
-    if kinds & _UNREACHABLE:
+    if status is None and kinds & _UNREACHABLE:  # requests counts answers with an error among its exceptions too
         return f"the Hub cannot be reached ({first_line(error)}); check the network and try again"
     return f"{_reason(error)}; the folder is as it was, try again"
 

@@ -13,7 +13,7 @@ Levels = int | Sequence[float]  # how many prunings at the rate of the options, 
 def sparsities_to(sparsity: float, rate: float) -> tuple[float, ...]:
     """The sparsity after each pruning by `rate`, until the last one reaches `sparsity`, in (0, 1), exactly."""
     if not 0 < sparsity < 1:
-        raise TrainError(f"sparsity: expected a number in (0, 1), found {sparsity}")
+        raise TrainError(f"expected a number in (0, 1), found {sparsity}", "sparsity")
     count = math.ceil(math.log(1 - sparsity) / math.log(1 - rate) - 1e-9)  # no level for what rounding leaves
     return (*(1 - (1 - rate) ** level for level in range(1, count)), sparsity)
 
@@ -23,7 +23,7 @@ def check_levels(levels: Levels) -> None:
     if isinstance(levels, int):
         return
     if not levels or not all(a < b for a, b in zip((0.0, *levels), (*levels, 1.0), strict=True)):
-        raise TrainError(f"sparsities: expected growing numbers in (0, 1), found {list(levels)}")
+        raise TrainError(f"expected growing numbers in (0, 1), found {list(levels)}", "sparsities")
 
 
 def count_of(levels: Levels) -> int:

@@ -240,11 +240,11 @@ def _check(
     if alpha_search not in ALPHA_SEARCHES:
         raise PoolError(f"unknown alpha search {alpha_search!r}: expected {' or '.join(ALPHA_SEARCHES)}")
     if not alphas or not all(0.0 <= alpha <= 1.0 for alpha in alphas):
-        raise PoolError(f"alphas must be numbers in [0, 1], found {list(alphas)}")
+        raise PoolError(f"expected numbers in [0, 1], found {list(alphas)}", "alphas")
     if not 0.0 <= decay <= 1.0:
-        raise PoolError(f"decay must be in [0, 1], found {decay}")
+        raise PoolError(f"expected a number in [0, 1], found {decay}", "decay")
     if passes < 1:
-        raise PoolError(f"passes must be 1 or more, found {passes}")
+        raise PoolError(f"expected 1 or more, found {passes}", "passes")
     if not -len(pool) <= target < len(pool):
         raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
     if keep is not None and not min(1, pool.kept(target)) <= keep <= pool.kept(target):  # 0 of files without masks

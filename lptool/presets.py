@@ -84,7 +84,8 @@ def with_recipe(recipe: str, base: TrainOptions, told: Mapping[str, Any]) -> Tra
     """A preset's options trained by a recipe, with what was `told` in place of either.
 
     `paper` is the preset as it is. `fast` takes half the epochs: the rate climbs in the first tenth and falls in a
-    straight line, with Nesterov's momentum; flips alternate (Jordan 2024, airbench).
+    straight line, with Nesterov's momentum; flips alternate (Jordan 2024, airbench). With other epochs than the
+    preset's, its milestones, its warm-up and its rewind epoch lie at the same shares of them.
 
     Raises:
         TrainError: an unknown recipe, or options that contradict each other.
@@ -92,26 +93,34 @@ def with_recipe(recipe: str, base: TrainOptions, told: Mapping[str, Any]) -> Tra
     if recipe not in RECIPES:
         raise TrainError(f"unknown recipe {recipe!r}: expected {' or '.join(RECIPES)}")
     asked = {**base.to_json(), **told}
-    changes = _fast(asked, base, told) if recipe == "fast" else _scaled_milestones(asked, base)
+    changes = _fast(asked, base, told) if recipe == "fast" else _scaled(base, asked["epochs"])
     return TrainOptions(**{**asked, **changes, **told})
 
 
-def _scaled_milestones(asked: Mapping[str, Any], base: TrainOptions) -> dict[str, Any]:
-    """A preset's milestones at the same shares of other epochs."""
-    at = {round(milestone * asked["epochs"] / base.epochs) for milestone in base.milestones or ()}
-    return {"milestones": tuple(sorted(at - {0})) or None}
+def _scaled(base: TrainOptions, epochs: int) -> dict[str, Any]:
+    """A preset's points of training at the same shares of other epochs; a rewind point in steps stays."""
+    if epochs == base.epochs:
+        return {}
+    share, rewind = epochs / base.epochs, base.rewind_epoch
+    milestones = {round(milestone * share) for milestone in base.milestones or ()} - {0, epochs}
+    if isinstance(rewind, int) and rewind:
+        rewind = max(1, round(rewind * share)) if epochs > 1 else 0
+    return {
+        "milestones": tuple(sorted(milestones)) or None,
+        "warmup": base.warmup and base.warmup * share,
+        "rewind_epoch": rewind,
+    }
 
 
 def _fast(asked: Mapping[str, Any], base: TrainOptions, told: Mapping[str, Any]) -> dict[str, Any]:
     epochs = asked["epochs"] if "epochs" in told else max(2, round(base.epochs * _FAST_SHARE))
     flips = asked["flip"] != "no" and asked["dataset"] != "digits"
-    rewind = asked["rewind_epoch"]
     return {
+        **_scaled(base, epochs),
         "epochs": epochs,
         "schedule": "linear",
         "milestones": None,
         "warmup": epochs / 10,
         "nesterov": asked["optimizer"] == "sgd" and asked["momentum"] > 0,
         "flip": "alternate" if flips else "no",
-        "rewind_epoch": max(1, round(rewind * epochs / base.epochs)) if isinstance(rewind, int) and rewind else rewind,
     }

@@ -7,6 +7,8 @@ import shlex
 import sys
 from importlib.metadata import version
 
+from lptool import __version__
+
 _PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy")
 
 
@@ -18,7 +20,7 @@ def command_line() -> str:
 def versions() -> dict[str, str]:
     """Of lptool, Python and the libraries that a score depends on."""
     return {
-        "lptool": version("lptool"),
+        "lptool": __version__,
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }

@@ -40,7 +40,8 @@ def rewind_step(options: TrainOptions, steps_per_epoch: int) -> int:
     step, total = number * (steps_per_epoch if unit == "ep" else 1), options.epochs * steps_per_epoch
     if not 0 <= step < total:
         raise TrainError(
-            f"rewind_epoch: expected a step from 0 to {total - 1} ({options.epochs} epochs of {steps_per_epoch}), "
-            f"found {options.rewind_epoch}"
+            f"expected a step from 0 to {total - 1} ({options.epochs} epochs of {steps_per_epoch}), "
+            f"found {options.rewind_epoch}",
+            "rewind_epoch",
         )
     return step

@@ -39,12 +39,8 @@ class Parts:
 def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -> Parts:
     root = Path(data_dir) if data_dir is not None else None
     kind, _, place = name.partition(":")
-    if name == "digits":
-        parts = _digits()
-    elif name == "fashion-mnist":
-        parts = _fashion_mnist(root)
-    elif name in ("cifar10", "cifar100"):
-        parts = _torchvision(name, root)
+    if name in NAMED:
+        parts = NAMED[name](root)
     elif kind == "npz" and place:
         parts = _npz(Path(place))
     elif kind == "folder" and place:
@@ -54,10 +50,9 @@ def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -
     elif name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds"):
         return _timm(name, root, image_size)
     else:
-        known = ["digits", "fashion-mnist", "cifar10", "cifar100"]
         raise DataError(
-            f"unknown data set {name!r}: expected {', '.join(known)}, npz:FILE, folder:DIR, wds/DIR, or a timm name "
-            f"such as torch/mnist or hfds/NAME.{near_miss(name, known)}"
+            f"unknown data set {name!r}: expected {', '.join(NAMED)}, npz:FILE, folder:DIR, wds/DIR, or a timm name "
+            f"such as torch/mnist or hfds/NAME.{near_miss(name, NAMED)}"
         )
     return _resized(parts, image_size)
 
@@ -83,7 +78,7 @@ def _in_memory(images: Array, labels: Array) -> InMemory:
     return InMemory(pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
-def _digits() -> Parts:
+def _digits(root: Path | None) -> Parts:
     from sklearn.datasets import load_digits
 
     content = load_digits()
@@ -262,3 +257,12 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
     if not isinstance(seen, InMemory):
         raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
     return Parts(seen, images["test"], int(seen.labels.max()) + 1)
+
+
+# The data sets that have a name of their own, and what reads each from `data_dir`.
+NAMED: dict[str, Callable[[Path | None], Parts]] = {
+    "digits": _digits,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": partial(_torchvision, "cifar10"),
+    "cifar100": partial(_torchvision, "cifar100"),
+}

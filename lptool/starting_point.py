@@ -30,7 +30,7 @@ def initial_model(
     """
     pretrained = {"pretrained": True} if options.pretrained else {}
     if options.pretrained and ":" in options.arch:
-        raise TrainError(f"pretrained: expected a timm architecture, found {options.arch}; use --init-checkpoint")
+        raise TrainError(f"expected a timm architecture, found {options.arch}; use --init-checkpoint", "pretrained")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         model = build_model(options.arch, num_classes, shape[0], **pretrained)

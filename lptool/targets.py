@@ -37,8 +37,9 @@ def _nearest_denser(pool: Pool, sparsity: float) -> int:
     keep, densest = kept_at(pool, sparsity), max(range(len(pool)), key=pool.kept)
     if keep > pool.kept(densest):
         raise PoolError(
-            f"sparsity {sparsity:g}: expected at least {1 - pool.density(densest):.6g}, the sparsity of the densest "
-            f"ticket {pool.summaries[densest].file}"
+            f"expected at least {1 - pool.density(densest):.6g}, the sparsity of the densest "
+            f"ticket {pool.summaries[densest].file}, found {sparsity:g}",
+            "sparsity",
         )
     return _sparsest(pool, [place for place in range(len(pool)) if pool.kept(place) >= keep])
 
@@ -46,11 +47,11 @@ def _nearest_denser(pool: Pool, sparsity: float) -> int:
 def kept_at(pool: Pool, sparsity: float) -> int:
     """How many prunable weights a model of this sparsity keeps. Raises PoolError."""
     if not 0 <= sparsity < 1:
-        raise PoolError(f"sparsity {sparsity:g}: expected a number in [0, 1), such as 0.9 for 90 %")
+        raise PoolError(f"expected a number in [0, 1), such as 0.9 for 90 %, found {sparsity:g}", "sparsity")
     total = pool.summaries[0].size(pool.prunable)
     keep = round(total * (1 - sparsity))
     if keep == 0:
-        raise PoolError(f"sparsity {sparsity:g}: none of the {total:,} prunable weights would be left; expected less")
+        raise PoolError(f"{sparsity:g} would leave none of the {total:,} prunable weights; expected less", "sparsity")
     return keep
 
 

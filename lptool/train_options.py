@@ -122,10 +122,10 @@ class TrainOptions:
         }
         for name, (holds, expected) in rules.items():
             if not holds:
-                raise TrainError(f"{name}: expected {expected}, found {getattr(self, name)}")
+                raise TrainError(f"expected {expected}, found {getattr(self, name)}", name)
         self._check_rewind()
         if self.pretrained and self.init_checkpoint:
-            raise TrainError("pretrained and init_checkpoint both say where level 0 starts; choose one")
+            raise TrainError("both say where level 0 starts; choose one", "pretrained", "init_checkpoint")
 
     def _check_rewind(self) -> None:
         if self.rewind == "init":
@@ -135,7 +135,7 @@ class TrainOptions:
             object.__setattr__(self, "rewind_epoch", number)
             if not 0 <= number < self.epochs:
                 expected = f"from 0 to epochs − 1 = {self.epochs - 1}"
-                raise TrainError(f"rewind_epoch: expected {expected}, found {self.rewind_epoch}")
+                raise TrainError(f"expected {expected}, found {self.rewind_epoch}", "rewind_epoch")
 
     def to_json(self) -> dict[str, Any]:
         """All options by name, as JSON has them."""
@@ -150,7 +150,7 @@ def point(text: int | str) -> tuple[int, str]:
     """A point of training, `3`, `3ep` or `500it`, as its number and `ep` or `it`. Raises TrainError."""
     found = re.fullmatch(r"(-?\d+)(ep|it)?", str(text))
     if found is None:
-        raise TrainError(f"rewind_epoch: expected epochs (3 or 3ep) or steps (500it), found {text!r}")
+        raise TrainError(f"expected epochs (3 or 3ep) or steps (500it), found {text!r}", "rewind_epoch")
     return int(found[1]), found[2] or "ep"
 
 

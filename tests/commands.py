@@ -28,6 +28,12 @@ def refused(result: Result, code: int = 1) -> str:
     return result.stderr.removeprefix("Error: ").rstrip("\n")
 
 
+def refused_usage(result: Result) -> str:
+    """The message of wrong usage, after the line of usage."""
+    assert result.exit_code == 2, result.output
+    return result.stderr.rstrip().splitlines()[-1].removeprefix("Error: ")
+
+
 def refused_last(result: Result) -> str:
     """The error of a command that warned before it."""
     assert result.exit_code == 1, result.output

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import FAST, lptool
+from commands import FAST, lptool, refused_usage
 
+from lptool import __version__
 from lptool.cli import main
 
 
@@ -33,6 +34,11 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert "Usage: " in result.stderr
 
 
+def test_a_command_of_nearly_that_name_is_suggested() -> None:
+    assert refused_usage(lptool("pol")) == "No such command 'pol'. Did you mean 'pool'?"
+    assert "'--method'" in refused_usage(lptool("pool", "--metod", "x"))
+
+
 def test_every_command_and_option_has_help() -> None:
     for command in main.commands.values():
         assert command.help
@@ -42,4 +48,4 @@ def test_every_command_and_option_has_help() -> None:
 
 def test_the_module_runs() -> None:
     shown = subprocess.run([sys.executable, "-m", "lptool", "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith("lptool, version ")
+    assert shown.stdout.startswith(f"lptool {__version__}, torch ")

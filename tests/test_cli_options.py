@@ -1,13 +1,15 @@
 """The table of options, and `--help` with its headings."""
 
 import re
+import shlex
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from lptool.cli import main
-from lptool.cli.options import SectionedCommand, numbers, option, options_of
+from lptool.cli.options import DATA_SETS, SectionedCommand, Words, numbers, option, options_of
+from lptool.sources import NAMED
 
 TABLE = {
     "Where to": [option("-o", "--output", required=True, help="A file.")],
@@ -76,3 +78,46 @@ def test_numbers() -> None:
     for text, found in (("a,1", "expected numbers and commas"), ("1,inf", "expected finite numbers")):
         with pytest.raises(click.BadParameter, match=found):
             numbers(context, parameter, text)
+
+
+def test_a_near_miss_of_a_word_is_told() -> None:
+    words = Words(["grid", "coarse"])
+    for text, end in (("corse", "'grid', 'coarse'. Did you mean 'coarse'?"), ("x", "'grid', 'coarse'.")):
+        with pytest.raises(click.BadParameter) as refusal:
+            words.convert(text, None, None)
+        assert refusal.value.message.endswith(end)
+
+
+def test_every_data_set_with_a_name_is_offered() -> None:
+    assert tuple(NAMED) == DATA_SETS
+
+
+def completed(*line: str) -> list[str]:
+    """What bash gets for a line that ends in TAB: `kind,value` of each."""
+    told = {
+        "_LPTOOL_COMPLETE": "bash_complete",
+        "COMP_WORDS": shlex.join(["lptool", *line]),
+        "COMP_CWORD": str(len(line)),
+    }
+    return CliRunner().invoke(main, prog_name="lptool", env=told).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["po"], ["plain,pool"]),
+        (["pool", "--meth"], ["plain,--method"]),
+        (["pool", "--method", "s"], ["plain,swa", "plain,soup"]),
+        (["pool", "runs/"], ["file,runs/"]),
+        (["pool", "--target", "m"], ["plain,matching"]),
+        (["pool", "--target", "runs/"], ["file,runs/"]),
+        (["train", "--preset", "paper-cifar10-"], ["plain,paper-cifar10-resnet18", "plain,paper-cifar10-vgg16"]),
+        (["train", "--preset", "x"], []),
+        (["train", "--init-checkpoint", "a"], ["file,a"]),
+        (["train", "--arch", "a"], ["file,a"]),
+        (["inspect", "--data", "cifar"], ["plain,cifar10", "plain,cifar100"]),
+        (["evaluate", "--device", "c"], ["plain,cpu", "plain,cuda"]),
+    ],
+)
+def test_the_shell_completes(line: list[str], expected: list[str]) -> None:
+    assert completed(*line) == expected

@@ -3,8 +3,27 @@
 import json
 from pathlib import Path
 
+import click
 import pytest
-from commands import FAST, assert_clear_error, lptool
+from click.testing import CliRunner
+from commands import FAST, assert_clear_error, lptool, refused
+
+from lptool.cli.output import clear_errors
+from lptool.errors import TrainError
+
+
+@click.command()
+@click.option("--bn-recal/--no-bn-recal", "recalibrate", default=True)
+@click.option("-l", "--lr", default=0.1)
+@clear_errors
+def command(recalibrate: bool, lr: float) -> None:
+    """Fail."""
+    raise TrainError("wrong", "recalibrate", "lr", "batch_size")
+
+
+def test_options_in_an_error_are_spelled_as_the_command_has_them() -> None:
+    message = refused(CliRunner().invoke(command, []))
+    assert message == "--bn-recal and --lr and batch_size: wrong"
 
 
 def test_ctrl_c_is_one_line_and_130(tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,11 +275,11 @@ def test_a_sparsity_between_two_tickets(tmp_path: Path, tickets: list[Path]) -> 
 @pytest.mark.parametrize(
     ("sparsity", "message"),
     [
-        ("1", "sparsity 1: expected a number in [0, 1), such as 0.9 for 90 %"),
-        ("-0.5", "sparsity -0.5: expected a number in [0, 1)"),
-        ("nan", "sparsity nan: expected a number in [0, 1)"),
-        ("0.4", "sparsity 0.4: expected at least 0.5"),
-        ("0.9999999", "would be left; expected less"),
+        ("1", "--sparsity: expected a number in [0, 1), such as 0.9 for 90 %, found 1"),
+        ("-0.5", "--sparsity: expected a number in [0, 1), such as 0.9 for 90 %, found -0.5"),
+        ("nan", "--sparsity: expected a number in [0, 1), such as 0.9 for 90 %, found nan"),
+        ("0.4", "--sparsity: expected at least 0.5"),
+        ("0.9999999", "would leave none of the"),
     ],
 )
 def test_a_sparsity_that_cannot_be_is_one_line(

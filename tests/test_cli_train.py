@@ -94,7 +94,7 @@ def test_every_record_is_a_line_of_json(run: Path) -> None:
 
 def test_errors_of_train_and_inspect(tmp_path: Path) -> None:
     assert "unknown preset 'quick'" in refused(lptool("train", "-o", tmp_path / "r", "--preset", "quick"))
-    assert "rate: expected in (0, 1), found 2.0" in refused(lptool("train", "-o", tmp_path / "r", "--rate", 2))
+    assert "--rate: expected in (0, 1), found 2.0" in refused(lptool("train", "-o", tmp_path / "r", "--rate", 2))
     assert "cannot be read" in refused(lptool("inspect", tmp_path / "none.safetensors"))
     assert "no checkpoint in it" in refused(lptool("inspect", tmp_path))
     assert list(tmp_path.iterdir()) == []

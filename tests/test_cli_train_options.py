@@ -12,7 +12,7 @@ from commands import lptool, refused
 from lptool.cli import main
 from lptool.cli.train_options import chosen
 from lptool.errors import TrainError
-from lptool.presets import PAPER_LEVELS, RECIPES
+from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES
 from lptool.train_options import TrainOptions
 
 NOT_OPTIONS = {"out", "preset", "recipe", "levels", "sparsities", "sparsity", "data_dir", "device", "replicates"}
@@ -52,6 +52,27 @@ def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
     assert named.milestones == (20,)
 
 
+@pytest.mark.parametrize("name", [None, *PRESETS])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 500])
+def test_every_preset_can_be_trained_for_any_number_of_epochs(name: str | None, recipe: str, epochs: int) -> None:
+    """`TrainOptions` refuses points of training that do not fit its epochs."""
+    base, options = chosen(name, None, {})[0], chosen(name, None, {"epochs": epochs}, recipe)[0]
+    assert isinstance(options.rewind_epoch, int)
+    assert isinstance(base.rewind_epoch, int)
+    nearest = base.rewind_epoch * epochs / base.epochs
+    assert abs(options.rewind_epoch - nearest) <= 0.5 or options.rewind_epoch == min(1, epochs - 1)
+    if recipe == "paper":
+        assert options.warmup == pytest.approx(base.warmup * epochs / base.epochs)
+
+
+def test_a_rewind_point_that_is_told_or_in_steps_stays() -> None:
+    assert chosen("quickstart", None, {"epochs": 30, "rewind_epoch": 3})[0].rewind_epoch == 3
+    assert chosen("quickstart", None, {"epochs": 2, "rewind": "init"})[0].rewind_epoch == 0
+    with pytest.raises(TrainError, match="rewind_epoch: expected from 0 to epochs − 1 = 1, found 3"):
+        chosen("quickstart", None, {"epochs": 2, "rewind_epoch": 3})
+
+
 def test_the_paper_recipe_is_the_preset() -> None:
     assert chosen("quickstart", None, {}, "paper") == chosen("quickstart", None, {})
     with pytest.raises(TrainError, match="unknown recipe 'slow'"):
@@ -72,7 +93,7 @@ def test_the_paper_recipe_is_the_preset() -> None:
         (["--augment", "resized-crop", "--crop-padding", 4], "--augment resized-crop does not use --crop-padding"),
         (["--sparsities", "0.5", "--rate", 0.5], "--sparsities does not use --rate; leave it out"),
         (["--milestones", "1.5"], "expected whole epochs, found '1.5'"),
-        (["--optimizer", "adam"], "'adam' is not one of"),
+        (["--optimizer", "adam"], "'adam' is not one of 'sgd', 'adamw'. Did you mean 'adamw'?"),
     ],
 )
 def test_options_that_contradict_each_other_are_wrong_usage(
@@ -87,14 +108,17 @@ def test_options_that_contradict_each_other_are_wrong_usage(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sparsity", 1], "sparsity: expected a number in (0, 1), found 1.0"),
-        (["--sparsities", "0.5,0.4"], "sparsities: expected growing numbers in (0, 1), found [0.5, 0.4]"),
-        (["--rewind-epoch", "soon"], "rewind_epoch: expected epochs (3 or 3ep) or steps (500it), found 'soon'"),
-        (["--rewind-epoch", "99999it"], "rewind_epoch: expected a step from 0 to"),
-        (["--label-smoothing", 1], "label_smoothing: expected in [0, 1), found 1.0"),
-        (["--pretrained", "--init-checkpoint", "a.pt"], "pretrained and init_checkpoint both say where level 0 starts"),
+        (["--sparsity", 1], "--sparsity: expected a number in (0, 1), found 1.0"),
+        (["--sparsities", "0.5,0.4"], "--sparsities: expected growing numbers in (0, 1), found [0.5, 0.4]"),
+        (["--rewind-epoch", "soon"], "--rewind-epoch: expected epochs (3 or 3ep) or steps (500it), found 'soon'"),
+        (["--rewind-epoch", "99999it"], "--rewind-epoch: expected a step from 0 to"),
+        (["--label-smoothing", 1], "--label-smoothing: expected in [0, 1), found 1.0"),
+        (
+            ["--pretrained", "--init-checkpoint", "a.pt"],
+            "--pretrained and --init-checkpoint: both say where level 0 starts",
+        ),
         (["--init-checkpoint", "a.pt"], "a.pt: cannot be read"),
-        (["--seed", 2**32 - 1, "--replicates", 2], "seed: expected from 0 to 2^32"),
+        (["--seed", 2**32 - 1, "--replicates", 2], "--seed: expected from 0 to 2^32"),
         (["--pretrained"], "resnet8_cifar has no pretrained weights"),
     ],
 )

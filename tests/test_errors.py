@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
 
 from lptool import errors
-from lptool.errors import LptoolError, first_ten, near_miss
+from lptool.errors import LptoolError, TrainError, first_ten, near_miss
+
+
+def test_an_error_about_options_names_them_as_whoever_asks_spells_them() -> None:
+    both = TrainError("choose one", "pretrained", "init_checkpoint")
+    assert str(both) == "pretrained and init_checkpoint: choose one"
+    assert both.naming(lambda name: f"<{name}>") == "<pretrained> and <init_checkpoint>: choose one"
+    plain = LptoolError("a.pt: damaged")
+    assert str(plain) == plain.naming(str.upper) == "a.pt: damaged"
+    again = pickle.loads(pickle.dumps(both))  # as it goes from rank to rank
+    assert (type(again), str(again), again.options) == (TrainError, str(both), both.options)
 
 
 def test_every_error_is_an_lptool_error_so_that_the_cli_needs_to_catch_one() -> None:

@@ -498,10 +498,10 @@ def test_how_many_mixes_there_are_at_most() -> None:
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": "mean"}, "unknown method 'mean': expected greedy, average, swa, .*learned or auto"),
     ({"method": "learned"}, "method 'learned' needs a gradient function"),
-    ({"decay": -0.1}, r"decay must be in \[0, 1\], found -0.1"),
-    ({"decay": 1.1}, r"decay must be in \[0, 1\], found 1.1"),
-    ({"decay": math.nan}, "decay must be in"),
-    ({"passes": 0}, "passes must be 1 or more, found 0"),
+    ({"decay": -0.1}, r"decay: expected a number in \[0, 1\], found -0.1"),
+    ({"decay": 1.1}, r"decay: expected a number in \[0, 1\], found 1.1"),
+    ({"decay": math.nan}, "decay: expected a number in"),
+    ({"passes": 0}, "passes: expected 1 or more, found 0"),
     ({"keep": 0}, "cannot keep 0 weights: the target has 4"),
     ({"keep": 5}, "cannot keep 5 weights: the target has 4"),
 ]

@@ -101,7 +101,7 @@ ORDER = [
 # Inside the command line, likewise; its `__init__` comes last.
 CLI_ORDER = [
     *("options", "output", "train_options", "train", "train_first", "pool_options", "pool"),
-    *("inspect", "evaluate", "convert", "push"),
+    *("inspect", "evaluate", "convert", "push", "version"),
 ]
 LONGEST = 320  # lines of a file
 TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train") + 1])
@@ -182,7 +182,6 @@ def test_public_names_can_be_used() -> None:
         ["push", "--help"],
         ["push"],
         ["inspect"],
-        ["--version"],
         ["train", "--rate", "x"],
     ],
 )

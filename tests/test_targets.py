@@ -47,15 +47,15 @@ def test_the_sparsity_of_a_ticket_takes_that_ticket(tickets: list[Path]) -> None
 def test_a_sparsity_that_cannot_be(tickets: list[Path]) -> None:
     bench = open_bench(tickets, QUICK)
     for sparsity, message in [
-        (-0.1, r"sparsity -0.1: expected a number in \[0, 1\), such as 0.9 for 90 %"),
-        (1.0, r"sparsity 1: expected a number in \[0, 1\)"),
-        (90.0, r"sparsity 90: expected a number in \[0, 1\)"),
-        (float("nan"), r"sparsity nan: expected a number in \[0, 1\)"),
-        (0.999999, "sparsity 0.999999: none of the [0-9,]+ prunable weights would be left; expected less"),
+        (-0.1, r"sparsity: expected a number in \[0, 1\), such as 0.9 for 90 %, found -0.1"),
+        (1.0, r"sparsity: expected a number in \[0, 1\), .* found 1"),
+        (90.0, r"sparsity: expected a number in \[0, 1\), .* found 90"),
+        (float("nan"), r"sparsity: expected a number in \[0, 1\), .* found nan"),
+        (0.999999, "sparsity: 0.999999 would leave none of the [0-9,]+ prunable weights; expected less"),
     ]:
         with pytest.raises(PoolError, match=message):
             choose_targets(replace(bench, options=replace(QUICK, sparsity=sparsity)))
     sparse = open_bench(tickets[1:], QUICK)
-    message = "sparsity 0.4: expected at least 0.5, the sparsity of the densest ticket .*level_01.safetensors"
+    message = "sparsity: expected at least 0.5, the sparsity of the densest ticket .*level_01.safetensors"
     with pytest.raises(PoolError, match=message):
         choose_targets(replace(sparse, options=replace(QUICK, sparsity=0.4)))

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import click
 
-from lptool import __version__
 from lptool.cli import convert, evaluate, inspect, pool, push, train
+from lptool.cli.version import show_version
+
+VERSION = click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show versions, device and precision, and exit.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(__version__, prog_name="lptool")
+@VERSION
 def main() -> None:
     """Pool the checkpoints of a pruning run into one sparse model that is more accurate at the same sparsity.
 

@@ -18,6 +18,7 @@ from lptool.cli.options import (
     SectionedCommand,
     arch_option,
     data_dir_option,
+    dataset_option,
     option,
     options_of,
     overwrite_option,
@@ -38,11 +39,7 @@ OPTIONS = {
     ],
     "For files that do not say": [
         arch_option(f"{ARCHITECTURES}. [as the file says, else guessed]"),
-        option(
-            "--dataset",
-            metavar="D",
-            help="What it was trained on, as for train: for config.json, and to check --values and .onnx.",
-        ),
+        dataset_option("What it was trained on, as for train: for config.json, and to check --values and .onnx."),
         data_dir_option(),
         MEAN,
         STD,

@@ -17,6 +17,7 @@ from lptool.cli.options import (
     SectionedCommand,
     arch_option,
     data_dir_option,
+    dataset_option,
     option,
     options_of,
     overwrite_option,
@@ -26,7 +27,7 @@ from lptool.cli.output import Document, check_page, clear_errors, progress_bar, 
 
 OPTIONS = {
     "Options": [
-        option("--dataset", metavar="D", help="Whose test images: as for train. [as the files say]"),
+        dataset_option("Whose test images: as for train. [as the files say]"),
         data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
         arch_option(f"{ARCHITECTURES}. [as each file says]"),
         MEAN,

@@ -18,7 +18,7 @@ from lptool.cli.options import (
     SectionedCommand,
     arch_option,
     data_dir_option,
-    option,
+    dataset_option,
     options_of,
 )
 from lptool.cli.output import clear_errors, progress_bar, tell, warn
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "Options": [
-        option(
-            "--data", "--dataset", "dataset", metavar="D", help="Measure the loss barrier between neighbours on this."
-        ),
+        dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
         data_dir_option(),
         arch_option(f"For files that do not say: {ARCHITECTURES}."),
         MEAN,

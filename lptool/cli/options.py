@@ -10,6 +10,9 @@ from typing import Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
+from lptool.errors import near_miss
 
 Decorator = Callable[[Any], Any]
 Option = Callable[..., Decorator]  # takes the heading as `section=`; see `options_of`
@@ -18,6 +21,8 @@ SEED = click.IntRange(0, 2**32 - 1)
 PATH = click.Path(path_type=Path)
 FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 ARCHITECTURES = "timm name, module:callable or file.py:callable"
+# Spelt out here, so that `--help` need not import torch; a test compares them with the library.
+DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
 class SectionedOption(click.Option):
@@ -26,6 +31,14 @@ class SectionedOption(click.Option):
     def __init__(self, *names: Any, section: str, **settings: Any) -> None:
         super().__init__(*names, **settings)
         self.section = section
+
+
+class Words(click.Choice[str]):
+    """One of some words; a near miss is told which one is meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """As click words it, and the closest."""
+        return super().get_invalid_choice_message(value, ctx) + near_miss(str(value), self.choices)
 
 
 class SectionedCommand(click.Command):
@@ -43,6 +56,16 @@ class SectionedCommand(click.Command):
                 formatter.write_dl(records)
 
 
+def offering(*words: str, files: bool = False) -> Callable[..., list[CompletionItem]]:
+    """What the shell completes, of an option that takes other text too: `words`, and where none fits perhaps files."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+        fitting = [CompletionItem(word) for word in words if word.startswith(begun)]
+        return fitting or [CompletionItem(begun, type="file")] * files
+
+    return complete
+
+
 def option(*names: str, **settings: Any) -> Option:
     """As `click.option`, but to be put into the table of `options_of`, which says the heading."""
     return functools.partial(click.option, *names, cls=SectionedOption, **settings)
@@ -56,7 +79,12 @@ def options_of(table: Mapping[str, Sequence[Option]]) -> Decorator:
 
 def arch_option(help: str) -> Option:
     """What the network is where the files do not say it."""
-    return option("--arch", metavar="A", help=help)
+    return option("--arch", metavar="A", shell_complete=offering(files=True), help=help)
+
+
+def dataset_option(help: str, *others: str) -> Option:
+    """Which images; `others` are the names it has besides."""
+    return option(*(*others, "--dataset", "dataset"), metavar="D", shell_complete=offering(*DATA_SETS), help=help)
 
 
 def data_dir_option(more: str = "") -> Option:
@@ -82,7 +110,7 @@ def overwrite_option(help: str) -> Option:
 PACKED = option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file.")
 VALUES_OPTION = option(
     "--values",
-    type=click.Choice(["bf16", "fp16"]),
+    type=Words(["bf16", "fp16"]),
     help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is told.",
 )
 
@@ -93,7 +121,13 @@ def refuse_values_alone(packed: bool, values: str | None) -> None:
         raise click.UsageError("--values shortens the weights of a packed file; add --packed")
 
 
-DEVICE = option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+DEVICE = option(
+    "--device",
+    default="auto",
+    show_default=True,
+    shell_complete=offering("auto", "cpu", "cuda", "mps"),
+    help="auto, cpu, cuda, cuda:1, mps.",
+)
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 
 

@@ -33,7 +33,7 @@ def clear_errors(command: Command) -> Command:
             time.sleep(1)  # torchrun ends all ranks with the first: let the one that failed say why
             raise SystemExit(1) from None
         except LptoolError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(error.naming(_as_typed)) from error
         except KeyboardInterrupt as stop:
             if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,6 +43,12 @@ def clear_errors(command: Command) -> Command:
             raise SystemExit(130) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _as_typed(field: str) -> str:
+    """An option of the library as this command spells it; as it is where the command has none."""
+    parameters = click.get_current_context().command.params
+    return next((p.opts[-1] for p in parameters if p.name == field and isinstance(p, click.Option)), field)
 
 
 def warn(warnings: Iterable[str]) -> None:

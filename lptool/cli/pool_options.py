@@ -13,10 +13,13 @@ from lptool.cli.options import (
     SEED,
     STD,
     VALUES_OPTION,
+    Words,
     arch_option,
     data_dir_option,
+    dataset_option,
     explicit,
     numbers,
+    offering,
     option,
     overwrite_option,
     report_option,
@@ -65,6 +68,7 @@ OPTIONS = {
             "--target",
             default="sparsest",
             show_default=True,
+            shell_complete=offering("sparsest", "matching", "all", files=True),
             help="Ticket to improve: sparsest, matching (the sparsest as accurate on val as the densest), all (one "
             "file each), a level, or a file.",
         ),
@@ -78,7 +82,7 @@ OPTIONS = {
     "Method": [
         option(
             "--method",
-            type=click.Choice(METHODS),
+            type=Words(METHODS),
             default="auto",
             show_default=True,
             help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages "
@@ -94,7 +98,7 @@ OPTIONS = {
         ),
         option(
             "--alpha-search",
-            type=click.Choice(["grid", "coarse"]),
+            type=Words(["grid", "coarse"]),
             default="grid",
             show_default=True,
             help="grid tries every alpha; coarse every second one, then the neighbours of the best: less work, other "
@@ -116,7 +120,7 @@ OPTIONS = {
         ),
         option(
             "--per",
-            type=click.Choice(["tensor", "block", "global"]),
+            type=Words(["tensor", "block", "global"]),
             default="tensor",
             show_default=True,
             help="What shares one coefficient per ticket in learned.",
@@ -133,7 +137,7 @@ OPTIONS = {
     "Choosing": [
         option(
             "--select",
-            type=click.Choice(["accuracy", "nll"]),
+            type=Words(["accuracy", "nll"]),
             default="accuracy",
             show_default=True,
             help="What is compared on val: images right, or the negative log-likelihood.",
@@ -155,7 +159,7 @@ OPTIONS = {
     ],
     "Data": [
         arch_option(f"{ARCHITECTURES}. [as the tickets say, else guessed]"),
-        option("--dataset", metavar="D", help=f"{DATASETS}. [as the tickets say]"),
+        dataset_option(f"{DATASETS}. [as the tickets say]"),
         data_dir_option(),
         option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),
         option("--split-seed", type=SEED, help="Of the choice of val. [as the tickets say, else 0]"),
@@ -171,7 +175,7 @@ OPTIONS = {
         DEVICE,
         option(
             "--precision",
-            type=click.Choice(["auto", "fp32", "bf16"]),
+            type=Words(["auto", "fp32", "bf16"]),
             default="auto",
             show_default=True,
             help="Of the search: bf16 is autocast, auto takes it where it is fast. Scores reported are always fp32.",

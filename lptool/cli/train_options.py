@@ -8,29 +8,31 @@ import click
 
 from lptool.cli.options import (
     ARCHITECTURES,
+    DATA_SETS,
     DEVICE,
     PATH,
     SEED,
+    Words,
     arch_option,
     data_dir_option,
+    dataset_option,
     explicit,
     numbers,
+    offering,
     option,
 )
 from lptool.levels import Levels, sparsities_to
 from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
 from lptool.train_options import CHOICES, TrainOptions
 
-DATASETS = (
-    "digits, fashion-mnist, cifar10, cifar100, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
-)
+DATASETS = f"{', '.join(DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
 _DEFAULTS = TrainOptions()
 
 
 def _choice(name: str, help: str) -> Any:
     """An option with the words that `TrainOptions` knows."""
     field = name.removeprefix("--").replace("-", "_")
-    return option(name, type=click.Choice(CHOICES[field]), help=f"{help} [{getattr(_DEFAULTS, field)}]")
+    return option(name, type=Words(CHOICES[field]), help=f"{help} [{getattr(_DEFAULTS, field)}]")
 
 
 def _number(name: str, kind: Any, help: str) -> Any:
@@ -46,7 +48,12 @@ def _epochs(context: click.Context, parameter: click.Parameter, text: str | None
 
 
 # What `pool --train` takes too. None means here: what the preset says, else the default.
-PRESET_OPTION = option("--preset", metavar="P", help=f"Start from the options of: {', '.join(PRESETS)}.")
+PRESET_OPTION = option(
+    "--preset",
+    metavar="P",
+    shell_complete=offering(*PRESETS),
+    help=f"Start from the options of: {', '.join(PRESETS)}.",
+)
 LEVELS_OPTION = option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{PAPER_LEVELS}]")
 
 OPTIONS = {
@@ -64,13 +71,18 @@ OPTIONS = {
         PRESET_OPTION,
         option(
             "--recipe",
-            type=click.Choice(list(RECIPES)),
+            type=Words(list(RECIPES)),
             help="fast takes half the epochs, at some cost in accuracy; paper is what the preset says. [paper]",
         ),
         arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]"),
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
-        option("--init-checkpoint", metavar="FILE", help="Start level 0 from the weights of a file, of any kind."),
-        option("--dataset", metavar="D", help=f"{DATASETS}. [{_DEFAULTS.dataset}]"),
+        option(
+            "--init-checkpoint",
+            type=click.Path(),
+            metavar="FILE",
+            help="Start level 0 from the weights of a file, of any kind.",
+        ),
+        dataset_option(f"{DATASETS}. [{_DEFAULTS.dataset}]"),
         data_dir_option(),
         option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]"),
         _number("--val-fraction", float, "Share of train held out as val."),
@@ -88,7 +100,11 @@ OPTIONS = {
             "Levels start from the weights and schedule of the rewind point, from the level before with the learning "
             "rate of that point, or from the initialisation.",
         ),
-        _number("--rewind-epoch", str, "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it)."),
+        _number(
+            "--rewind-epoch",
+            str,
+            "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it); moves with --epochs.",
+        ),
         _choice("--keep", "Epoch kept: the last, or the best on val."),
     ],
     "Training": [
