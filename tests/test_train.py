@@ -319,7 +319,7 @@ def test_every_epoch_is_recorded_and_told(options: TrainOptions, tmp_path: Path)
     assert told == journal(tmp_path)
     last = {record["level"]: record for record in told}
     for level, file in enumerate(files):
-        score = evaluate(load_model(file), DATA.batches(DATA.val, 512, CPU))
+        score = evaluate(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU))
         assert last[level]["val_accuracy"] == score.accuracy
         assert last[level]["val_nll"] == pytest.approx(score.nll, rel=1e-5)
         assert last[level]["sparsity"] == pytest.approx(1 - 0.8**level, abs=1e-2)
@@ -331,7 +331,7 @@ def test_keep_best_takes_the_first_of_the_epochs_most_accurate_on_val(options: T
     for level, file in enumerate(run(options, tmp_path)):
         records = [record for record in journal(tmp_path) if record["level"] == level]
         best = max(records, key=lambda record: record["val_accuracy"])
-        score = evaluate(load_model(file), DATA.batches(DATA.val, 512, CPU))
+        score = evaluate(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU))
         assert score.accuracy == best["val_accuracy"]
         assert score.nll == pytest.approx(best["val_nll"], rel=1e-5)
         kept_epochs.append(best["epoch"])
