@@ -26,6 +26,7 @@ class Data:
         mean, std: per channel, of images scaled to [0, 1]; measured on train, or what the tickets were trained with.
         split: how train and val were parted: `fraction`, `seed`, the `hash` of val's indices, and a digest of the
             `labels` of the images they were chosen from.
+        class_names: in the order of the labels; empty where the source does not tell.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     split: dict[str, Any]
+    class_names: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """What a ticket's metadata says of its data."""
@@ -47,6 +49,7 @@ class Data:
             "mean": list(self.mean),
             "std": list(self.std),
             "split": self.split,
+            **({"class_names": list(self.class_names)} if self.class_names else {}),
         }
 
     def to(self, device: torch.device) -> Data:
@@ -130,7 +133,9 @@ def load_data(
     train, val, split = _split(parts, val_fraction, split_seed)
     shape = image_shape(parts.train)
     mean, std = normalisation or channel_statistics(train)
-    return Data(name, train, val, parts.test, parts.num_classes, shape, tuple(mean), tuple(std), split)
+    return Data(
+        name, train, val, parts.test, parts.num_classes, shape, tuple(mean), tuple(std), split, parts.class_names
+    )
 
 
 def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, dict[str, Any]]:

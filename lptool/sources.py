@@ -28,12 +28,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set as it comes: `val` is None where the source has none beside test."""
+    """A data set as it comes: `val` is None where the source has none beside test, `class_names` empty where untold."""
 
     train: Images
     test: Images
     num_classes: int
     val: Images | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -> Parts:
@@ -206,7 +207,7 @@ def _folder(root: Path, image_size: int | None) -> Parts:
             raise DataError(
                 f"folder:{root}: {part} has the classes {found[part].classes}, expected {classes} as in train"
             )
-    return _parts(decoded_pictures(found, image_size), len(classes))
+    return replace(_parts(decoded_pictures(found, image_size), len(classes)), class_names=tuple(classes))
 
 
 def _image_folder(root: Path, part: str) -> Any:

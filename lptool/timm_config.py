@@ -56,6 +56,7 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         **({"model_args": kwargs} if kwargs else {}),
+        **_labels_of(ticket.metadata, model.num_classes),
         "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
     }
 
@@ -121,6 +122,14 @@ def _images_of(metadata: Metadata) -> dict[str, Any]:
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+
+
+def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
+    """The names of the classes in the order of the logits, where the ticket has one for each."""
+    names = metadata.dataset.get("class_names")
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        return {}
+    return {"label_names": names}
 
 
 def _plain(value: Any) -> Any:

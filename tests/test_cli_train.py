@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -98,3 +99,14 @@ def test_errors_of_train_and_inspect(tmp_path: Path) -> None:
     assert "cannot be read" in refused(lptool("inspect", tmp_path / "none.safetensors"))
     assert "no checkpoint in it" in refused(lptool("inspect", tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_says_once_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lptool.run import Where
+
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
+    outlook = importlib.import_module("lptool.cli.train")._outlook()
+    said = [outlook(Where(0, 0, 1, 1, step, 3600)) for step in range(5, 40, 10)]
+    assert [bool(line) for line in said] == [False, True, False, False]
+    assert said[1] == "about 12 min to go for all levels, at the rate of the first steps"

@@ -202,3 +202,11 @@ def test_streamed_data_gives_the_same_batches() -> None:
     for (a, a_labels), (b, b_labels) in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a_labels, b_labels)
+
+
+def test_a_folder_says_the_names_of_its_classes(image_folder: Path) -> None:
+    assert load_data(f"folder:{image_folder}", image_size=8).describe()["class_names"] == ["flower", "sky", "temple"]
+
+
+def test_a_data_set_without_names_says_none() -> None:
+    assert "class_names" not in load_data("digits").describe()

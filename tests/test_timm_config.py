@@ -159,3 +159,17 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     ticket = ticket_of("resnet8_cifar", 10, 1)
     with pytest.raises(ArchError, match="does not fit architecture 'resnet20_cifar'"):
         for_timm(replace(ticket, metadata=replace(ticket.metadata, arch="resnet20_cifar")))
+
+
+@pytest.mark.parametrize("names", [None, ["a"], ["a", "b", "c", 4], "abcd"])
+def test_names_of_classes_that_do_not_fit_are_left_out(names: Any) -> None:
+    ticket = ticket_of("resnet8_cifar", 4, 3)
+    ticket.metadata.dataset["class_names"] = names
+    assert "label_names" not in as_timm_config(ticket)
+
+
+def test_names_of_classes_come_in_the_order_of_the_logits(tmp_path: Path) -> None:
+    ticket = ticket_of("resnet8_cifar", 4, 3)
+    ticket.metadata.dataset["class_names"] = ["d", "a", "c", "b"]
+    model: Any = timm.create_model(f"local-dir:{folder_of(ticket, tmp_path / 'm')}", pretrained=True)
+    assert list(model.pretrained_cfg["label_names"]) == ["d", "a", "c", "b"]

@@ -99,7 +99,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
     run, epoch = progress.add_task(""), progress.add_task("")
-    val, rate = "", _rate()
+    val, rate, outlook = "", _rate(), _outlook()
 
     def on_step(at: Where) -> None:
         progress.start()  # not before the first step: what is refused is refused without bars
@@ -107,6 +107,8 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
         progress.update(run, completed=at.step, total=at.steps, description=level)
         text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
         progress.update(epoch, completed=at.images, total=at.of, description=text)
+        if shown and not progress.console.is_terminal and (line := outlook(at)):  # where bars are not drawn
+            click.echo(line, err=True)
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal val
@@ -117,6 +119,29 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def _outlook() -> Callable[[Where], str]:
+    """How long all levels will take, said once, after ten steps; empty else, and where it is under a minute."""
+    first: tuple[int, float] | None = None
+    said = False
+
+    def outlook(at: Where) -> str:
+        nonlocal first, said
+        first = first or (at.step, time.perf_counter())
+        if said or at.step < first[0] + 10:
+            return ""
+        said = True
+        seconds = (time.perf_counter() - first[1]) / (at.step - first[0]) * (at.steps - at.step)
+        return (
+            "" if seconds < 60 else f"about {_duration(seconds)} to go for all levels, at the rate of the first steps"
+        )
+
+    return outlook
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
 
 
 def _rate() -> Callable[[Where], float]:
