@@ -57,7 +57,11 @@ def _from_timm(arch: str) -> Callable[..., nn.Module]:
     if not timm.is_model(arch):
         raise ArchError(
             f"unknown architecture {arch!r}: expected a timm name, module:callable or file.py:callable."
-            + near_miss(arch, timm.list_models())
+            + (
+                f" Say what to call in the file, as {arch}:Net."
+                if arch.endswith(".py")
+                else near_miss(arch, timm.list_models())
+            )
         )
     return functools.partial(timm.create_model, arch)
 
@@ -260,7 +264,10 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
     candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
     arch = next((name for name in candidates if _fits(name, kwargs, shapes, file)), None)
     if arch is None:
-        raise ArchError(f"{file}: does not say its architecture, and none known has its tensors; name it with --arch")
+        raise ArchError(
+            f"{file}: does not say its architecture, and none known has its tensors; name it with --arch (a timm name, "
+            "module:callable or file.py:callable)"
+        )
     return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
 
 

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from lptool.inspection import Finding, Inspection
+from lptool.pools import prunable_names
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.barrier import Barrier
@@ -109,9 +110,11 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
     table.add_column("file", overflow="fold")
     for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"):
         table.add_column(heading, justify="right", overflow="fold")
+    prunable = prunable_names([finding.summary for finding in findings])
     for finding in findings:
         summary, near = finding.summary, finding.neighbours
-        kept, total = summary.kept(), summary.size()
+        names = [name for name in prunable if name in summary.tensors]  # also of a dense ticket, which has no masks
+        kept, total = summary.kept(names), summary.size(names)
         compared = (
             ("yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}") if near else ("–",) * 3
         )
@@ -119,7 +122,7 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
         table.add_row(
             shown(summary.file),
             level,
-            f"{1 - summary.density():.2%}",
+            f"{1 - summary.density(names):.2%}",
             f"{kept:,} / {total:,}",
             *compared,
             summary.mask_source,

@@ -17,6 +17,8 @@ from lptool.tickets import Metadata, Summary
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
 
+EXAMPLES = "(npz:FILE, folder:DIR, cifar10, …)"
+
 Normalisation = tuple[Sequence[float], Sequence[float]]
 
 
@@ -80,7 +82,7 @@ def matching_data(
     """
     told = telling(summaries)
     if not told and dataset is None:
-        raise DataError(f"{summaries[0].file}: does not say its data set; name it with --dataset")
+        raise DataError(f"{summaries[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
     metadata = told[0].metadata if told else Metadata()
     split = metadata.dataset.get("split", {})
     return load_data(

@@ -181,7 +181,10 @@ def _npz_part(path: Path, arrays: dict[str, Array], part: str) -> InMemory:
     names = (f"{part}_images", f"{part}_labels")
     absent = [name for name in names if name not in arrays]
     if absent:
-        raise DataError(f"{path}: expected the arrays {' and '.join(names)}, found {', '.join(arrays) or 'none'}")
+        raise DataError(
+            f"{path}: expected the arrays {' and '.join(names)}, found {', '.join(arrays) or 'none'}; train and test, "
+            "with or without val, have images uint8 [N, H, W] or [N, H, W, C] and labels integers [N]"
+        )
     images, labels = (arrays[name] for name in names)
     sound = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.shape == images.shape[:1] and labels.size
     if not sound or labels.dtype.kind not in "ui":

@@ -144,6 +144,10 @@ def _data(
         check_image_shape(own, [summary])
         check_normalisation(own)
     silent = [f"{summaries[told.index(None)].file}: {measured_note(measured)}"] if None in told else []
+    if silent and known and _normalised(data, known) != measured:
+        shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
+        other = next(s.file for s, normalisation in zip(summaries, told, strict=True) if normalisation)
+        silent = [f"{silent[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
     return data, normalised, [*_trained_on_others(summaries, data), *silent]
 
 

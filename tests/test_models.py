@@ -40,6 +40,11 @@ def test_unknown_name_suggests_the_closest() -> None:
         build_model("resnet20_cifr", 10, 3)
 
 
+def test_a_file_alone_is_told_what_is_missing() -> None:
+    with pytest.raises(ArchError, match=r"unknown architecture 'net\.py': .* as net\.py:Net\.$"):
+        build_model("net.py", 10, 3)
+
+
 def test_any_timm_name_is_built() -> None:
     model = build_model("resnet10t", num_classes=3, in_chans=1)
     assert model.get_classifier().out_features == 3
@@ -219,7 +224,10 @@ def test_load_model_of_a_file_without_architecture_takes_the_one_named(tmp_path:
 
 def test_load_model_of_a_file_that_fits_nothing_known_asks_for_the_architecture(tmp_path: Path) -> None:
     save_file(nn.Linear(4, 4).state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(ArchError, match=r"a\.safetensors: does not say its architecture, .*; name it with --arch"):
+    with pytest.raises(
+        ArchError,
+        match=r"a\.safetensors: does not say its architecture, .*; name it with --arch \(.*file\.py:callable\)",
+    ):
         load_model(tmp_path / "a.safetensors")
 
 

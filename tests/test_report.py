@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from reading import text
 
 from lptool import report
@@ -27,6 +28,16 @@ def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(result: Po
     shown = text(report.inspect_view(inspect_files([result.output])))
     for part in ("layer1.0.conv1.weight", "pooled by greedy", "level_02.safetensors", "ticket + BN"):
         assert part in shown
+
+
+def test_a_dense_ticket_without_masks_is_counted_like_its_neighbours(tmp_path: Path) -> None:
+    weight = torch.arange(1.0, 1001.0).reshape(10, 100)
+    mask = (weight > 400).float()
+    torch.save({"w.weight": weight, "b": torch.ones(3)}, tmp_path / "dense.pt")
+    torch.save({"w.weight_orig": weight, "w.weight_mask": mask, "b": torch.ones(3)}, tmp_path / "pruned.pt")
+    shown = text(report.inspect_view(inspect_files([tmp_path / "dense.pt", tmp_path / "pruned.pt"])))
+    assert "1,000 / 1,000" in shown
+    assert "600 / 1,000" in shown
 
 
 def test_headers_of_other_writers_do_not_break_inspect(result: PoolResult) -> None:

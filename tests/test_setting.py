@@ -47,7 +47,7 @@ def test_the_split_is_that_of_the_files_unless_named(told: Summary, silent: Summ
     data = setting.matching_data([silent, told], None, None, None)
     assert data.split == told.metadata.dataset["split"]
     assert len(setting.matching_data([told], None, None, None, 0.5, 3).val) == (1797 - 359) // 2
-    with pytest.raises(DataError, match="does not say its data set; name it with --dataset"):
+    with pytest.raises(DataError, match=r"does not say its data set; name it with --dataset \(npz:FILE, "):
         setting.matching_data([silent], None, None, None)
 
 

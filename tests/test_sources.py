@@ -287,7 +287,10 @@ def test_npz_may_hold_its_own_val(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"test_labels": None}, "expected the arrays test_images and test_labels, found"),
-        ({"train_images": None}, "expected the arrays train_images and train_labels, found"),
+        (
+            {"train_images": None},
+            r"expected the arrays train_images and train_labels, found .*; .* images uint8 \[N, H, W\]",
+        ),
         ({"val_images": random_pixels(1, 5, 4, 3)}, "expected the arrays val_images and val_labels, found"),
         ({"train_images": np.zeros((6, 5, 4, 3), np.float32)}, "expected train_images uint8 .* found float32"),
         ({"train_labels": np.zeros(6)}, ".*train_labels integers .* found .* float64"),

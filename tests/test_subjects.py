@@ -51,6 +51,8 @@ def test_each_file_has_its_own_normalisation(tickets: list[Path], tmp_path: Path
     assert (plan.subjects[2].data.mean, plan.subjects[2].data.std) == channel_statistics(plan.data.train)
     assert [line for line in plan.warnings if "normalised as measured on train" in line] == [plan.warnings[-1]]
     assert plan.warnings[-1].startswith(f"{silent}: images are normalised")
+    assert f"; {said} says 0.5000, 0.2500: give one to all" in plan.warnings[-1]
+    assert plan_evaluation([silent], replace(CPU, dataset="digits")).warnings[-1].endswith("else: --mean and --std")
     asked = plan_evaluation([said, silent], replace(CPU, mean=(0.1,), std=(0.2,)))
     assert {(s.data.mean, s.data.std) for s in asked.subjects} == {((0.1,), (0.2,))}
     assert not any("measured" in line for line in asked.warnings)
