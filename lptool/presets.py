@@ -99,7 +99,7 @@ def with_recipe(recipe: str, base: TrainOptions, told: Mapping[str, Any]) -> Tra
 def _scaled_milestones(asked: Mapping[str, Any], base: TrainOptions) -> dict[str, Any]:
     """A preset's milestones at the same shares of other epochs."""
     at = {round(milestone * asked["epochs"] / base.epochs) for milestone in base.milestones or ()}
-    return {"milestones": tuple(sorted(at - {0})) or None}
+    return {"milestones": tuple(sorted(m for m in at if 0 < m < asked["epochs"])) or None}
 
 
 def _fast(asked: Mapping[str, Any], base: TrainOptions, told: Mapping[str, Any]) -> dict[str, Any]:
