@@ -131,7 +131,12 @@ def _workers(batches: Sequence[Sequence[int]]) -> int:
     """How many processes shall decode: a core each, shared with the other ranks of this machine."""
     if sum(map(len, batches)) < 512:  # starting workers costs more than decoding a few images
         return 0
-    return max(1, min(usable_cores() // local_ranks(), MOST_WORKERS, len(batches)))
+    return min(most_workers(), len(batches))
+
+
+def most_workers() -> int:
+    """How many processes decode at most for this one."""
+    return max(1, min(usable_cores() // local_ranks(), MOST_WORKERS))
 
 
 def _started(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:

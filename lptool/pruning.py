@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lptool.errors import TrainError
-from lptool.levels import Levels
+from lptool.levels import Levels, count_of
 from lptool.masks import Mask, kept_count, magnitude_mask, total_count
 
 
@@ -25,20 +25,41 @@ def next_mask(state: Mapping[str, Tensor], mask: Mask, level: int, levels: Level
     Raises:
         TrainError: nothing would be left.
     """
-    before = kept_count(mask)
-    keep = round(before * (1 - rate)) if isinstance(levels, int) else _planned(levels[level - 1], mask)
+    keep = _to_keep(kept_count(mask), total_count(mask), level, levels, rate)
     if scope == "global":
         _check_left(keep, level, "the weights")
         return magnitude_mask({name: state[name] for name in mask}, keep, within=mask)
-    shares = {name: round(kept_count({name: kept}) * keep / before) for name, kept in mask.items()}
-    for name, share in shares.items():
-        _check_left(share, level, name)
+    shares = _shares({name: kept_count({name: kept}) for name, kept in mask.items()}, keep, level)
     return {n: magnitude_mask({n: state[n]}, share, within={n: mask[n]})[n] for n, share in shares.items()}
 
 
-def _planned(sparsity: float, mask: Mapping[str, Tensor]) -> int:
-    """How many weights are kept where a sparsity was asked for."""
-    return round(total_count(mask) * (1 - sparsity))
+def planned_counts(sizes: Mapping[str, int], levels: Levels, rate: float, scope: str) -> list[int]:
+    """How many weights `next_mask` will keep at each level, the dense one first, of tensors with these `sizes`.
+
+    Raises:
+        TrainError: nothing would be left.
+    """
+    total = sum(sizes.values())
+    now = dict(sizes) if scope == "layer" else {"the weights": total}
+    counts = [total]
+    for level in range(1, count_of(levels) + 1):
+        now = _shares(now, _to_keep(sum(now.values()), total, level, levels, rate), level)
+        counts.append(sum(now.values()))
+    return counts
+
+
+def _to_keep(before: int, total: int, level: int, levels: Levels, rate: float) -> int:
+    """Of so many weights of the level before, and so many in all."""
+    return round(before * (1 - rate)) if isinstance(levels, int) else round(total * (1 - levels[level - 1]))
+
+
+def _shares(before: Mapping[str, int], keep: int, level: int) -> dict[str, int]:
+    """The same share of each tensor's weights."""
+    whole = sum(before.values())
+    shares = {name: round(count * keep / whole) for name, count in before.items()}
+    for name, share in shares.items():
+        _check_left(share, level, name)
+    return shares
 
 
 def _check_left(keep: int, level: int, what: str) -> None:

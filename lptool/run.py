@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,18 @@ class Run:
     def batches(self) -> tuple[Tensor, ...]:
         """The places in an epoch's order that make up each batch: even ones, for BatchNorm's sake."""
         return torch.arange(len(self.data.train)).tensor_split(self.steps_per_epoch)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes a run the one that a folder was begun with, besides how sparse its levels are."""
+        data = {f"data {key}": value for key, value in self.data.describe().items()}
+        processes = None if self.options.sync_bn else self.ranks.count  # else they make no difference
+        return {**self.options.to_json(), **self.origin, **data, "processes": processes}
+
+    @property
+    def sparsities(self) -> Sequence[float] | None:
+        """The sparsity after each pruning where they were asked for."""
+        return None if isinstance(self.levels, int) else self.levels
 
     @property
     def rewind_step(self) -> int:

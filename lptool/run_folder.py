@@ -70,17 +70,23 @@ class RunFolder:
             TrainError: the folder was begun as another run.
         """
         asked = None if sparsities is None else list(sparsities)
-        begun = self._begun() if self._options.exists() else None
-        if begun is not None:
-            self._check_same(begun, options, asked)
-        elif self.level(0).exists():
-            raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+        begun = self.check(options, asked)
         if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):
             document = {**options, "sparsities": asked}
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
             for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
                 left_behind.unlink()
+
+    def check(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> dict[str, Any] | None:
+        """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
+        if self._options.exists():
+            begun = self._begun()
+            self._check_same(begun, options, None if sparsities is None else list(sparsities))
+            return begun
+        if self.level(0).exists():
+            raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+        return None
 
     def _check_same(self, begun: Mapping[str, Any], options: Mapping[str, Any], asked: list[float] | None) -> None:
         differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import IterableDataset
 
 from lptool.device import import_timm
 from lptool.errors import DataError, first_line, near_miss
@@ -249,18 +250,31 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
     make = partial(timm_data.create_dataset, name, root=str(root) if root else None, download=True)
     try:
         train = make(split="train")
-        test = make(split="validation" if name.startswith("torch/") else "test")
+        test = _labelled(make, ["validation"] if name.startswith("torch/") else ["test", "validation"])
     except Exception as error:  # each of timm's readers has errors of its own
         raise DataError(
             f"data set {name} cannot be loaded by timm from {root or 'its default place'}: {first_line(error)}"
         ) from error
     images = decoded_pictures({"train": train, "test": test}, image_size)
-    classes, seen = getattr(train, "classes", None), images["train"]
-    if classes is not None:
+    seen = images["train"]
+    classes = getattr(train, "classes", None) or getattr(getattr(train, "reader", None), "class_to_idx", None)
+    if classes:
         return Parts(seen, images["test"], len(classes))
     if not isinstance(seen, InMemory):
         raise DataError(f"data set {name} streams and does not say how many classes it has; use folder:DIR")
     return Parts(seen, images["test"], int(seen.labels.max()) + 1)
+
+
+def _labelled(make: Callable[..., Any], splits: Sequence[str]) -> Any:
+    """The first of these splits that is there and tells its classes: those of ImageNet's test are −1 on the hub."""
+    for split in splits[:-1]:
+        try:
+            found = make(split=split)
+        except Exception:  # whatever timm's readers raise; the last split's reason is told
+            continue
+        if isinstance(found, IterableDataset) or next(iter(found), (None, 0))[1] >= 0:
+            return found
+    return make(split=splits[-1])
 
 
 # The data sets that have a name of their own, and what reads each from `data_dir`.

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -73,20 +72,13 @@ def train_tickets(
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
         run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
-        ranks.on_first(lambda: run.folder.claim(_identity(run), None if isinstance(levels, int) else levels))
+        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
             if not ranks.on_first(run.folder.level(level).exists):
                 _train_level(run, level)
         ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """What makes a run the one that a folder was begun with, besides how sparse its levels are."""
-    data = {f"data {key}": value for key, value in run.data.describe().items()}
-    processes = None if run.options.sync_bn else run.ranks.count  # else they make no difference
-    return {**run.options.to_json(), **run.origin, **data, "processes": processes}
 
 
 @contextmanager

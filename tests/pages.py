@@ -111,7 +111,7 @@ def _refuse_odd_usage(name: str, given: dict[str, object]) -> None:
     if name == "train":
         preset, recipe, sparsities = (given.pop(key) for key in ("preset", "recipe", "sparsities"))
         levels, sparsity = given.pop("levels"), given.pop("sparsity")
-        for key in ("out", "replicates", "data_dir", "device"):
+        for key in ("out", "replicates", "dry_run", "data_dir", "device"):
             del given[key]
         options, _ = train_options.chosen(preset, None, given, recipe)
         train_options.refuse_odd_usage(options, sparsities)

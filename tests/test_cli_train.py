@@ -110,3 +110,31 @@ def test_a_long_run_says_once_how_long_it_takes(monkeypatch: pytest.MonkeyPatch)
     said = [outlook(Where(0, 0, 1, 1, step, 3600)) for step in range(5, 40, 10)]
     assert [bool(line) for line in said] == [False, True, False, False]
     assert said[1] == "about 12 min to go for all levels, at the rate of the first steps"
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75,0.9", "--dry-run")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [(round(row["sparsity"], 3), row["done"]) for row in told["levels"]] == [
+        *((0, True), (0.5, True), (0.75, True)),
+        (0.9, False),
+    ]
+    assert (told["folder"], told["options"]["epochs"], told["costs"]["steps"]) == (str(run), 2, 2 * 6 + 3 * 6)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    result = lptool("train", "-o", tmp_path / "r", *SHORT, "--levels", 1, "--replicates", 2, "--dry-run")
+    folders = [one["folder"] for one in json.loads(result.stdout)["runs"]]
+    assert folders == [str(tmp_path / "r" / f"seed_{n}") for n in (0, 1)]
+    assert "other options (lr: 0.1 there, 0.5 now)" in refused(
+        lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75", "--lr", 0.5, "--dry-run")
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_warns_of_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lptool.train_plan._free_bytes", lambda folder: 1000)
+    result = lptool("train", "-o", tmp_path / "r", *SHORT, "--levels", 1, "--dry-run")
+    assert result.exit_code == 0
+    needed = json.loads(result.stdout)["disk"]["to_write_bytes"]
+    assert result.stderr == f"Warning: {tmp_path}/r: the run writes {needed:,} bytes, and 1,000 are free there\n"

@@ -15,7 +15,18 @@ from lptool.errors import TrainError
 from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES
 from lptool.train_options import TrainOptions
 
-NOT_OPTIONS = {"out", "preset", "recipe", "levels", "sparsities", "sparsity", "data_dir", "device", "replicates"}
+NOT_OPTIONS = {
+    "out",
+    "preset",
+    "recipe",
+    "levels",
+    "sparsities",
+    "sparsity",
+    "data_dir",
+    "device",
+    "replicates",
+    "dry_run",
+}
 
 
 def test_every_option_of_training_can_be_given() -> None:
@@ -48,6 +59,9 @@ def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
     assert chosen(None, None, {"epochs": 8}, "fast")[0].rewind_epoch == 1  # 9 of 182 epochs
     shorter = chosen("paper-imagenet-resnet18", None, {"epochs": 45})[0]
     assert shorter.milestones == (15, 30, 40)
+    for epochs, fitting in ((2, (1,)), (1, None)):
+        few = {"epochs": epochs, "rewind_epoch": 0, "warmup": 0}
+        assert chosen("paper-imagenet-resnet18", None, few)[0].milestones == fitting
     named = chosen("paper-imagenet-resnet18", None, {"epochs": 45, "milestones": (20,)})[0]
     assert named.milestones == (20,)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lptool.errors import TrainError
 from lptool.masks import is_nested, kept_count, sparsity
-from lptool.pruning import next_mask
+from lptool.pruning import next_mask, planned_counts
 
 SHAPES = {"a": (40, 5), "b": (10, 10), "c": (300,)}
 TOTAL = 600
@@ -52,6 +52,19 @@ def test_sparsities_asked_for_are_reached(scope: str) -> None:
     for level, expected in enumerate(asked, start=1):
         mask = next_mask(weights(level), mask, level, asked, 0.2, scope)
         assert sparsity(mask) == pytest.approx(expected, abs=1e-12 if scope == "global" else 2 / TOTAL)
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("levels", [7, (0.3, 0.35, 0.9)])
+def test_the_counts_are_known_before(scope: str, levels: int | tuple[float, ...]) -> None:
+    mask, kept = dense(), [TOTAL]
+    for level in range(1, (levels if isinstance(levels, int) else len(levels)) + 1):
+        mask = next_mask(weights(level), mask, level, levels, 0.2, scope)
+        kept.append(kept_count(mask))
+    sizes = {name: found.numel() for name, found in dense().items()}
+    assert planned_counts(sizes, levels, 0.2, scope) == kept
+    with pytest.raises(TrainError, match="level 1: pruning would leave none of"):
+        planned_counts(sizes, (0.9999,), 0.2, scope)
 
 
 def test_nothing_left_is_refused_by_name() -> None:

@@ -10,6 +10,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -572,9 +573,23 @@ def test_timm_data_set_larger_than_memory_streams_or_says_so(monkeypatch: pytest
     parts = load_parts("hfds/x", tmp_path, None)
     assert (type(parts.train), type(parts.test), parts.num_classes) == (Streamed, InMemory, 6)
 
+    large.classes, large.reader = None, SimpleNamespace(class_to_idx={"a": 0, "b": 1, "c": 5})  # as timm's ImageDataset
+    assert load_parts("hfds/x", tmp_path, None).num_classes == 3
+
     timm_gives(monkeypatch, train=InOrder(large.pixels, large.labels), test=small)
     with pytest.raises(DataError, match=r"can only be read in order .* use folder:DIR"):
         load_parts("hfids/x", tmp_path, None)
+
+
+@pytest.mark.parametrize("splits", [{"test": [-1, -1], "validation": [2, 1]}, {"validation": [2, 1]}])
+def test_val_is_test_where_test_is_missing_or_has_no_labels(
+    splits: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As of ImageNet on the Hugging Face hub."""
+    given = {split: MapStyle(random_pixels(2, 4, 4), labels) for split, labels in splits.items()}
+    timm_gives(monkeypatch, train=MapStyle(random_pixels(3, 4, 4), [0, 1, 2]), **given)
+    parts = load_parts("hfds/x", tmp_path, None)
+    assert (labels_of(parts.test), parts.val, parts.num_classes) == ([2, 1], None, 3)
 
 
 def test_timm_data_set_without_an_image_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

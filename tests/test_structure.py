@@ -66,6 +66,7 @@ ORDER = [
     "run",
     "epoch",
     "train",
+    "train_plan",
     "inspection",
     "setting",
     "bench",
@@ -104,7 +105,7 @@ CLI_ORDER = [
     *("inspect", "evaluate", "convert", "push", "version"),
 ]
 LONGEST = 320  # lines of a file
-TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train") + 1])
+TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train_plan") + 1])
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
 
 

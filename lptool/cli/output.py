@@ -18,6 +18,8 @@ from lptool.errors import LptoolError, PeerError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from lptool.ranks import Ranks
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Document = dict[str, Any]
 
@@ -77,6 +79,14 @@ def show(view: RenderableType) -> None:
     if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
         console = Console(soft_wrap=True, highlight=False, markup=False, width=100)
     console.print(view)
+
+
+def tell_alone(document: Document, ranks: Ranks) -> None:
+    """A document on stdout, by the first process."""
+    from lptool.report import to_json
+
+    if ranks.rank == 0:
+        click.echo(to_json(document))
 
 
 def tell(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.options import PATH, SectionedCommand, options_of, refuse_values_alone
-from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_and_report, warn
+from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_alone, tell_and_report, warn
 from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
 from lptool.cli.train_first import found_tickets, run_to_make
 
@@ -79,7 +79,7 @@ def pool(
     ranks = join_ranks()
     run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
     if run is not None and dry_run:
-        _tell_alone(run.document(), ranks)
+        tell_alone(run.document(), ranks)
         return
 
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
@@ -87,7 +87,7 @@ def pool(
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
     if dry_run:
-        _tell_alone(_plan(bench, targets, outputs), ranks)
+        tell_alone(_plan(bench, targets, outputs), ranks)
         return
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
     if folder:
@@ -118,14 +118,6 @@ def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, 
     outputs = outputs_of(bench, targets, out, overwrite=overwrite)
     check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
     return outputs
-
-
-def _tell_alone(document: Document, ranks: Ranks) -> None:
-    """A document on stdout, by the first process."""
-    from lptool.report import to_json
-
-    if ranks.rank == 0:
-        click.echo(to_json(document))
 
 
 def _plan(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.options import SectionedCommand, options_of
-from lptool.cli.output import clear_errors, show
+from lptool.cli.output import Document, clear_errors, show, tell_alone, warn
 from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
 from lptool.levels import Levels, check_levels, count_of
 from lptool.train_options import TrainOptions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 def train(
     out: Path,
     replicates: int,
+    dry_run: bool,
     preset: str | None,
     recipe: str | None,
     levels: int | None,
@@ -45,7 +46,8 @@ def train(
     lptool train -o runs/photos --arch resnet18 --pretrained --dataset folder:photos --augment resized-crop
     torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
 
-    Under torchrun the processes share each batch and train the tickets that one process would.
+    Under torchrun the processes share each batch and train the tickets that one process would. With --dry-run the same
+    command tells what it would do: levels, steps, images, batch per process, device and bytes.
     """
     options, by_preset = chosen(preset, None, given, recipe)
     refuse_odd_usage(options, sparsities)
@@ -55,9 +57,25 @@ def train(
 
     ranks = join_ranks()
     runs = [replace(options, seed=options.seed + number) for number in range(replicates)]
-    for seeded in runs:
-        folder = out / f"seed_{seeded.seed}" if replicates > 1 else out
-        train_and_tell(seeded, asked, folder, data_dir, device, ranks)
+    folders = {run.seed: out / f"seed_{run.seed}" if replicates > 1 else out for run in runs}
+    if dry_run:
+        plans = [_plan(run, asked, folders[run.seed], data_dir, device, ranks) for run in runs]
+        tell_alone(plans[0] if replicates == 1 else {"runs": plans}, ranks)
+        return
+    for run in runs:
+        train_and_tell(run, asked, folders[run.seed], data_dir, device, ranks)
+
+
+def _plan(
+    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
+) -> Document:
+    """What `--dry-run` says of one run; warns where the disk is too small for it."""
+    from lptool.train_plan import plan_training
+
+    plan = plan_training(options, levels, out, data_dir=data_dir, device=device, ranks=ranks)
+    needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
+    warn([f"{out}: the run writes {needed:,} bytes, and {free:,} are free there"] * (ranks.rank == 0 and needed > free))
+    return plan
 
 
 def train_and_tell(

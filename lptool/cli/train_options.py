@@ -66,6 +66,7 @@ OPTIONS = {
             show_default=True,
             help="Runs, one after the other, with seeds from --seed on; each in a folder seed_N.",
         ),
+        option("--dry-run", is_flag=True, help="Check everything, print the plan as JSON, train and write nothing."),
     ],
     "What is trained": [
         PRESET_OPTION,

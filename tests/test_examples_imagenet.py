@@ -1,0 +1,120 @@
+"""`examples/imagenet.sh` is run on two processes and few pictures; docs/imagenet.md is compared with the plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pages import ROOT
+from torch.utils.data import Dataset
+
+from lptool.bench import PoolOptions
+from lptool.checkpoints import load_ticket
+from lptool.data import Data
+from lptool.images import Streamed
+from lptool.plan import evaluations_at_most
+from lptool.presets import PRESETS, preset
+from lptool.ranks import Ranks
+from lptool.run import UNWATCHED, open_run
+from lptool.train_plan import disk_of, plan_of
+
+LIMIT = 240  # seconds; it takes about 50 on a core of its own
+IMAGENET = 1_281_167  # training images; 50,000 in its val, which is test here
+
+
+@pytest.fixture(scope="module")
+def done(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder RUNS, and what was said on stdout."""
+    place = tmp_path_factory.mktemp("imagenet")
+    (place / "pictures").mkdir()
+    for part in ("train", "val"):  # as ImageNet has them: val is test, and val is made from train
+        (place / "pictures" / part).symlink_to(image_folder / part)
+    (place / "lptool").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lptool "$@"\n')
+    (place / "torchrun").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torch.distributed.run "$@"\n')
+    for program in ("lptool", "torchrun"):
+        (place / program).chmod(0o755)
+    told = {"DATA": "pictures", "PROCESSES": "2", "RUNS": "made", "TINY": "1", "PYTHONPATH": str(ROOT)}
+    path = f"{place}{os.pathsep}{os.environ['PATH']}"
+    # 4 % of so few images would be one; and bf16 is slow where it is not at home
+    command = ["bash", str(ROOT / "examples" / "imagenet.sh"), "--val-fraction", "0.25", "--precision", "fp32"]
+    ended = subprocess.run(
+        command,
+        cwd=place,
+        env={**os.environ, **told, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return place / "made", ended.stdout
+
+
+def test_the_plan_comes_first_and_the_tickets_are_those_planned(done: tuple[Path, str]) -> None:
+    runs, said = done
+    plan, _ = json.JSONDecoder().raw_decode(said)
+    assert [row["file"] for row in plan["levels"]] == [f"made/imagenet/level_0{level}.safetensors" for level in (0, 1)]
+    assert (plan["computing"]["processes"], plan["computing"]["batch_per_process"]) == (2, 3)
+    assert (plan["data"]["train"], plan["data"]["val"], plan["data"]["test"]) == (18, 6, 24)
+    for row in plan["levels"]:
+        ticket = load_ticket(runs.parent / row["file"])
+        assert sum(int(kept.sum()) for kept in ticket.mask.values()) == row["kept"]
+        assert (ticket.metadata.train["processes"], ticket.metadata.train["augment"]) == (2, "resized-crop")
+
+
+def test_a_pooled_file_and_its_evaluation_are_left(done: tuple[Path, str]) -> None:
+    runs, said = done
+    pooled = load_ticket(runs / "imagenet.safetensors")
+    assert pooled.metadata.kind == "pooled"
+    assert "wrote made/imagenet.safetensors" in said
+    found = json.loads((runs / "imagenet.json").read_text())
+    assert [Path(model["file"]).name for model in found["files"]] == [
+        "imagenet.safetensors",
+        "level_00.safetensors",
+        "level_01.safetensors",
+    ]
+
+
+class Blank(Dataset[tuple[torch.Tensor, int]]):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(3, 224, 224, dtype=torch.uint8), 0
+
+
+def imagenet(fraction: float) -> Data:
+    """Of ImageNet's size, and of nothing else."""
+    val = round(IMAGENET * fraction)
+    parts = [Streamed(Blank(), torch.arange(count)) for count in (IMAGENET - val, val, 50_000)]
+    return Data("folder:imagenet", *parts, 1000, (3, 224, 224), (0.5,) * 3, (0.3,) * 3, {"hash": "abc"})
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("paper-imagenet")])
+def test_the_page_on_imagenet_says_what_the_plan_says(name: str, tmp_path: Path) -> None:
+    chosen = preset(name)
+    data, cpu = imagenet(chosen.options.val_fraction), torch.device("cpu")
+    run = open_run(chosen.options, chosen.levels, tmp_path, None, cpu, data, Ranks(0, 8), UNWATCHED)
+    told: dict[str, Any] = {**plan_of(run), "disk": disk_of(run)}
+    epochs = 90 + 8 * 85
+    assert told["computing"]["steps_per_epoch"] == -(-1_229_920 // 1024) == 1_202
+    assert told["computing"]["batch_per_process"] == 128
+    assert told["costs"]["steps"] == epochs * 1_202
+    assert told["costs"]["images_trained"] == epochs * 1_229_920
+    assert told["costs"]["images_scored"] == epochs * 51_247
+    page = re.sub(r"\s+", " ", (ROOT / "docs" / "imagenet.md").read_text(encoding="utf-8"))
+    scorings = {method: evaluations_at_most(PoolOptions(method=method), 9) for method in ("auto", "greedy", "window")}
+    assert "at most {auto} scorings with `auto`, {greedy} with `greedy`".format(**scorings) in page
+    assert "`--method window` pools with {window} scorings".format(**scorings) in page
+    images = (f"{scorings[method] * (51_247 + 1_024):,}" for method in ("auto", "greedy"))
+    assert " and ".join(images) + " images forward" in page
+    for count in (told["costs"][key] for key in ("steps", "images_trained", "images_scored")):
+        assert f"{count:,}" in page
+    megabytes = [round(told["disk"][key] / 1e6) for key in ("ticket_bytes", "to_write_bytes")]
+    parameters, kept = told["costs"]["parameters"], told["levels"][-1]["kept"]
+    row = f"| `{name}` | {parameters:,} | {kept:,} | {megabytes[0]:,} MB | {megabytes[1]:,} MB |"
+    assert row in page, row
