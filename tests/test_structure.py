@@ -104,7 +104,7 @@ CLI_ORDER = [
     *("options", "output", "train_options", "train", "train_first", "pool_options", "pool"),
     *("inspect", "evaluate", "convert", "push", "version"),
 ]
-LONGEST = 320  # lines of a file
+LONGEST = 300  # lines of a file
 TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train_plan") + 1])
 POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
 
