@@ -72,7 +72,7 @@ def draw(rows: list[dict[str, Any]], bars: str, file: Path) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="weights remaining (%)", ylabel=f"test accuracy (%), {bars}")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=len(CURVES))
     figure.savefig(file)
 
 
