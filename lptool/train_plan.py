@@ -47,15 +47,31 @@ def plan_training(
 
 def plan_of(run: Run) -> dict[str, Any]:
     """Levels, data, processes and how much is computed."""
-    options, steps = run.options, run.steps_per_epoch
+    levels, val = _levels_of(run), len(run.data.val)
+    return {
+        "folder": str(run.folder.path),
+        "levels": levels,
+        "data": _data_of(run),
+        "computing": _computing_of(run),
+        "costs": {
+            "steps": sum(row["steps"] for row in levels),
+            "images_trained": sum(row["images_trained"] for row in levels),
+            "images_scored": val * sum(run.options.epochs - row["first_epoch"] for row in levels),
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+        },
+        "options": run.options.to_json(),
+    }
+
+
+def _levels_of(run: Run) -> list[dict[str, Any]]:
+    """What each level keeps and trains; all but the first begin at the rewind point."""
+    options, steps, train = run.options, run.steps_per_epoch, len(run.data.train)
     state = run.model.state_dict()
     sizes = {name: state[name].numel() for name in run.prunable}
     counts = planned_counts(sizes, run.levels, options.rate, options.scope)
-    in_memory = isinstance(run.data.train, InMemory)
-    train, val = len(run.data.train), len(run.data.val)
     first_epoch, first_step = divmod(run.rewind_step, steps)
     not_again = first_epoch * train + sum(len(batch) for batch in run.batches[:first_step])  # images, by later levels
-    rows: list[dict[str, Any]] = [
+    return [
         {
             "file": str(run.folder.level(level)),
             "sparsity": 1 - kept / counts[0],
@@ -67,34 +83,31 @@ def plan_of(run: Run) -> dict[str, Any]:
         }
         for level, kept in enumerate(counts)
     ]
+
+
+def _data_of(run: Run) -> dict[str, Any]:
+    data = run.data
     return {
-        "folder": str(run.folder.path),
-        "levels": rows,
-        "data": {
-            "name": run.data.name,
-            "train": train,
-            "val": val,
-            "test": len(run.data.test),
-            "classes": run.data.num_classes,
-            "image_shape": list(run.data.shape),
-            "streams": not in_memory,
-        },
-        "computing": {
-            "device": str(run.device),
-            "precision": str(run.compute).removeprefix("torch."),
-            "processes": run.ranks.count,
-            "batch": max(len(batch) for batch in run.batches),
-            "batch_per_process": math.ceil(max(len(batch) for batch in run.batches) / run.ranks.count),
-            "steps_per_epoch": steps,
-            "decoders_per_process": 0 if in_memory else most_workers(),
-        },
-        "costs": {
-            "steps": sum(row["steps"] for row in rows),
-            "images_trained": sum(row["images_trained"] for row in rows),
-            "images_scored": val * sum(options.epochs - row["first_epoch"] for row in rows),
-            "parameters": sum(p.numel() for p in run.model.parameters()),
-        },
-        "options": options.to_json(),
+        "name": data.name,
+        "train": len(data.train),
+        "val": len(data.val),
+        "test": len(data.test),
+        "classes": data.num_classes,
+        "image_shape": list(data.shape),
+        "streams": not isinstance(data.train, InMemory),
+    }
+
+
+def _computing_of(run: Run) -> dict[str, Any]:
+    batch, processes = max(len(batch) for batch in run.batches), run.ranks.count
+    return {
+        "device": str(run.device),
+        "precision": str(run.compute).removeprefix("torch."),
+        "processes": processes,
+        "batch": batch,
+        "batch_per_process": math.ceil(batch / processes),
+        "steps_per_epoch": run.steps_per_epoch,
+        "decoders_per_process": 0 if isinstance(run.data.train, InMemory) else most_workers(),
     }
 
 
