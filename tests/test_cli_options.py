@@ -40,7 +40,7 @@ How:
 
 Options:
   --plain TEXT  Without a heading of its own.
-  --help        Show this message and exit.
+  -h, --help    Show this message and exit.
 """
 
 
@@ -63,6 +63,11 @@ def test_help_shows_every_option_once(name: str) -> None:
         if isinstance(parameter, click.Option):
             assert len([line for line in lines if re.match(rf"  {parameter.opts[0]}\b(?!-)", line)]) == 1
     assert len([line for line in lines if line.startswith("  -h, --help")]) == 1
+
+
+def test_a_command_alone_has_the_same_help() -> None:
+    command = SectionedCommand("alone", params=[])
+    assert command.make_context("alone", []).help_option_names == ["-h", "--help"]
 
 
 def test_the_long_lists_have_headings() -> None:

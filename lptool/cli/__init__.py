@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from lptool.cli import convert, evaluate, inspect, pool, push, train
+from lptool.cli.options import SHOWN
 from lptool.cli.version import show_version
 
 VERSION = click.option(
@@ -21,7 +22,7 @@ VERSION = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(context_settings=SHOWN)
 @VERSION
 def main() -> None:
     """Pool the checkpoints of a pruning run into one sparse model that is more accurate at the same sparsity.

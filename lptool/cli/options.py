@@ -25,6 +25,9 @@ ARCHITECTURES = "timm name, module:callable or file.py:callable"
 DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120}  # of the group and of every command
+
+
 class SectionedOption(click.Option):
     """An option that knows its heading in `--help`."""
 
@@ -43,6 +46,10 @@ class Words(click.Choice[str]):
 
 class SectionedCommand(click.Command):
     """Lists its options in `--help` under their headings, in the order of the first option of each."""
+
+    def __init__(self, *names: Any, **settings: Any) -> None:
+        # As the group's: click keeps the help option that it makes first, whether or not the group is there.
+        super().__init__(*names, **{"context_settings": SHOWN, **settings})
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does with one heading; that one takes what has no section, such as `--help` itself."""
