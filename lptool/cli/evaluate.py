@@ -26,24 +26,28 @@ from lptool.cli.options import (
 from lptool.cli.output import Document, check_page, clear_errors, progress_bar, tell_and_report, warn
 
 OPTIONS = {
-    "Options": [
+    "Data": [
         dataset_option("Whose test images: as for train. [as the files say]"),
         data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
         arch_option(f"{ARCHITECTURES}. [as each file says]"),
         MEAN,
         STD,
-        DEVICE,
-        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
         option(
             "--corruptions",
             is_flag=True,
             help="Also under corruptions at five severities: the standard .npy files if --data-dir is or holds their "
             "folder, else C-style ones made of the test images.",
         ),
+    ],
+    "Output": [
         report_option(),
         overwrite_option("Replace the report where it exists."),
         JSON,
-    ]
+    ],
+    "Computing": [
+        DEVICE,
+        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
+    ],
 }
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from lptool.barrier import Barrier
 
 OPTIONS = {
-    "Options": [
+    "Loss barriers": [
         dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
         data_dir_option(),
         arch_option(f"For files that do not say: {ARCHITECTURES}."),
         MEAN,
         STD,
         DEVICE,
-        JSON,
-    ]
+    ],
+    "Output": [JSON],
 }
 
 

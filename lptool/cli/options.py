@@ -20,7 +20,7 @@ Option = Callable[..., Decorator]  # takes the heading as `section=`; see `optio
 SEED = click.IntRange(0, 2**32 - 1)
 PATH = click.Path(path_type=Path)
 FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
-ARCHITECTURES = "timm name, module:callable or file.py:callable"
+ARCHITECTURES = "timm name, or module:callable or file.py:callable, which are run only where named here"
 # Spelt out here, so that `--help` need not import torch; a test compares them with the library.
 DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 

@@ -88,7 +88,8 @@ def train_and_tell(
     files = train_under_bars(options, levels, out, data_dir, device, ranks)
     if ranks.rank == 0:
         show(train_view(files, RunFolder(out).records()))
-        click.echo(f"next: lptool pool {out} -o pooled.safetensors")
+        code = f" --arch {options.arch}" if ":" in options.arch else ""  # a header's code is run only where it is named
+        click.echo(f"next: lptool pool {out} -o pooled.safetensors{code}")
 
 
 def train_under_bars(
