@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -81,12 +82,13 @@ def probe(
 
 def _rate(forward: Callable[[Tensor], object], images: Tensor) -> tuple[float, float]:
     """Images per second, and seconds, of the fastest pass; a first one, not counted, warms up."""
-    passes: list[float] = []
+    spent, fastest = 0.0, math.inf
     with torch.inference_mode():
         _seconds_of(forward, images)
-        while sum(passes) < _SECONDS:
-            passes.append(_seconds_of(forward, images))
-    return len(images) / min(passes), min(passes)
+        while spent < _SECONDS:
+            seconds = _seconds_of(forward, images)
+            spent, fastest = spent + seconds, min(fastest, seconds)
+    return len(images) / fastest, fastest
 
 
 def _seconds_of(forward: Callable[[Tensor], object], images: Tensor) -> float:

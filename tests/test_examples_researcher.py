@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bash",
         str(EXAMPLE / "researcher.sh"),
         str(out),
-        *["--method", "window", "--calibration-size", "256", "--device", "cpu"],
+        *["--method", "uniform", "--calibration-size", "64", "--device", "cpu"],
     ]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
