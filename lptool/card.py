@@ -232,7 +232,7 @@ def _data(dataset: Mapping[str, Any]) -> str:
     said = {
         "Name": code(name) if name else "",
         "Classes": f"{classes:,}" if type(classes) is int else "",
-        "Images": "×".join(map(str, shape)) + " (channels, height, width), not cropped" if are_numbers(shape) else "",
+        "Images": "×".join(map(str, shape)) + " (channels, height, width)" if are_numbers(shape) else "",
         "Mean": _channels(dataset.get("mean")),
         "Standard deviation": _channels(dataset.get("std")),
     }

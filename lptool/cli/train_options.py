@@ -85,7 +85,12 @@ OPTIONS = {
         ),
         dataset_option(f"{DATASETS}. [{_DEFAULTS.dataset}]"),
         data_dir_option(),
-        option("--image-size", type=click.IntRange(1), help="Side in pixels. [the data set's own]"),
+        option(
+            "--image-size",
+            type=click.IntRange(1),
+            help="Side in pixels; pictures are scaled by their shorter side and cut in the middle. [the data set's "
+            "own; of folders and shards that of the first picture, at most 224]",
+        ),
         _number("--val-fraction", float, "Share of train held out as val."),
         _number("--split-seed", SEED, "Of the choice of val."),
     ],
