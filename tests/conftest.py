@@ -16,6 +16,15 @@ from lptool.train_options import TrainOptions
 
 torch.set_num_threads(1)  # the files of tests are spread over the cores; and float sums depend on it
 
+# Files that start processes: begun first, so that no core waits for them at the end.
+SLOW = tuple(f"test_{name}.py" for name in ("examples_imagenet", "examples_researcher", "parallel", "ranks", "train"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, each whole."""
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
 DIGITS = TrainOptions(
     arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
 )
