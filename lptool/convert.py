@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lptool.checkpoints import checkpoint_file, file_sha256, load_ticket, summarise_file
+from lptool.checkpoints import checkpoint_file, file_sha256, open_checkpoint
 from lptool.errors import LptoolError, OutputError
 from lptool.evaluate import Score
 from lptool.evaluation import carry_out
@@ -145,8 +145,8 @@ def _suffix(output: Path, kind: str) -> dict[str, str]:
 
 def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
     """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
-    summary = summarise_file(source)
-    ticket, metadata = load_ticket(source), summary.metadata
+    checkpoint = open_checkpoint(source)
+    ticket, summary, metadata = checkpoint.ticket(), checkpoint.summary, checkpoint.metadata
     notes = [f"{source}: {note}" for note in summary.notes]
     prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
     metadata = replace(metadata, prunable=metadata.prunable or prunable)

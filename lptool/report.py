@@ -11,17 +11,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from lptool.inspection import Finding, Inspection
+from lptool.markdown import percent as percent  # told alike in tables and in the card
 from lptool.pools import prunable_names
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.barrier import Barrier
 
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
-
-
-def percent(fraction: float) -> str:
-    """A fraction as a person reads it."""
-    return f"{100 * fraction:.2f} %"
 
 
 def inspect_document(inspection: Inspection) -> dict[str, Any]:

@@ -72,8 +72,7 @@ def for_timm(ticket: Ticket) -> Ticket:
     arch = _arch_of(ticket)
     if not is_timm(arch):
         return ticket
-    shapes = {name: tuple(t.shape) for name, t in ticket.state.items()}
-    found = ticket.renamed(fit_names(_empty_network(ticket), shapes, arch, ticket.file))
+    found = ticket.renamed(fit_names(_empty_network(ticket), ticket.shapes, arch, ticket.file))
     metadata = replace(found.metadata, prunable=tuple(found.mask))
     return replace(found, metadata=metadata, own_names={}, extras={})
 
