@@ -28,17 +28,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lptool.bench import Bench, PoolOptions, open_bench
-from lptool.choice import BY_ACCURACY, Choice
-from lptool.corruptions import generated
-from lptool.evaluate import recalibrated
-from lptool.images import Images, sample
-from lptool.masks import State
-from lptool.methods import AUTO, pool_tickets
-from lptool.metrics import measure
-from lptool.run import Watch
-from lptool.train import train_tickets
-from lptool.train_options import TrainOptions
+from lptool.checkpoints.masks import State
+from lptool.data.corruptions import generated
+from lptool.data.images import Images, sample
+from lptool.pooling.choice import BY_ACCURACY, Choice
+from lptool.pooling.methods import AUTO, pool_tickets
+from lptool.pooling.setup import Bench, PoolOptions, open_bench
+from lptool.scoring.metrics import measure
+from lptool.scoring.score import recalibrated
+from lptool.training.job import train_tickets
+from lptool.training.options import TrainOptions
+from lptool.training.setup import Watch
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "accuracy"

@@ -18,9 +18,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lptool.bench import PoolOptions, open_bench
-from lptool.checkpoints import find_checkpoints
-from lptool.methods import pool_tickets
+from lptool.checkpoints.finding import find_checkpoints
+from lptool.pooling.methods import pool_tickets
+from lptool.pooling.setup import PoolOptions, open_bench
 
 Row = dict[str, Any]
 

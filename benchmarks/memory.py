@@ -22,10 +22,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lptool.export import save_ticket
-from lptool.masks import magnitude_mask
-from lptool.models import build_model, prunable_weights
-from lptool.tickets import Metadata, Ticket
+from lptool.checkpoints.masks import magnitude_mask
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_ticket
+from lptool.networks.building import build_model, prunable_weights
 
 MIB = 1 << 20
 

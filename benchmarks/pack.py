@@ -5,7 +5,8 @@
 Prunes a ResNet-18 with random weights of seed 0 by global magnitude over its convolutions, or takes the tickets given,
 and writes each one to a temporary folder. Needs `pip install -e '.[bench]'`. What is measured:
 
-- dense, packed, bf16: files of `lptool.export`. gzip: of the dense file, level 6. zstd: likewise, level 3, its default.
+- dense, packed, bf16: files of `lptool.checkpoints.writing`. gzip: of the dense file, level 6. zstd: likewise, level 3,
+  its default.
 - CSR: values, int32 column indices and int32 row pointers of each pruned tensor as [out, in·k·k], the rest dense.
 - bound: the kept weights' own bits, and the entropy of a mask pruned at random at each tensor's density; the rest
   dense. Only what compresses the weights themselves goes under it: exponents repeat, and a fresh network's BatchNorm is
@@ -35,12 +36,13 @@ import timm
 import torch
 import zstandard
 
-from lptool.checkpoints import load_ticket
-from lptool.containers import open_file
-from lptool.export import save_packed, save_ticket
-from lptool.masks import magnitude_prune, sparsity
-from lptool.packed import pack
-from lptool.tickets import Metadata, Ticket
+from lptool.checkpoints.containers import open_file
+from lptool.checkpoints.masks import magnitude_prune, sparsity
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.packed import pack
+from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_packed, save_ticket
 
 TIMED = ("dense", "packed", "bf16", "gzip", "zstd")
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)

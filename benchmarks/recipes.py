@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lptool.bench import PoolOptions, open_bench
-from lptool.evaluate import Score
-from lptool.pipeline import pool_target
-from lptool.presets import RECIPES, with_recipe
-from lptool.train import train_tickets
-from lptool.train_options import TrainOptions
+from lptool.pooling.job import pool_target
+from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.scoring.score import Score
+from lptool.training.job import train_tickets
+from lptool.training.options import TrainOptions
+from lptool.training.presets import RECIPES, with_recipe
 
 Row = dict[str, Any]
 SCORED = ("ticket", "ticket_bn", "pooled")

@@ -43,15 +43,15 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, Dataset
 
-from lptool.bench import Bench, PoolOptions, open_bench
-from lptool.checkpoints import find_checkpoints
-from lptool.evaluate import Score, cast_forward
-from lptool.images import InMemory
-from lptool.methods import pool_tickets
-from lptool.models import build_model
-from lptool.recalibrate import in_eval_mode
-from lptool.search import PAPER_ALPHAS, adjacent, coarse
-from lptool.trace import Progress, SearchTrace
+from lptool.checkpoints.finding import find_checkpoints
+from lptool.data.images import InMemory
+from lptool.networks.building import build_model
+from lptool.pooling.methods import pool_tickets
+from lptool.pooling.outcome import Progress, SearchTrace
+from lptool.pooling.search import PAPER_ALPHAS, adjacent, coarse
+from lptool.pooling.setup import Bench, PoolOptions, open_bench
+from lptool.scoring.batchnorm import in_eval_mode
+from lptool.scoring.score import Score, cast_forward
 
 Row = dict[str, Any]
 MIB = 1 << 20

@@ -33,15 +33,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from lptool.data.images import InMemory
 from lptool.device import pick_device, usable_cores
-from lptool.epoch import Level, train_epoch
-from lptool.evaluate import cast_forward
-from lptool.images import InMemory
-from lptool.optimise import make_optimizer, multipliers
 from lptool.ranks import ALONE
-from lptool.run import UNWATCHED, Run, open_run, over_processes
-from lptool.train import train_tickets
-from lptool.train_options import TrainOptions
+from lptool.scoring.score import cast_forward
+from lptool.training.epoch import Level, train_epoch
+from lptool.training.job import train_tickets
+from lptool.training.options import TrainOptions
+from lptool.training.setup import UNWATCHED, Run, open_run, over_processes
+from lptool.training.steps import make_optimizer, multipliers
 
 
 @dataclass(frozen=True)

@@ -25,54 +25,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lptool.checkpoints import find_checkpoints as find_checkpoints
-    from lptool.checkpoints import load_pool as load_pool
-    from lptool.checkpoints import load_state_dict as load_state_dict
-    from lptool.checkpoints import load_ticket as load_ticket
-    from lptool.choice import Choice as Choice
-    from lptool.convert import convert as convert
+    from lptool.checkpoints.finding import find_checkpoints as find_checkpoints
+    from lptool.checkpoints.masks import magnitude_prune as magnitude_prune
+    from lptool.checkpoints.pool import Pool as Pool
+    from lptool.checkpoints.reading import load_pool as load_pool
+    from lptool.checkpoints.reading import load_state_dict as load_state_dict
+    from lptool.checkpoints.reading import load_ticket as load_ticket
+    from lptool.checkpoints.ticket import Ticket as Ticket
+    from lptool.checkpoints.writing import save_packed as save_packed
+    from lptool.checkpoints.writing import save_ticket as save_ticket
     from lptool.errors import LptoolError as LptoolError
-    from lptool.evaluate import Score as Score
-    from lptool.evaluation import evaluate_files as evaluate_files
-    from lptool.export import save_packed as save_packed
-    from lptool.export import save_ticket as save_ticket
-    from lptool.interpolate import interpolate as interpolate
-    from lptool.masks import magnitude_prune as magnitude_prune
-    from lptool.methods import pool_tickets as pool_tickets
-    from lptool.models import load_model as load_model
-    from lptool.pools import Pool as Pool
-    from lptool.recalibrate import recalibrate_bn as recalibrate_bn
-    from lptool.scorer import Scorer as Scorer
-    from lptool.subjects import EvaluateOptions as EvaluateOptions
-    from lptool.tickets import Ticket as Ticket
-    from lptool.timm_config import as_timm_config as as_timm_config
-    from lptool.train import train_tickets as train_tickets
-    from lptool.train_options import TrainOptions as TrainOptions
+    from lptool.evaluation.job import evaluate_files as evaluate_files
+    from lptool.evaluation.setup import EvaluateOptions as EvaluateOptions
+    from lptool.export.conversion import convert as convert
+    from lptool.export.timm_config import as_timm_config as as_timm_config
+    from lptool.networks.loading import load_model as load_model
+    from lptool.pooling.choice import Choice as Choice
+    from lptool.pooling.methods import pool_tickets as pool_tickets
+    from lptool.pooling.mixing import interpolate as interpolate
+    from lptool.pooling.scorer import Scorer as Scorer
+    from lptool.scoring.batchnorm import recalibrate_bn as recalibrate_bn
+    from lptool.scoring.score import Score as Score
+    from lptool.training.job import train_tickets as train_tickets
+    from lptool.training.options import TrainOptions as TrainOptions
 
 _HOME = {
-    "Choice": "choice",
-    "EvaluateOptions": "subjects",
+    "Choice": "pooling.choice",
+    "EvaluateOptions": "evaluation.setup",
     "LptoolError": "errors",
-    "Pool": "pools",
-    "Score": "evaluate",
-    "Scorer": "scorer",
-    "Ticket": "tickets",
-    "TrainOptions": "train_options",
-    "as_timm_config": "timm_config",
-    "convert": "convert",
-    "evaluate_files": "evaluation",
-    "find_checkpoints": "checkpoints",
-    "interpolate": "interpolate",
-    "load_model": "models",
-    "load_pool": "checkpoints",
-    "load_state_dict": "checkpoints",
-    "load_ticket": "checkpoints",
-    "magnitude_prune": "masks",
-    "pool_tickets": "methods",
-    "recalibrate_bn": "recalibrate",
-    "save_packed": "export",
-    "save_ticket": "export",
-    "train_tickets": "train",
+    "Pool": "checkpoints.pool",
+    "Score": "scoring.score",
+    "Scorer": "pooling.scorer",
+    "Ticket": "checkpoints.ticket",
+    "TrainOptions": "training.options",
+    "as_timm_config": "export.timm_config",
+    "convert": "export.conversion",
+    "evaluate_files": "evaluation.job",
+    "find_checkpoints": "checkpoints.finding",
+    "interpolate": "pooling.mixing",
+    "load_model": "networks.loading",
+    "load_pool": "checkpoints.reading",
+    "load_state_dict": "checkpoints.reading",
+    "load_ticket": "checkpoints.reading",
+    "magnitude_prune": "checkpoints.masks",
+    "pool_tickets": "pooling.methods",
+    "recalibrate_bn": "scoring.batchnorm",
+    "save_packed": "checkpoints.writing",
+    "save_ticket": "checkpoints.writing",
+    "train_tickets": "training.job",
 }
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"  # the only place: pyproject.toml reads it here

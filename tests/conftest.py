@@ -9,20 +9,32 @@ import pytest
 import torch
 from PIL import Image
 
-from lptool.bench import PoolOptions, open_bench
-from lptool.pipeline import PoolResult, pool_target
-from lptool.train import train_tickets
-from lptool.train_options import TrainOptions
+from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.training.job import train_tickets
+from lptool.training.options import TrainOptions
 
 torch.set_num_threads(1)  # the files of tests are spread over the cores; and float sums depend on it
 
 # Files that start processes: begun first, so that no core waits for them at the end.
-SLOW = tuple(f"test_{name}.py" for name in ("examples_imagenet", "examples_researcher", "parallel", "ranks", "train"))
+SLOW = (
+    "test_examples_imagenet.py",
+    "test_examples_researcher.py",
+    "training/test_parallel.py",
+    "test_ranks.py",
+    "training/test_job.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first, each whole."""
-    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+    def rank(item: pytest.Item) -> int:
+        return next(
+            (place for place, name in enumerate(SLOW) if item.path.as_posix().endswith(f"tests/{name}")), len(SLOW)
+        )
+
+    items.sort(key=rank)
 
 
 DIGITS = TrainOptions(

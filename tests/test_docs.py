@@ -14,16 +14,17 @@ from typing import Any
 import click
 import pytest
 import torch
-from commands import lptool
-from pages import MANUAL, PAGES, ROOT, Block, blocks_of, commands_in, dead_links, parse, unknown_options
 from safetensors import safe_open
 from torch import Tensor
 
+from lptool.checkpoints.containers import open_file
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.packed import LAYOUT_KEY, LAYOUT_VERSION, encode_gaps
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_packed
 from lptool.cli import main
-from lptool.containers import open_file
-from lptool.export import save_packed
-from lptool.packed import LAYOUT_KEY, LAYOUT_VERSION, encode_gaps
-from lptool.tickets import Metadata, Ticket
+from tests.helpers.commands import lptool
+from tests.helpers.pages import MANUAL, PAGES, ROOT, Block, blocks_of, commands_in, dead_links, parse, unknown_options
 
 FORMAT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 SHELL = [b for page in [*MANUAL, *sorted(ROOT.glob("examples/*.sh"))] for b in blocks_of(page) if b.has_commands]

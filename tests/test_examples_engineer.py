@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
-from commands import lptool
-from pages import ROOT, blocks_of, commands_in
 from PIL import Image
+
+from tests.helpers.commands import lptool
+from tests.helpers.pages import ROOT, blocks_of, commands_in
 
 HERE = ROOT / "examples" / "engineer"
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from pages import ROOT
 from torch.utils.data import Dataset
 
-from lptool.bench import PoolOptions
-from lptool.checkpoints import load_ticket
-from lptool.data import Data
-from lptool.images import Streamed
-from lptool.plan import evaluations_at_most
-from lptool.presets import PRESETS, preset
+from lptool.checkpoints.reading import load_ticket
+from lptool.data.dataset import Data
+from lptool.data.images import Streamed
+from lptool.pooling.outputs import evaluations_at_most
+from lptool.pooling.setup import PoolOptions
 from lptool.ranks import Ranks
-from lptool.run import UNWATCHED, open_run
-from lptool.train_plan import disk_of, plan_of
+from lptool.training.plan import disk_of, plan_of
+from lptool.training.presets import PRESETS, preset
+from lptool.training.setup import UNWATCHED, open_run
+from tests.helpers.pages import ROOT
 
 LIMIT = 240  # seconds; it takes about 50 on a core of its own
 IMAGENET = 1_281_167  # training images; 50,000 in its val, which is test here

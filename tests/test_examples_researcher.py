@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import ROOT
 
-from lptool.checkpoints import file_sha256, summarise_file
-from lptool.metrics import wilson_interval
+from lptool.checkpoints.reading import file_sha256, summarise_file
+from lptool.scoring.metrics import wilson_interval
+from tests.helpers.pages import ROOT
 
 EXAMPLE = ROOT / "examples" / "researcher"
 

@@ -25,13 +25,13 @@ import torch
 from click.testing import CliRunner
 from torch import distributed
 
-from lptool.checkpoints import file_sha256
+from lptool.checkpoints.reading import file_sha256
 from lptool.cli import main
 from lptool.device import usable_cores
 from lptool.errors import DataError, LptoolError, PeerError, PoolError, RankError
-from lptool.journal import journal_of
+from lptool.pooling.journal import journal_of
+from lptool.pooling.scorer import Scorer
 from lptool.ranks import ALONE, Ranks, join_ranks
-from lptool.scorer import Scorer
 
 LIMIT = 120  # seconds
 FEW = [
@@ -243,7 +243,7 @@ def torchrun(*command: object) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     ) as process:
         try:

@@ -10,155 +10,101 @@ import pytest
 import lptool
 
 PACKAGE = Path(lptool.__file__).parent
-# Each module may import only from those before it.
+# The house: rooms from the ground up, and the modules of each in the order to read them. A module imports from rooms
+# before its own, and in its own only from modules before it.
+ROOMS = {
+    "ground": "errors device ranks provenance",
+    "checkpoints": "masks metadata ticket summary pool packed containers dialects finding reading places writing "
+    "prune_keys inspection",
+    "scoring": "batching batchnorm score metrics cost",
+    "networks": "cifar building matching loading",
+    "data": "images augment pictures shards sources dataset corruptions",
+    "evaluation": "setting setup job",
+    "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
+    "pooling": "mixing choice outcome search window learned methods scorer journal gradient setup targets comparisons "
+    "fingerprint outputs job",
+    "export": "header timm_config markdown front_matter card folder hub onnx conversion",
+    "report": "inspect convert train pool evaluate",
+    "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
+    "evaluate_figures evaluate_page",
+    "cli": "options output train_options train train_first pool_options pool inspect evaluate convert push version",
+}
 ORDER = [
-    "errors",
-    "device",
-    "ranks",
-    "batching",
-    "masks",
-    "tickets",
-    "pools",
-    "packed",
-    "containers",
-    "dialects",
-    "checkpoints",
-    "interpolate",
-    "recalibrate",
-    "evaluate",
-    "choice",
-    "trace",
-    "scorer",
-    "journal",
-    "slope",
-    "search",
-    "window",
-    "learned",
-    "methods",
-    "export",
-    "networks",
-    "models",
-    "prune_keys",
-    "onnx_file",
-    "header",
-    "timm_config",
-    "metrics",
-    "markdown",
-    "front_matter",
-    "card",
-    "folder",
-    "hub",
-    "images",
-    "augment",
-    "pictures",
-    "shards",
-    "sources",
-    "data",
-    "levels",
-    "train_options",
-    "presets",
-    "schedule",
-    "pruning",
-    "starting_point",
-    "optimise",
-    "parallel",
-    "run_folder",
-    "run",
-    "epoch",
-    "train",
-    "train_plan",
-    "inspection",
-    "setting",
-    "bench",
-    "targets",
-    "barrier",
-    "references",
-    "plan",
-    "pipeline",
-    "provenance",
-    "corruptions",
-    "cost",
-    "subjects",
-    "evaluation",
-    "convert",
-    "report",
-    "report_export",
-    "report_train",
-    "report_pool",
-    "report_evaluate",
-    "drawing",
-    "charts",
-    "heatmaps",
-    "markup",
-    "wording",
-    "pool_story",
-    "pool_figures",
-    "pool_page",
-    "evaluate_story",
-    "evaluate_figures",
-    "evaluate_page",
-    "cli",
+    module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
 ]
-# Inside the command line, likewise; its `__init__` comes last.
-CLI_ORDER = [
-    *("options", "output", "train_options", "train", "train_first", "pool_options", "pool"),
-    *("inspect", "evaluate", "convert", "push", "version"),
-]
+# The search, which knows tensors and a function that scores them.
+SEARCH = [f"pooling.{module}" for module in ["mixing", "choice", "outcome", "search", "window", "learned", "methods"]]
 LONGEST = 300  # lines of a file
-TRAINER = set(ORDER[ORDER.index("levels") : ORDER.index("train_plan") + 1])
-POOLING_LINE = ORDER[ORDER.index("masks") : ORDER.index("export") + 1]
 
 
-def imports(path: Path) -> set[str]:
-    """All that a file imports from this package, anywhere in it: `lptool.data`, `lptool.cli.train.chosen` …"""
+def path_of(module: str) -> Path:
+    return PACKAGE / (module.replace(".", "/") + ".py")
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def room_of(module: str) -> str:
+    return module.rpartition(".")[0] or "ground"
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of this package that a file imports, anywhere in it."""
     nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
-    return {name for name in names if name.startswith("lptool.")}
-
-
-def imported(module: str) -> set[str]:
-    """Modules of this package that a module imports."""
-    files = [PACKAGE / f"{module}.py"] if module != "cli" else list((PACKAGE / "cli").glob("*.py"))
-    return {name.split(".")[1] for file in files for name in imports(file)} & set(ORDER) - {module}
-
-
-def modules_in(folder: Path) -> set[str]:
-    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
-    return {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"} | packages
+    names = [f"{node.module}.{alias.name}".removeprefix("lptool.") for node in nodes for alias in node.names]
+    return {module for module in ORDER for name in names if name == module or name.startswith(f"{module}.")}
 
 
 def test_the_order_names_every_module() -> None:
-    assert modules_in(PACKAGE) == set(ORDER)
-    assert modules_in(PACKAGE / "cli") == set(CLI_ORDER)
+    doors = {"__init__", "__main__"}
+    assert {module_of(path) for path in PACKAGE.rglob("*.py") if path.stem not in doors} == set(ORDER)
+
+
+def test_the_house_is_seen_at_a_glance() -> None:
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
+    assert len(entries) <= 15
 
 
 @pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_from_its_left(module: str) -> None:
-    assert imported(module) <= set(ORDER[: ORDER.index(module)])
+def test_a_module_imports_only_from_rooms_below_and_from_its_left(module: str) -> None:
+    assert imported(path_of(module)) <= set(ORDER[: ORDER.index(module)])
 
 
-@pytest.mark.parametrize("module", CLI_ORDER)
-def test_a_part_of_the_command_line_imports_only_from_its_left(module: str) -> None:
-    """So commands import what they share, and that knows no command; nor does any know the group that holds them."""
-    names = [name.split(".") for name in imports(PACKAGE / "cli" / f"{module}.py")]
-    assert {name[2] for name in names if name[1] == "cli"} <= set(CLI_ORDER[: CLI_ORDER.index(module)])
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("ground", "cli", "networks")])
+def test_the_door_of_a_room_holds_a_sign_and_no_imports(room: str) -> None:
+    """So `--help` never waits for torch. The door of `networks` registers with timm; that of `cli` has the group."""
+    body = ast.parse((PACKAGE / room.replace(".", "/") / "__init__.py").read_text()).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+    assert isinstance(body[0].value, ast.Constant)
 
 
-@pytest.mark.parametrize(
-    "module", [*POOLING_LINE, "setting", "bench", "pipeline", "report_pool", "report", "inspection"]
-)
-def test_the_pooling_line_does_not_need_the_trainer(module: str) -> None:
-    assert not imported(module) & TRAINER
+def test_only_the_command_line_imports_the_trainer() -> None:
+    """Pooling takes tickets from any trainer."""
+    users = {module for module in ORDER for found in imported(path_of(module)) if room_of(found) == "training"}
+    assert {room_of(module) for module in users} == {"training", "cli"}
 
 
 def test_only_the_command_line_knows_click() -> None:
-    users = {p.relative_to(PACKAGE).parts[0] for p in PACKAGE.rglob("*.py") if "import click" in p.read_text()}
+    users = {room_of(module_of(path)) for path in PACKAGE.rglob("*.py") if "import click" in path.read_text()}
     assert users == {"cli"}
 
 
+@pytest.mark.parametrize("module", SEARCH)
+def test_the_search_knows_no_network_and_no_data(module: str) -> None:
+    below = imported(path_of(module))
+    while further := {found for each in below for found in imported(path_of(each))} - below:
+        below |= further
+    assert not {room_of(found) for found in below} & {"networks", "data"}
+
+
 def test_every_module_has_a_test_file() -> None:
-    tested = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert {*ORDER, *(f"cli_{module}" for module in CLI_ORDER)} <= tested
+    tests = Path(__file__).parent
+    lacking = [
+        m for m in ORDER if not (tests / path_of(m).relative_to(PACKAGE).with_name(f"test_{path_of(m).name}")).exists()
+    ]
+    assert lacking == []
 
 
 def test_no_file_is_too_long_to_read() -> None:

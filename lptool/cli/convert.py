@@ -74,11 +74,11 @@ def convert(
     IN is a checkpoint of any program that lptool reads, or a folder with one.
     """
     refuse_values_alone(packed, values)
-    from lptool import report_export
-    from lptool.convert import convert as carry_out
-    from lptool.export import Form
+    from lptool.checkpoints.writing import Form
+    from lptool.evaluation.setting import SettingOptions
+    from lptool.export.conversion import convert as carry_out
     from lptool.provenance import command_line
-    from lptool.setting import SettingOptions
+    from lptool.report import convert as report_export
 
     options = SettingOptions(**given)
     conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())

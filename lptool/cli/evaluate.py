@@ -63,10 +63,10 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     lptool evaluate runs/digits --corruptions --report digits.html
     lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
     """
-    from lptool import report_evaluate
-    from lptool.checkpoints import find_checkpoints
-    from lptool.evaluation import carry_out
-    from lptool.subjects import EvaluateOptions, plan_evaluation
+    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.evaluation.job import carry_out
+    from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
+    from lptool.report import evaluate as report_evaluate
 
     found = find_checkpoints(files)
     check_page(page, found, overwrite=overwrite)
@@ -79,6 +79,6 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
 
 
 def _draw(document: Document) -> str:
-    from lptool.evaluate_page import evaluate_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.evaluate_page import evaluate_page  # draws with matplotlib, which takes long to import
 
     return evaluate_page(document)

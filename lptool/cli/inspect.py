@@ -24,7 +24,7 @@ from lptool.cli.options import (
 from lptool.cli.output import clear_errors, progress_bar, tell, warn
 
 if TYPE_CHECKING:
-    from lptool.barrier import Barrier
+    from lptool.pooling.comparisons import Barrier
 
 OPTIONS = {
     "Loss barriers": [
@@ -51,9 +51,9 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     lptool inspect runs/digits --data digits
     lptool inspect pooled.safetensors
     """
-    from lptool import report
-    from lptool.checkpoints import find_checkpoints
-    from lptool.inspection import inspect_files
+    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.checkpoints.inspection import inspect_files
+    from lptool.report import inspect as report
 
     found = find_checkpoints(files)
     inspection = inspect_files(found)
@@ -69,8 +69,8 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
 
 
 def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
-    from lptool.barrier import barriers
-    from lptool.bench import PoolOptions, open_bench
+    from lptool.pooling.comparisons import barriers
+    from lptool.pooling.setup import PoolOptions, open_bench
 
     bench = open_bench(files, PoolOptions(**given))
     found: list[Barrier] = []

@@ -83,7 +83,7 @@ def show(view: RenderableType) -> None:
 
 def tell_alone(document: Document, ranks: Ranks) -> None:
     """A document on stdout, by the first process."""
-    from lptool.report import to_json
+    from lptool.report.inspect import to_json
 
     if ranks.rank == 0:
         click.echo(to_json(document))
@@ -91,7 +91,7 @@ def tell_alone(document: Document, ranks: Ranks) -> None:
 
 def tell(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:
     """A result on stdout: its document for a program, or the same as views for a person."""
-    from lptool.report import to_json
+    from lptool.report.inspect import to_json
 
     if as_json:
         click.echo(to_json(document))
@@ -110,7 +110,7 @@ def tell_and_report(
 ) -> None:
     """A result on stdout, and where a page is asked for as HTML too."""
     if page is not None:
-        from lptool.markup import write_page
+        from lptool.report.html.markup import write_page
 
         write_page(page, draw(document))
     tell(document, views, as_json=as_json)
@@ -120,7 +120,7 @@ def tell_and_report(
 
 def check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bool) -> None:
     """Refuse, before anything is computed, to write a report where it must not be."""
-    from lptool.export import check_output
+    from lptool.checkpoints.places import check_output
 
     if page is not None:
         check_output(page, others, overwrite=overwrite, suffix=".html")

@@ -19,13 +19,13 @@ from lptool.cli.train_first import found_tickets, run_to_make
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lptool.bench import Bench, PoolOptions
+    from lptool.checkpoints.ticket import Ticket
+    from lptool.checkpoints.writing import Form
     from lptool.cli.train_first import RunToMake
-    from lptool.export import Form
-    from lptool.pipeline import PoolResult
+    from lptool.pooling.job import PoolResult
+    from lptool.pooling.outcome import Progress
+    from lptool.pooling.setup import Bench, PoolOptions
     from lptool.ranks import Ranks
-    from lptool.tickets import Ticket
-    from lptool.trace import Progress
 
 
 @click.command(cls=SectionedCommand)
@@ -65,11 +65,11 @@ def pool(
     """
     refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
     refuse_values_alone(packed, values)
-    from lptool.bench import PoolOptions, open_bench
-    from lptool.export import Form
-    from lptool.plan import is_folder
+    from lptool.checkpoints.places import is_folder
+    from lptool.checkpoints.writing import Form
+    from lptool.pooling.setup import PoolOptions, open_bench
+    from lptool.pooling.targets import choose_targets
     from lptool.ranks import join_ranks
-    from lptool.targets import choose_targets
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -102,7 +102,7 @@ def _tickets(
     given: Sequence[Path], run: RunToMake | None, out: str, options: PoolOptions, ranks: Ranks, overwrite: bool
 ) -> list[Path]:
     """The files to pool, made first where `--train` has to."""
-    from lptool.plan import check_place, is_folder
+    from lptool.checkpoints.places import check_place, is_folder
 
     if run is not None:
         if options.target != "all":  # before the hours that training may take
@@ -113,7 +113,7 @@ def _tickets(
 
 def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, *, overwrite: bool) -> list[Path]:
     """Where the pooled models go; refuses what must not be written, the page too."""
-    from lptool.plan import outputs_of
+    from lptool.pooling.outputs import outputs_of
 
     outputs = outputs_of(bench, targets, out, overwrite=overwrite)
     check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
@@ -122,8 +122,8 @@ def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, 
 
 def _plan(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
     """What `--dry-run` says."""
-    from lptool.plan import evaluations_at_most
-    from lptool.report_pool import plan_document
+    from lptool.pooling.outputs import evaluations_at_most
+    from lptool.report.pool import plan_document
 
     return plan_document(bench, targets, outputs, evaluations_at_most(bench.options, len(bench.pool)))
 
@@ -149,12 +149,13 @@ Told = tuple[Document, "list[RenderableType]"]  # for a program, and for a perso
 
 def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
     """Pool one target into a folder in the Hugging Face layout, which appears whole."""
-    from lptool import report_pool
-    from lptool.folder import WEIGHTS, describe_weights, new_folder
+    from lptool.checkpoints.places import WEIGHTS, new_folder
+    from lptool.export.folder import describe_weights
+    from lptool.export.timm_config import for_timm
+    from lptool.pooling.comparisons import references
     from lptool.provenance import command_line
-    from lptool.references import references
-    from lptool.report import to_json
-    from lptool.timm_config import for_timm
+    from lptool.report import pool as report_pool
+    from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
     with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
@@ -170,8 +171,8 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
 
 def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Told:
     """Pool each target into a file, and sum up."""
-    from lptool import report_pool
-    from lptool.references import references
+    from lptool.pooling.comparisons import references
+    from lptool.report import pool as report_pool
 
     results = _pool_all(job, targets, outputs)
     found = job.ranks.on_first(lambda: references(job.bench)) if with_references else None
@@ -184,8 +185,8 @@ def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, wi
 
 def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
     """Several targets are dealt out over the ranks, one at a time is searched by all of them together."""
-    from lptool import report_pool
     from lptool.ranks import ALONE
+    from lptool.report import pool as report_pool
 
     ranks = job.ranks
     dealt = ranks.count > 1 and len(targets) > 1
@@ -219,8 +220,8 @@ def _pool_one(
         ranks: that search it together.
         within: the folder that the file will lie in, beside which the journal is; None where the file is all.
     """
-    from lptool.journal import journal_of
-    from lptool.pipeline import pool_target
+    from lptool.pooling.job import pool_target
+    from lptool.pooling.journal import journal_of
 
     bench, output = job.bench, within or file
     journal, reached = journal_of(output), "before the first scoring"
@@ -250,6 +251,6 @@ def _pool_one(
 
 
 def _draw(document: Document) -> str:
-    from lptool.pool_page import pool_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.pool_page import pool_page  # draws with matplotlib, which takes long to import
 
     return pool_page(document)

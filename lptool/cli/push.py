@@ -40,7 +40,7 @@ def push(
     lptool push pooled-digits me/pooled-digits --private
     lptool push pooled-digits me/pooled-digits --revision level-5 -m "Level 5"
     """
-    from lptool import hub
+    from lptool.export import hub
 
     hub.check_repo(repo)
     files = hub.plan_push(folder)

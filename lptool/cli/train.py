@@ -14,12 +14,11 @@ import click
 from lptool.cli.options import SectionedCommand, options_of
 from lptool.cli.output import Document, clear_errors, show, tell_alone, warn
 from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
-from lptool.levels import Levels, check_levels, count_of
-from lptool.train_options import TrainOptions
+from lptool.training.options import Levels, TrainOptions, check_levels, count_of
 
 if TYPE_CHECKING:
     from lptool.ranks import Ranks
-    from lptool.run import Watch, Where
+    from lptool.training.setup import Watch, Where
 
 
 @click.command(cls=SectionedCommand)
@@ -70,7 +69,7 @@ def _plan(
     options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
 ) -> Document:
     """What `--dry-run` says of one run; warns where the disk is too small for it."""
-    from lptool.train_plan import plan_training
+    from lptool.training.plan import plan_training
 
     plan = plan_training(options, levels, out, data_dir=data_dir, device=device, ranks=ranks)
     needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
@@ -82,8 +81,8 @@ def train_and_tell(
     options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
 ) -> None:
     """Train one run, then its table and what to do next, on the first rank."""
-    from lptool.report_train import train_view
-    from lptool.run_folder import RunFolder
+    from lptool.report.train import train_view
+    from lptool.training.folder import RunFolder
 
     files = train_under_bars(options, levels, out, data_dir, device, ranks)
     if ranks.rank == 0:
@@ -96,7 +95,7 @@ def train_under_bars(
     options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
 ) -> list[Path]:
     """Train under progress bars; gives the files."""
-    from lptool.train import train_tickets
+    from lptool.training.job import train_tickets
 
     try:
         with _bars(options, levels, shown=ranks.rank == 0) as watch:
@@ -113,7 +112,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from lptool.run import Watch
+    from lptool.training.setup import Watch
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), disable=not shown)

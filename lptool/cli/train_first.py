@@ -12,12 +12,11 @@ import click
 from lptool.cli.train import train_under_bars
 from lptool.cli.train_options import chosen
 from lptool.errors import CheckpointError
-from lptool.levels import Levels
-from lptool.train_options import TrainOptions
+from lptool.training.options import Levels, TrainOptions
 
 if TYPE_CHECKING:
-    from lptool.bench import PoolOptions
     from lptool.cli.output import Document
+    from lptool.pooling.setup import PoolOptions
     from lptool.ranks import Ranks
 
 
@@ -56,7 +55,7 @@ def run_to_make(
 
 def found_tickets(given: Sequence[Path], made: RunToMake | None) -> list[Path]:
     """The files of the run that was made, else of what was named. Raises CheckpointError."""
-    from lptool.checkpoints import find_checkpoints
+    from lptool.checkpoints.finding import find_checkpoints
 
     if made is None and not given:
         raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
@@ -74,8 +73,8 @@ def _folder_to_train(given: Sequence[Path], out: Path) -> Path | None:
 
 def _lacks_tickets(folder: Path) -> bool:
     """Whether training has to make them: there is no checkpoint, or a run was cut off."""
-    from lptool.checkpoints import find_checkpoints
-    from lptool.run_folder import RunFolder
+    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.training.folder import RunFolder
 
     try:
         return not find_checkpoints([folder]) or RunFolder(folder).unfinished

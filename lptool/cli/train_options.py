@@ -21,9 +21,8 @@ from lptool.cli.options import (
     offering,
     option,
 )
-from lptool.levels import Levels, sparsities_to
-from lptool.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
-from lptool.train_options import CHOICES, TrainOptions
+from lptool.training.options import CHOICES, Levels, TrainOptions, sparsities_to
+from lptool.training.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
 
 DATASETS = f"{', '.join(DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
 _DEFAULTS = TrainOptions()

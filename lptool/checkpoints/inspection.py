@@ -1,0 +1,129 @@
+"""What `lptool inspect` finds out: one ticket after the other, and each beside its denser neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lptool.checkpoints.pool import find_problems, in_order, oddities, prunable_names, without_duplicates
+from lptool.checkpoints.reading import Checkpoint, open_checkpoint, summarise_file
+from lptool.checkpoints.summary import Summary, l2_distance
+from lptool.errors import first_ten
+
+# Statistics and counters that a network keeps beside its parameters.
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A ticket beside the next denser one.
+
+    Attributes:
+        nested: whether it keeps only weights that the denser one keeps.
+        overlap: share of the sparser one's kept weights that the other keeps too, in [0, 1].
+        distance: Euclidean distance over the prunable weights.
+    """
+
+    nested: bool
+    overlap: float
+    distance: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One file: its summary, its place beside the denser neighbour (None for the densest), and what is unusual."""
+
+    summary: Summary
+    neighbours: Neighbours | None
+    warnings: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors but BatchNorm statistics."""
+        return sum(tally.size for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
+
+    @property
+    def nonzero(self) -> int:
+        """Those of them that are not 0."""
+        return sum(tally.nonzero for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
+
+    @property
+    def layers(self) -> list[tuple[str, tuple[int, ...], float]]:
+        """Name, shape and sparsity of every prunable tensor."""
+        return [(n, self.summary.tensors[n].shape, 1 - self.summary.density([n])) for n in self.summary.prunable]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Findings in the order of the pool, what keeps the files from being pooled, and what is unusual.
+
+    A single file has neither problems nor oddities: it is no pool.
+    """
+
+    findings: tuple[Finding, ...]
+    problems: tuple[str, ...] = ()
+    oddities: tuple[str, ...] = ()
+
+
+def inspect_files(files: Sequence[str | Path]) -> Inspection:
+    """Read files one tensor at a time, and compare each with its denser neighbour.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    summaries = in_order([summarise_file(file) for file in files])
+    names = prunable_names(summaries)
+    findings = tuple(_finding(s, d, names) for s, d in zip(summaries, [None, *summaries], strict=False))
+    if len(summaries) == 1:
+        return Inspection(findings)
+    distinct, duplicates = without_duplicates(summaries)
+    problems = find_problems(distinct)
+    return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else oddities(distinct))))
+
+
+def not_nested(summaries: Sequence[Summary]) -> list[str]:
+    """A line for each ticket of an ordered and aligned pool that keeps weights pruned in the one before it."""
+    names = prunable_names(summaries)
+    lines = []
+    for summary, denser in zip(summaries[1:], summaries, strict=False):
+        kept, shared = _kept_and_shared(open_checkpoint(summary.file), open_checkpoint(denser.file), names)
+        if shared < kept:
+            lines.append(_not_nested_in(denser, summary))
+    return lines
+
+
+def _not_nested_in(denser: Summary, summary: Summary) -> str:
+    return f"{summary.file}: not nested in {denser.file}: keeps weights that are pruned there"
+
+
+def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> Finding:
+    neighbours = _compare(summary, denser, names) if denser is not None else None
+    warnings = [f"{summary.file}: {note}" for note in summary.notes]
+    if summary.not_finite:
+        warnings.append(f"{summary.file}: NaN or infinite values in {first_ten(summary.not_finite, ', ')}")
+    if neighbours is not None and denser is not None and not neighbours.nested:
+        warnings.append(_not_nested_in(denser, summary))
+    return Finding(summary, neighbours, tuple(warnings))
+
+
+def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbours | None:
+    """None where the two have different tensors."""
+    for name in names:
+        tallies = [s.tensors.get(name) for s in (summary, denser)]
+        if tallies[0] is None or tallies[1] is None or tallies[0].shape != tallies[1].shape:
+            return None
+    mine, theirs = open_checkpoint(summary.file), open_checkpoint(denser.file)
+    kept, shared = _kept_and_shared(mine, theirs, names)
+    smaller = min(kept, denser.kept(names))
+    distance = l2_distance((mine.tensor(name), theirs.tensor(name)) for name in names)
+    return Neighbours(shared == kept, shared / smaller if smaller else 1.0, distance)
+
+
+def _kept_and_shared(mine: Checkpoint, theirs: Checkpoint, names: Sequence[str]) -> tuple[int, int]:
+    """How many weights one file keeps, and how many of them the other keeps too."""
+    kept = shared = 0
+    for name in names:
+        own, other = mine.mask(name), theirs.mask(name)
+        kept, shared = kept + int(own.count_nonzero()), shared + int((own & other).count_nonzero())
+    return kept, shared

@@ -1,0 +1,93 @@
+"""What a ticket's file says of itself: the JSON document under `lptool` in a safetensors header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lptool.errors import CheckpointError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says of itself; the JSON document under `lptool` in a safetensors header.
+
+    Attributes:
+        kind: `ticket`, or `pooled` for the output of a search.
+        arch: name of the architecture, None where the file does not say.
+        arch_kwargs: arguments to build it with, such as `num_classes`.
+        level: IMP round, 0 dense; None where the file does not say.
+        prunable: names of the tensors that pruning may touch; empty where the file does not say.
+        dataset: name, normalisation and split of the data the ticket was trained on.
+        train: every option that shaped the ticket.
+        trace: for a pooled model: method, members with their sha256 and alpha.
+        scores: for a pooled model: val and test scores.
+    """
+
+    kind: str = "ticket"
+    arch: str | None = None
+    arch_kwargs: dict[str, Any] = field(default_factory=dict)
+    level: int | None = None
+    prunable: tuple[str, ...] = ()
+    dataset: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    trace: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self, sparsity: float) -> str:
+        """The header document, with the sparsity of the state it describes."""
+        document = asdict(self)
+        kwargs = document.pop("arch_kwargs")
+        document["arch"] = {"name": self.arch, "kwargs": kwargs} if self.arch else None
+        return json.dumps({"version": FORMAT_VERSION, "sparsity": sparsity, **document}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, file: str) -> Metadata:
+        """Read a header document. Raises CheckpointError where it is not one of ours, or of a later version."""
+        try:
+            document = json.loads(text)
+            version = document["version"]
+            if version != FORMAT_VERSION:
+                raise CheckpointError(f"{file}: written in format {version}, expected {FORMAT_VERSION}; upgrade lptool")
+            arch = document.get("arch") or {"name": None, "kwargs": {}}
+            known = {key: document[key] for key in ("kind", "level", "dataset", "train", "trace", "scores")}
+            found = cls(arch=arch["name"], arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file}: the `lptool` metadata in its header is damaged ({error!r})") from error
+        return found._checked(file)
+
+    def _checked(self, file: str) -> Metadata:
+        check_arguments(self.arch_kwargs, file)
+        documents = (self.arch_kwargs, self.dataset, self.train, self.trace, self.scores)
+        sound = (
+            self.kind in ("ticket", "pooled")
+            and isinstance(self.arch, str | None)
+            and (self.level is None or type(self.level) is int)
+            and all(isinstance(name, str) for name in self.prunable)
+            and all(isinstance(document, dict) for document in documents)
+        )
+        if not sound:
+            raise CheckpointError(f"{file}: the `lptool` metadata in its header has values of the wrong type")
+        return self
+
+
+# Arguments of timm that load files, or anything from the net: to read a file makes nobody do that.
+_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+
+
+def check_arguments(kwargs: Any, file: str) -> None:
+    """Refuse arguments of an architecture that would load something. Raises CheckpointError."""
+    loading = [name for name in _LOADING if isinstance(kwargs, dict) and name in kwargs]
+    if loading:
+        raise CheckpointError(
+            f"{file}: wants its architecture built with {', '.join(loading)}, which could load anything"
+        )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list of names, found {value!r}")
+    return tuple(value)

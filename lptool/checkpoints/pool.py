@@ -1,0 +1,191 @@
+"""Pools: the tickets of one run, in order, with aligned masks, loaded one at a time."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import overload
+
+import torch
+
+from lptool.checkpoints.masks import apply_mask
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.device import release_freed_memory
+from lptool.errors import PoolError, first_ten
+
+
+class Pool(Sequence[Ticket]):
+    """Tickets of one run, ordered densest first, all with the same prunable names and shapes.
+
+    A sequence that loads each ticket when it is asked for, so that memory does not grow with the number of tickets.
+
+    Attributes:
+        summaries: one per ticket, in order. prunable: names of the tensors that pruning may touch, in any ticket.
+        warnings: what is unusual and was accepted, one line each.
+    """
+
+    def __init__(self, summaries: Sequence[Summary], load: Callable[[Summary], Ticket]) -> None:
+        """Order and align. Raises PoolError that lists every mismatch, before any weight is touched."""
+        kept, duplicates = without_duplicates(summaries)
+        problems = find_problems(kept)
+        if problems:
+            raise PoolError("\n  ".join(["these tickets cannot be pooled:", *duplicates, *problems]))
+        self.summaries = tuple(in_order(kept))
+        self.prunable = prunable_names(kept)
+        self.warnings = (*duplicates, *oddities(self.summaries))
+        self._load = load
+
+    @classmethod
+    def of(cls, tickets: Sequence[Ticket]) -> Pool:
+        """A pool of tickets that are in memory already."""
+        by_file = {f"{ticket.file}#{i}": ticket for i, ticket in enumerate(tickets)}
+        summaries = [replace(Summary.of(ticket), file=name) for name, ticket in by_file.items()]
+        return cls(summaries, lambda summary: by_file[summary.file])
+
+    def for_model(self, names: Mapping[str, str], device: torch.device) -> Pool:
+        """The same pool for a network on `device`: plain name → the network's name; other tensors become extras."""
+        renamed = copy.copy(self)
+        renamed.summaries = tuple(summary.renamed(names) for summary in self.summaries)
+        renamed.prunable = tuple(names[name] for name in self.prunable if name in names)
+        renamed._load = lambda summary: self._load(summary).renamed(names).to(device)
+        return renamed
+
+    def __len__(self) -> int:
+        return len(self.summaries)
+
+    @overload
+    def __getitem__(self, index: int) -> Ticket: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Ticket]: ...
+    def __getitem__(self, index: int | slice) -> Ticket | Sequence[Ticket]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        release_freed_memory()
+        ticket = self._load(self.summaries[index])
+        mask = {
+            name: ticket.mask[name] if name in ticket.mask else torch.ones_like(ticket.state[name], dtype=torch.bool)
+            for name in self.prunable
+        }
+        return replace(ticket, state=apply_mask(ticket.state, mask), mask=mask)
+
+    def level(self, index: int) -> int:
+        """The level the file says, else the place in the pool."""
+        level = self.summaries[index].metadata.level
+        return index if level is None else level
+
+    def density(self, index: int) -> float:
+        """Kept fraction of the pool's prunable weights, in [0, 1]."""
+        return self.summaries[index].density(self.prunable)
+
+    def kept(self, index: int) -> int:
+        """Kept weights of the pool's prunable tensors."""
+        return self.summaries[index].kept(self.prunable)
+
+
+def prunable_names(summaries: Sequence[Summary]) -> tuple[str, ...]:
+    """Names that are prunable in any ticket, in the order of the first one's tensors."""
+    prunable = {name for summary in summaries for name in summary.prunable}
+    return tuple(name for name in summaries[0].tensors if name in prunable)
+
+
+def in_order(summaries: Sequence[Summary]) -> list[Summary]:
+    """By level where every file says one, else densest first; names in natural order break ties."""
+    summaries = sorted(summaries, key=lambda s: natural(s.file))
+    levels = [s.metadata.level for s in summaries]
+    if all(level is not None for level in levels):
+        return sorted(summaries, key=lambda s: s.metadata.level or 0)
+    names = prunable_names(summaries)
+    return sorted(summaries, key=lambda s: -s.density([n for n in names if n in s.tensors]))
+
+
+def natural(name: str) -> list[int | str]:
+    """A sort key by which level_10 comes after level_9. Text and numbers alternate, so like is compared with like."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def without_duplicates(summaries: Sequence[Summary]) -> tuple[list[Summary], list[str]]:
+    """Each set of weights once, the first time it comes, and a line about each that was dropped."""
+    first: dict[str, Summary] = {}
+    dropped = []
+    for summary in summaries:
+        twin = first.setdefault(summary.weights, summary)
+        if twin is not summary:
+            dropped.append(f"{summary.file}: has the same weights as {twin.file}; left out")
+    return list(first.values()), dropped
+
+
+def find_problems(summaries: Sequence[Summary]) -> list[str]:
+    """All that keeps the tickets from being pooled, one line each; empty where they can be."""
+    problems = []
+    for summary in summaries:
+        if summary.not_finite:
+            text = first_ten(summary.not_finite, ", ")
+            problems.append(f"{summary.file}: {text} holds NaN or infinite values; leave this ticket out")
+    if len(summaries) < 2:
+        problems.append(f"a pool needs at least two tickets, found {len(summaries)}; name more checkpoints")
+    for other in summaries[1:]:
+        problems += _mismatches(summaries[0], other)
+    return problems
+
+
+def _mismatches(first: Summary, other: Summary) -> list[str]:
+    missing = [name for name in first.tensors if name not in other.tensors]
+    extra = [name for name in other.tensors if name not in first.tensors]
+    problems = []
+    if missing:
+        problems.append(f"{other.file}: lacks {first_ten(missing, ', ')}, which {first.file} has")
+    if extra:
+        problems.append(f"{other.file}: has {first_ten(extra, ', ')}, which {first.file} lacks")
+    for name, tally in other.tensors.items():
+        expected = first.tensors.get(name, tally).shape
+        if tally.shape != expected:
+            problems.append(
+                f"{other.file}: {name} is {list(tally.shape)}, expected {list(expected)} as in {first.file}"
+            )
+    mine, theirs = first.metadata.arch, other.metadata.arch
+    if mine and theirs and mine != theirs:
+        problems.append(f"{other.file}: architecture {theirs}, expected {mine} as in {first.file}")
+    return problems
+
+
+# A tensor with fewer zeros than this in every ticket may have come by them in training and not by pruning.
+_FEW_ZEROS = 0.01
+
+
+def oddities(summaries: Sequence[Summary]) -> list[str]:
+    """What is unusual in an ordered pool but can be pooled, one line each."""
+    names = prunable_names(summaries)
+    if not names:
+        return ["nothing is pruned in any ticket: no masks, and no zeros; the pooled model will be dense"]
+    densities = [s.density(names) for s in summaries]
+    lines = [f"{s.file}: is a pooled model and not a ticket" for s in summaries if s.metadata.kind == "pooled"]
+    if densities[0] < 1:
+        lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {densities[0]:.2%} of the weights")
+    for before, after, a, b in zip(summaries, summaries[1:], densities, densities[1:], strict=False):
+        if a == b:
+            lines.append(f"{after.file}: as dense as {before.file} ({b:.2%})")
+        elif b > a:
+            lines.append(f"{after.file}: denser ({b:.2%}) than {before.file} ({a:.2%}), which comes before it")
+    return lines + _doubts_about_masks(summaries, names)
+
+
+def _doubts_about_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
+    lines = []
+    sparse = [s for s in summaries if s.density(names) < 1]
+    for name in names:
+        whole = [s.file for s in sparse if s.kept([name]) == s.size([name])]
+        if whole:
+            lines.append(f"{name}: pruned only in some tickets, whole in {first_ten(whole, ', ')}")
+    inferred = [s for s in summaries if s.mask_source == "zeros"]
+    if inferred:
+        lines.append(
+            f"{inferred[0].file}: no masks in the file, so every exact zero counts as pruned"
+            + (f" (and {len(inferred) - 1} more files)" if inferred[1:] else "")
+        )
+        few = [n for n in names if all(1 - s.density([n]) < _FEW_ZEROS for s in inferred)]
+        if few:
+            lines.append(f"{first_ten(few, ', ')}: so few zeros that they may be kept weights that happen to be 0")
+    return lines

@@ -1,0 +1,212 @@
+"""Checkpoints of any program as tickets: plain names, masked weights, one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lptool.checkpoints.containers import PACKED, Contents, open_file, read_torch
+from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
+from lptool.checkpoints.finding import MASK_FILE, checkpoint_file
+from lptool.checkpoints.masks import State
+from lptool.checkpoints.metadata import Metadata, check_arguments
+from lptool.checkpoints.packed import PackedTensors
+from lptool.checkpoints.pool import Pool
+from lptool.checkpoints.summary import Summary, Tally, digest_of
+from lptool.checkpoints.ticket import Ticket
+from lptool.errors import CheckpointError, first_ten
+
+_MASK_FILE_PREFIX = "mask.pth:"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened file, read tensor by tensor under the plain names of the network.
+
+    Attributes:
+        own_names: plain name → name that the file's own program gives the (unpruned) tensor.
+        prunable: names of the tensors with a mask.
+        mask_source: `mask tensors`, `packed`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or
+            `none`.
+    """
+
+    path: Path
+    contents: Contents
+    metadata: Metadata
+    layout: Layout
+    own_names: dict[str, str]
+    prunable: tuple[str, ...]
+    mask_source: str
+
+    def mask(self, name: str) -> Tensor:
+        """The mask of a tensor, bool; all kept where this file does not prune it."""
+        entry = self.layout[name]
+        if _is_packed(self.contents, entry):
+            return self.contents.tensors[f"{entry.weight}.mask"]
+        weight = self.contents.tensors[entry.weight]
+        if name not in self.prunable:
+            return torch.ones_like(weight, dtype=torch.bool)
+        if entry.mask is None:
+            return weight != 0
+        return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the network; pruned weights are exactly 0."""
+        entry = self.layout[name]
+        weight = self.contents.tensors[entry.weight]
+        if entry.mask is None or _is_packed(self.contents, entry):
+            return weight
+        return torch.where(self.mask(name), weight, torch.zeros_like(weight))
+
+    def ticket(self) -> Ticket:
+        """The whole ticket, in memory."""
+        state = {name: self.tensor(name) for name in self.layout}
+        mask = {name: self.mask(name) for name in self.prunable}
+        return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What ordering and alignment need to know; reads each tensor once and keeps none."""
+        tallies = {name: self._tally(name) for name in self.layout}
+        return Summary(
+            file=str(self.path),
+            format=self.contents.format,
+            metadata=self.metadata,
+            tensors=tallies,
+            prunable=self.prunable,
+            mask_source=self.mask_source,
+            sha256=file_sha256(self.path),
+            weights=digest_of({name: tally.digest for name, tally in tallies.items()}),
+            notes=self.contents.notes,
+            files=(str(self.path), *map(str, self.contents.files)),
+        )
+
+    def _tally(self, name: str) -> Tally:
+        kept = int(self.mask(name).count_nonzero()) if name in self.prunable else None
+        return Tally.of(self.tensor(name), kept)
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a checkpoint of any program that this module knows, by its content.
+
+    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`) or beside it
+    (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable; the zeros of the tensors of
+    two or more dimensions that have any.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
+    """
+    path = Path(path)
+    contents, layout = _with_masks(path, open_file(path))
+    metadata = _metadata_of(contents, path)
+    plain = unwrapped(layout)
+    layout = {name: layout[own] for name, own in plain.items()}
+    for name, entry in layout.items():
+        if entry.mask is None or _is_packed(contents, entry):
+            continue
+        if not contents.tensors[entry.weight].is_floating_point():
+            raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
+    prunable, source = _prunable(path, contents, layout, metadata, plain)
+    return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
+
+
+def _is_packed(contents: Contents, entry: Entry) -> bool:
+    """Whether the file packs a tensor: its weights and mask are then sound as they come, and unpacking takes time."""
+    return isinstance(contents.tensors, PackedTensors) and entry.weight in contents.tensors.layout
+
+
+def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
+    """The layout of a file, with the masks that OpenLTH puts beside it."""
+    layout = layout_of(contents.tensors.keys())
+    beside = path.with_name(MASK_FILE)
+    if contents.format != "torch" or path.name == MASK_FILE or not beside.is_file():
+        return contents, layout
+    masks = read_torch(beside)
+    if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
+        raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
+    absent = [str(name) for name in masks if name not in layout]
+    if absent:
+        raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
+    tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
+    return Contents(tensors, contents.format, notes=contents.notes, files=(beside,)), with_mask_file(
+        layout, masks, _MASK_FILE_PREFIX
+    )
+
+
+def _metadata_of(contents: Contents, path: Path) -> Metadata:
+    if "lptool" in contents.header:
+        return Metadata.from_json(contents.header["lptool"], str(path))
+    arch, arguments = contents.config.get("architecture"), contents.config.get("model_args")
+    if not isinstance(arch, str):
+        return Metadata()
+    classes = contents.config.get("num_classes")
+    kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
+    check_arguments(arguments, str(path))
+    return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
+
+
+def _prunable(
+    path: Path, contents: Contents, layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
+) -> tuple[tuple[str, ...], str]:
+    """Names of the tensors with a mask, and where the mask comes from."""
+    masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
+    if masked:
+        if contents.format == PACKED:
+            return masked, "packed"
+        beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
+        return masked, MASK_FILE if beside else "mask tensors"
+    if metadata.prunable:
+        absent = [name for name in metadata.prunable if name not in own_names.values()]
+        if absent:
+            raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
+        return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
+    zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
+    return zeros, "zeros" if zeros else "none"
+
+
+def _has_zeros(tensor: Tensor) -> bool:
+    return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
+
+
+def load_ticket(path: str | Path) -> Ticket:
+    """Read one checkpoint, or the only one of a folder: see `open_checkpoint` for formats, masks and errors."""
+    return open_checkpoint(checkpoint_file(path)).ticket()
+
+
+def load_state_dict(path: str | Path) -> State:
+    """The tensors of any checkpoint, dense or packed, or of a folder with one: dense, under its own program's names.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`.
+    """
+    return load_ticket(path).tensors()
+
+
+def summarise_file(path: str | Path) -> Summary:
+    """Read one checkpoint tensor by tensor, and keep only its summary."""
+    return open_checkpoint(path).summary
+
+
+def load_pool(paths: Sequence[str | Path]) -> Pool:
+    """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+        PoolError: the tickets do not fit together; lists every mismatch.
+    """
+    return Pool([summarise_file(path) for path in paths], lambda summary: load_ticket(summary.file))
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""Writing tickets: one safetensors file, dense with exact zeros or packed, never half-written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from safetensors.torch import save, save_file
+from torch import Tensor
+
+from lptool.checkpoints.masks import State, sparsity
+from lptool.checkpoints.packed import LAYOUT_KEY, PackError, pack
+from lptool.checkpoints.places import write_atomically
+from lptool.checkpoints.ticket import Ticket
+from lptool.errors import OutputError, first_ten
+
+# Types to keep the weights of a packed file in, by the name that an option gives them.
+VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def save_ticket(ticket: Ticket, path: str | Path) -> None:
+    """Write a ticket as one `.safetensors` that timm and plain safetensors load without lptool.
+
+    The tensors are the state's and the extras, pruned weights exactly 0, under the names that the ticket's own program
+    gives them; the header holds `format` = `pt` and the `lptool` document. The file appears whole or not at all; an
+    existing one is replaced.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    check_finite(ticket, path)
+    write_tensors(ticket.tensors(), _header(ticket), path)
+
+
+def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> None:
+    """Write a ticket as one small `.safetensors` with kept weights and their positions alone: see `packed`.
+
+    Args:
+        values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
+
+    Raises:
+        OutputError: the file cannot be written, or a weight does not fit the type.
+    """
+    check_finite(ticket, path)
+    try:
+        write_tensors(*_packed(ticket, values), path)
+    except PackError as error:
+        raise OutputError(f"{path}: not written: {error}") from error
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a ticket is written: dense, or packed with its weights to the bit or in a shorter type (see `VALUES`)."""
+
+    packed: bool = False
+    values: str | None = None
+
+    def save(self, ticket: Ticket, path: str | Path) -> None:
+        """Write a ticket in this form. Raises OutputError."""
+        if self.packed:
+            save_packed(ticket, path, self.values)
+        else:
+            save_ticket(ticket, path)
+
+
+DENSE = Form()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the files that a ticket makes: dense, packed, and the dense one through gzip."""
+
+    dense: int
+    packed: int
+    gzip: int
+
+
+def sizes_of(ticket: Ticket) -> Sizes:
+    """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
+    dense = _as_file(ticket.tensors(), _header(ticket))
+    compressed = gzip.compress(dense, compresslevel=6)
+    return Sizes(len(dense), len(_as_file(*_packed(ticket, None))), len(compressed))
+
+
+def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
+    mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
+    tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
+    return tensors, {**_header(ticket), LAYOUT_KEY: layout}
+
+
+def _header(ticket: Ticket) -> dict[str, str]:
+    return {"format": "pt", "lptool": ticket.metadata.to_json(sparsity(ticket.mask))}
+
+
+def check_finite(ticket: Ticket, path: str | Path) -> None:
+    """Refuse, before anything is written, a ticket with NaN or infinite values. Raises OutputError."""
+    broken = [n for n, t in ticket.state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if broken:
+        raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')} holds NaN or infinite values")
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> State:
+    """On the CPU; cloned, because safetensors refuses tensors that share memory; contiguous, as it refuses strides."""
+    return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
+
+
+def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path) -> None:
+    """Write a safetensors file whole or not at all. Raises OutputError."""
+    plain = plain_tensors(tensors)
+
+    def write(temporary: Path) -> None:
+        save_file(plain, temporary, dict(header))
+        with open(temporary, "r+b") as stream:
+            _sort_metadata(stream)
+
+    write_atomically(path, write)
+
+
+def _as_file(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """What `write_tensors` would write."""
+    stream = io.BytesIO(save(plain_tensors(tensors), dict(header)))
+    _sort_metadata(stream)
+    return stream.getvalue()
+
+
+def _sort_metadata(stream: IO[bytes]) -> None:
+    """Put a safetensors header's metadata in order of its keys: the library writes them in a random one."""
+    length = int.from_bytes(stream.read(8), "little")
+    document = json.loads(stream.read(length))
+    document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
+    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    stream.seek(8)
+    stream.write(text.ljust(length))

@@ -1,0 +1,201 @@
+"""Labelled images, in memory or on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lptool.checkpoints.summary import digest_of_tensor
+from lptool.device import local_ranks, usable_cores
+from lptool.errors import DataError, first_line
+
+DECODED_BYTES = 2 << 30  # of images that a search goes over again and again
+MOST_WORKERS = 16  # each holds two batches ready, in shared memory
+STATISTICS_IMAGES = 2048  # how many images of a streaming data set the normalisation is measured on
+
+
+class Images(Protocol):
+    """Labelled images, in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: Tensor) -> Images: ...
+
+    def to(self, device: torch.device) -> Images: ...
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each index tensor of `order`: uint8 images [B, C, H, W] and int64 labels [B], on `device`."""
+
+    def resized_crops(self, seed: int) -> Images | None:
+        """The same images in the same order, each a random resized crop of the whole picture that it was made from.
+
+        A crop depends on `seed` and the image alone, not on the batch, the subset or the process that asks for it.
+        None where there are no pictures, but only pixels in memory.
+        """
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images as one uint8 tensor [N, C, H, W] and labels int64 [N], on any device.
+
+    `source` is what they were decoded from, image by image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    source: Images | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> InMemory:
+        source = None if self.source is None else self.source.subset(indices)
+        return InMemory(self.images[indices], self.labels[indices], source)
+
+    def to(self, device: torch.device) -> InMemory:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        if not order:
+            return
+        moved = torch.cat(list(order)).to(self.images.device)  # one copy to the device, not one for every batch
+        for here in moved.split([len(indices) for indices in order]):
+            yield self.images[here].to(device), self.labels[here].to(device)
+
+    def resized_crops(self, seed: int) -> Images | None:
+        return None if self.source is None else self.source.resized_crops(seed)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Images that are decoded as they are needed, by worker processes.
+
+    `source[i]` gives a uint8 image [C, H, W] and an int label; `indices` selects from it. `crops(seed)` is the same
+    source with random resized crops; None where there is no such thing.
+    """
+
+    source: Dataset[tuple[Tensor, int]]
+    indices: Tensor
+    crops: Callable[[int], Dataset[tuple[Tensor, int]]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, indices: Tensor) -> Streamed:
+        return replace(self, indices=self.indices[indices.to(self.indices.device)])
+
+    def to(self, device: torch.device) -> Streamed:
+        return self
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = [self.indices[indices].tolist() for indices in order]
+        workers = _workers(batches)
+        loader = DataLoader(
+            self.source,
+            batch_sampler=batches,
+            num_workers=workers,
+            # Python 3.14's default begins each worker with an import of torch: seconds, for every pass over the images.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # it draws a seed for its workers; the caller's random state is not its own
+        )
+        try:
+            for images, labels in _started(loader):
+                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+            # A traceback would keep the workers, and those that are started next would inherit them and complain.
+            raise DataError(f"an image cannot be decoded: {_reason(error)}") from error.with_traceback(None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                f"a process that decodes images was killed ({first_line(error)}); it may have wanted memory, or more "
+                "shared memory than /dev/shm has: give the container more (docker run --shm-size), or lower the batch "
+                "size"
+            ) from error.with_traceback(None)
+
+    def resized_crops(self, seed: int) -> Streamed | None:
+        return None if self.crops is None else replace(self, source=self.crops(seed))
+
+
+def _workers(batches: Sequence[Sequence[int]]) -> int:
+    """How many processes shall decode: a core each, shared with the other ranks of this machine."""
+    if sum(map(len, batches)) < 512:  # starting workers costs more than decoding a few images
+        return 0
+    return min(most_workers(), len(batches))
+
+
+def most_workers() -> int:
+    """How many processes decode at most for this one."""
+    return max(1, min(usable_cores() // local_ranks(), MOST_WORKERS))
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:
+    """Iterate over `loader` with workers that never see Ctrl-C: each would print a traceback of its own.
+
+    A Ctrl-C meanwhile reaches this process when all have started; in the middle of it, it could hang.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of an error: one that a worker passes on begins with that worker's traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+
+
+def decoded(images: Images, device: torch.device, limit: int = DECODED_BYTES) -> Images:
+    """The same images decoded once and kept on `device`, where they take at most `limit` bytes; else as they are."""
+    if isinstance(images, InMemory) or len(images) * math.prod(image_shape(images)) > limit:
+        return images
+    batches = list(images.raw(torch.arange(len(images)).split(512), device))
+    pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return InMemory(pixels, labels, source=images)
+
+
+def digest_of_images(images: Images) -> str | None:
+    """Hex sha256 of images and labels; None where they are not in memory."""
+    if not isinstance(images, InMemory):
+        return None
+    digests = (digest_of_tensor(images.images), digest_of_tensor(images.labels))
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def sample(images: Images, size: int, seed: int) -> Images:
+    """A seeded random subset of `size` images, all of them where there are no more."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[:size].sort().values)
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of images scaled to [0, 1]; of a sample where they stream."""
+    if not isinstance(images, InMemory):
+        images = sample(images, STATISTICS_IMAGES, seed=0)
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for raw, _ in images.raw(torch.arange(len(images)).split(512), torch.device("cpu")):
+        pixels = raw.double().transpose(0, 1).flatten(1) / 255
+        count += pixels.shape[1]
+        total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)  # a constant channel stays finite
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def image_shape(images: Images) -> tuple[int, int, int]:
+    first, _ = next(images.raw([torch.tensor([0])], torch.device("cpu")))
+    _, channels, height, width = first.shape
+    return channels, height, width

@@ -1,0 +1,147 @@
+"""Data sets of pictures, each of a size of its own, as images of one size: decoded once, or as they are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from lptool.data.augment import CROP_RATIO, CROP_SCALE
+from lptool.data.images import Images, InMemory, Streamed, decoded
+from lptool.device import import_timm
+from lptool.errors import DataError, first_line
+
+IN_MEMORY_BYTES = 4 << 30  # a data set larger than this, decoded, streams from disk
+DAMAGED = (OSError, ValueError, SyntaxError)  # what Pillow raises on damaged files
+
+
+def decoded_pictures(sources: Mapping[str, Any], image_size: int | None) -> dict[str, Images]:
+    """Every part in the colours and size of the first training image: its shorter side, 224 pixels at most.
+
+    Args:
+        sources: `train` and other parts: data sets of PIL images and labels, map-style, or iterable where they fit
+            in memory. A map-style one that takes more than IN_MEMORY_BYTES decoded is decoded as it is needed.
+        image_size: side of the images; None takes the first training image's.
+
+    Raises:
+        DataError: an image cannot be decoded, or a part has no image.
+    """
+    try:
+        first, _ = next(iter(sources["train"]), (None, None))
+    except DAMAGED as error:
+        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
+    if first is None:
+        raise DataError("this data set has no training image")
+    side = image_size or min(int(first.size[0]), int(first.size[1]), 224)
+    grey = first.mode in ("L", "1")
+    return {part: _images(Pictures(source, side, grey)) for part, source in sources.items()}
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """A source of PIL images as uint8 tensors [C, side, side].
+
+    Without `seed`, the shorter side is scaled to `side` and the centre cut out. With one, timm's training transform
+    takes a random resized crop of the whole picture, the same for the same `seed` and index whatever else is done.
+    Neither flips: that is the augmentation's part.
+    """
+
+    def __init__(self, source: Any, side: int, grey: bool, seed: int | None = None) -> None:
+        from torchvision.transforms import v2
+
+        self.source, self.side, self.grey, self.seed = source, side, grey, seed
+        self.colours = v2.Grayscale() if grey else v2.RGB()
+        self.squared = (
+            v2.Compose([v2.Resize(side, antialias=True), v2.CenterCrop(side), v2.PILToTensor()])
+            if seed is None
+            else _random_resized_crop(side)
+        )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with nullcontext() if self.seed is None else _seeded(self.seed, index):
+            try:
+                return self.decode(self.source[index])
+            except DAMAGED as error:
+                raise OSError(f"{self._name(index)}: {first_line(error)}") from error
+
+    def decode(self, item: tuple[Any, int]) -> tuple[Tensor, int]:
+        """One image and its label, as the source gives them."""
+        picture, label = item
+        return self.squared(self.colours(picture)), int(label)
+
+    def crops(self, seed: int) -> Pictures:
+        """The same pictures with random resized crops."""
+        return Pictures(self.source, self.side, self.grey, seed)
+
+    def _name(self, index: int) -> str:
+        """The picture's file, where the source tells."""
+        files = getattr(self.source, "samples", None)  # of torchvision's ImageFolder
+        return str(files[index][0]) if files else f"image {index}"
+
+
+def _random_resized_crop(side: int) -> Any:
+    create_transform = import_timm().data.create_transform
+    return create_transform(
+        side,
+        is_training=True,
+        scale=CROP_SCALE,
+        ratio=CROP_RATIO,
+        hflip=0.0,
+        color_jitter=None,
+        interpolation="bilinear",
+        normalize=False,
+    )
+
+
+@contextmanager
+def _seeded(seed: int, index: int) -> Iterator[None]:
+    """Seed what transforms may draw from, Python's, NumPy's and torch's own random numbers, and put all back after."""
+    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    random.seed(own)
+    np.random.seed(own)
+    torch.default_generator.manual_seed(own)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
+
+
+def _images(pictures: Pictures) -> Images:
+    """Decode everything where it fits in memory, else on the way."""
+    if isinstance(pictures.source, IterableDataset):
+        return _stacked(pictures)
+    if not len(pictures):
+        raise DataError("a part of this data set has no image")
+    streamed = Streamed(pictures, torch.arange(len(pictures)), pictures.crops)
+    return decoded(streamed, torch.device("cpu"), IN_MEMORY_BYTES)
+
+
+def _stacked(pictures: Pictures) -> InMemory:
+    """All images of a source that can only be read in order; it has to fit in memory."""
+    images: list[Tensor] = []
+    labels: list[int] = []
+    try:
+        for image, label in map(pictures.decode, pictures.source):
+            images.append(image)
+            labels.append(label)
+            if len(images) * image.numel() > IN_MEMORY_BYTES:
+                raise DataError(
+                    f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
+                    "export it to image folders and use folder:DIR"
+                )
+    except DAMAGED as error:
+        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
+    if not images:
+        raise DataError("a part of this data set has no image")
+    return InMemory(torch.stack(images), torch.tensor(labels))

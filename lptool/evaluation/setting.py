@@ -1,0 +1,143 @@
+"""The network and the images that files ask for: what is named on the way in, else what they say, else a guess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.summary import Summary
+from lptool.data.dataset import Data, load_data
+from lptool.errors import DataError
+from lptool.networks.matching import guess_arch, told_arch
+
+# Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
+BATCH_SIZE = 256
+
+EXAMPLES = "(npz:FILE, folder:DIR, cifar10, …)"
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class SettingOptions:
+    """What is named on the way in, and what it is computed on.
+
+    Attributes:
+        arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
+        mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
+        batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
+    """
+
+    arch: str | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+    batch_size: int | None = None
+
+
+def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Name, arguments, and a warning where it was guessed: from the option, else the metadata, else the tensors.
+
+    Args:
+        summaries: of files with the same tensors.
+        named: by the user; None where they did not.
+
+    Raises:
+        ArchError: no architecture known has these tensors.
+    """
+    telling = next((s for s in summaries if s.metadata.arch), summaries[0])
+    if named:
+        return named, telling.metadata.arch_kwargs if named == telling.metadata.arch else {}, []
+    told = told_arch(telling.metadata, telling.file)
+    if told:
+        return told, telling.metadata.arch_kwargs, []
+    file = summaries[0].file
+    arch, kwargs, evidence = guess_arch(summaries[0].shapes, file)
+    return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
+
+
+def telling(summaries: Sequence[Summary]) -> list[Summary]:
+    """Those that say which data they were trained on."""
+    return [summary for summary in summaries if summary.metadata.dataset]
+
+
+def matching_data(
+    summaries: Sequence[Summary],
+    dataset: str | None,
+    data_dir: Path | None,
+    normalisation: Normalisation | None,
+    val_fraction: float | None = None,
+    split_seed: int | None = None,
+) -> Data:
+    """The data set named, else the one that the files say, split and sized as it was when they were trained.
+
+    Raises:
+        DataError: neither names a data set, or it is missing or damaged.
+    """
+    told = telling(summaries)
+    if not told and dataset is None:
+        raise DataError(f"{summaries[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
+    metadata = told[0].metadata if told else Metadata()
+    split = metadata.dataset.get("split", {})
+    return load_data(
+        dataset or metadata.dataset["name"],
+        data_dir,
+        val_fraction=_first(val_fraction, split.get("fraction"), 0.1),
+        split_seed=_first(split_seed, split.get("seed"), 0),
+        image_size=metadata.train.get("image_size"),
+        normalisation=normalisation,
+    )
+
+
+def normalisation_of(
+    summaries: Sequence[Summary], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalisation | None:
+    """Mean and std as asked for, as the files say, or as a `normalize` module in the first one holds them.
+
+    None where it takes measuring.
+    """
+    told = telling(summaries)
+    trained_on = told[0].metadata.dataset if told else {}
+    mean, std = mean or trained_on.get("mean"), std or trained_on.get("std")
+    if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
+        state = load_ticket(summaries[0].file).state
+        mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
+    return (mean, std) if mean and std else None
+
+
+def check_normalisation(data: Data) -> None:
+    """Refuse a normalisation of other channels, or one that divides by nothing. Raises DataError."""
+    if len(data.mean) != data.shape[0] or len(data.std) != data.shape[0]:
+        raise DataError(
+            f"{data.name}: images have {data.shape[0]} channels, but the normalisation has {len(data.mean)} means and "
+            f"{len(data.std)} standard deviations; give one of each per channel with --mean and --std"
+        )
+    if not all(map(math.isfinite, (*data.mean, *data.std))) or min(data.std) <= 0:
+        raise DataError("the normalisation needs finite means and standard deviations above 0; check --mean and --std")
+
+
+def check_image_shape(data: Data, summaries: Sequence[Summary]) -> None:
+    """Refuse images of another shape than the first file that says so was trained on. Raises DataError."""
+    told = telling(summaries)
+    shape = told[0].metadata.dataset.get("image_shape") if told else None
+    if shape and list(data.shape) != shape:
+        raise DataError(
+            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
+        )
+
+
+def measured_note(data: Data) -> str:
+    """The warning about a normalisation that no file and no option says."""
+    shown = ", ".join(f"{value:.4f}" for value in (*data.mean, *data.std))
+    return f"images are normalised as measured on train (mean and std {shown}); else: --mean and --std"
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,188 @@
+"""The files to evaluate and the images to evaluate them on, everything checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lptool.checkpoints.reading import load_ticket, summarise_file
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
+from lptool.data.dataset import Data
+from lptool.data.images import channel_statistics
+from lptool.device import pick_device
+from lptool.errors import CheckpointError, DataError, first_ten
+from lptool.evaluation.setting import (
+    BATCH_SIZE,
+    Normalisation,
+    SettingOptions,
+    architecture,
+    check_image_shape,
+    check_normalisation,
+    matching_data,
+    measured_note,
+    normalisation_of,
+)
+from lptool.networks.building import build_model, check_forward
+from lptool.networks.matching import fit_names
+from lptool.scoring.batching import BatchSize
+from lptool.scoring.cost import Flops, count_flops
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(SettingOptions):
+    """What to evaluate on: besides `SettingOptions`, in which each file speaks for itself, this.
+
+    Attributes:
+        corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
+    """
+
+    corruptions: bool = False
+
+
+@dataclass(frozen=True)
+class Network:
+    """Takes the weights of any file of one architecture in turn: memory does not grow with the number of files."""
+
+    arch: str
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+
+    @cached_property
+    def flops(self) -> Flops:
+        """Of one image; whatever the weights are."""
+        return count_flops(self.model, self.image_shape)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One file, the network it goes into, and the data normalised as it wants them.
+
+    Attributes:
+        summary: under the network's names. names: plain name → the network's.
+    """
+
+    summary: Summary
+    names: dict[str, str]
+    network: Network
+    data: Data
+
+    def load(self) -> Ticket:
+        """Put the file's weights into the network."""
+        ticket = load_ticket(self.summary.file).renamed(self.names)
+        self.network.model.load_state_dict(ticket.state)
+        return ticket
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files and images, all checked; nothing is computed yet."""
+
+    subjects: tuple[Subject, ...]
+    data: Data
+    device: torch.device
+    batch_size: BatchSize
+    corruptions: Corruptions | None
+    warnings: tuple[str, ...]
+
+
+def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Plan:
+    """Open and check everything. Raises LptoolError."""
+    summaries = [summarise_file(file) for file in files]
+    _check_finite(summaries)
+    archs = [architecture([summary], options.arch) for summary in summaries]
+    _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
+    device = pick_device(options.device)
+    folder = standard_folder(options.data_dir) if options.corruptions else None
+    data, normalised, doubts = _data(summaries, options, folder)
+    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], data, device)
+    subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
+    corruptions = None
+    if options.corruptions:
+        corruptions = standard(folder, data) if folder else generated(data, device)
+    notes = [f"{s.file}: {note}" for s in summaries for note in s.notes]
+    guessed = [line for _, _, lines in archs for line in lines]
+    size = BatchSize(options.batch_size or BATCH_SIZE)
+    return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *doubts))
+
+
+def _check_finite(summaries: Sequence[Summary]) -> None:
+    for summary in summaries:
+        if summary.not_finite:
+            broken = first_ten(summary.not_finite, ", ")
+            raise CheckpointError(f"{summary.file}: {broken} holds NaN or infinite values; leave this file out")
+
+
+def _check_classes(summaries: Sequence[Summary], classes: Sequence[int | None]) -> None:
+    """Refuse files of different class counts, as far as they are known."""
+    told = [(summary.file, count) for summary, count in zip(summaries, classes, strict=True) if count is not None]
+    for file, found in told[1:]:
+        if found != told[0][1]:
+            raise DataError(
+                f"{file}: tells {found} classes apart, but {told[0][0]} tells {told[0][1]}; evaluate files of one data "
+                "set together"
+            )
+
+
+def _data(
+    summaries: Sequence[Summary], options: EvaluateOptions, folder: Path | None
+) -> tuple[Data, list[Data], list[str]]:
+    """The data, the same as each file wants them normalised, and what had to be assumed."""
+    told = [normalisation_of([summary], options.mean, options.std) for summary in summaries]
+    known = next((normalisation for normalisation in told if normalisation), None)
+    data = matching_data(summaries, options.dataset, _place_of_test(folder, options.data_dir), known)
+    if not len(data.test):
+        raise DataError(f"{data.name}: its test set has no images; choose a data set that has some")
+    measured = _normalised(data, channel_statistics(data.train)) if None in told else data
+    normalised = [_normalised(data, normalisation) if normalisation else measured for normalisation in told]
+    for summary, own in zip(summaries, normalised, strict=True):
+        check_image_shape(own, [summary])
+        check_normalisation(own)
+    silent = [f"{summaries[told.index(None)].file}: {measured_note(measured)}"] if None in told else []
+    if silent and known and _normalised(data, known) != measured:
+        shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
+        other = next(s.file for s, normalisation in zip(summaries, told, strict=True) if normalisation)
+        silent = [f"{silent[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
+    return data, normalised, [*_trained_on_others(summaries, data), *silent]
+
+
+def _place_of_test(folder: Path | None, data_dir: Path | None) -> Path | None:
+    """Where the uncorrupted images lie: beside the folder of `.npy` files where `data_dir` is that folder."""
+    if folder is None or folder != data_dir or any(folder.glob("cifar-*")):
+        return data_dir
+    return folder.absolute().parent
+
+
+def _normalised(data: Data, normalisation: Normalisation) -> Data:
+    mean, std = map(tuple, normalisation)
+    return replace(data, mean=mean, std=std)
+
+
+def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
+    """A line for each file that says it was trained on another data set."""
+    names = [(summary.file, summary.metadata.dataset.get("name", data.name)) for summary in summaries]
+    return [f"{file}: was trained on {name}, and is scored on {data.name}" for file, name in names if name != data.name]
+
+
+def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: torch.device) -> list[Network]:
+    """The network of each file, one for all that are alike."""
+    built: dict[str, Network] = {}
+    for arch, kwargs in archs:
+        if repr((arch, kwargs)) not in built:
+            model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
+            check_forward(model, data.shape, data.num_classes, arch)
+            model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            built[repr((arch, kwargs))] = Network(arch, model, data.shape)
+    return [built[repr(arch)] for arch in archs]
+
+
+def _subject(summary: Summary, network: Network, data: Data) -> Subject:
+    names = fit_names(network.model, summary.shapes, network.arch, summary.file)
+    return Subject(summary.renamed(names), names, network, data)

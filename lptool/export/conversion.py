@@ -1,0 +1,225 @@
+"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, or keys of `torch.nn.utils.prune`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lptool.checkpoints.finding import checkpoint_file
+from lptool.checkpoints.masks import sparsity
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
+from lptool.checkpoints.prune_keys import save_prune_keys
+from lptool.checkpoints.reading import file_sha256, open_checkpoint
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import Form, Sizes, sizes_of
+from lptool.errors import LptoolError, OutputError
+from lptool.evaluation.job import carry_out
+from lptool.evaluation.setting import (
+    SettingOptions,
+    architecture,
+    check_normalisation,
+    matching_data,
+    measured_note,
+    normalisation_of,
+)
+from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
+from lptool.export.folder import write_folder
+from lptool.export.onnx import check_packages, save_onnx
+from lptool.export.timm_config import for_timm
+from lptool.networks.matching import check_fit, classes_and_channels
+from lptool.scoring.score import Score
+
+_CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
+_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One file as written.
+
+    Attributes:
+        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        sha256: of the file, or of the weights in the folder. bytes: likewise.
+        sparsity: in [0, 1]. sizes: of the safetensors files that these weights make.
+        plain_names: whether its tensors have the network's own names.
+        test: scores on test before and after, where values were shortened and the data can be had.
+        difference: largest absolute difference of logits between ONNX and torch.
+        warnings: what a person should know.
+    """
+
+    source: Path
+    output: Path
+    kind: str
+    sha256: str
+    bytes: int
+    sparsity: float
+    sizes: Sizes
+    metadata: Metadata
+    plain_names: bool
+    test: tuple[Score, Score] | None = None
+    difference: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def convert(
+    source: Path,
+    output: str | Path,
+    form: Form,
+    options: SettingOptions,
+    *,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> Conversion:
+    """Write a checkpoint of any program in the form that the name of the output tells.
+
+    Args:
+        source: a file, or a folder with one.
+        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder, which a
+            name without a suffix is, and a text that ends in a slash.
+        form: of a `.safetensors`.
+        options: the architecture and the data, for files that do not say.
+        command: for the model card of a folder.
+
+    Raises:
+        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
+        ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+    """
+    source = checkpoint_file(source)
+    kind, output = _kind(output, form), Path(output)
+    (check_folder if kind == "folder" else check_output)(output, [source], overwrite=overwrite, **_suffix(output, kind))
+    if kind == "onnx":
+        check_packages()
+    ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
+    difference = None
+    if kind == "onnx":
+        difference = _write_onnx(source, ticket, output, options)
+    elif kind == "prune keys":
+        save_prune_keys(ticket, output)
+    elif kind == "folder":
+        ticket, warnings = for_timm(ticket), (*warnings, *_doubts(ticket))
+        with new_folder(output, overwrite=overwrite) as folder:
+            write_folder(ticket, folder, command=command, documents={})
+    else:
+        form.save(ticket, output)
+    return _with_accuracy(_conversion(source, output, kind, ticket, difference, warnings), options, form)
+
+
+def _conversion(
+    source: Path, output: Path, kind: str, ticket: Ticket, difference: float | None, warnings: tuple[str, ...]
+) -> Conversion:
+    """What is told of an output that was written."""
+    written = output / WEIGHTS if kind == "folder" else output
+    return Conversion(
+        source=source,
+        output=output,
+        kind=kind,
+        sha256=file_sha256(written),
+        bytes=written.stat().st_size,
+        sparsity=sparsity(ticket.mask),
+        sizes=sizes_of(ticket),
+        metadata=ticket.metadata,
+        plain_names=ticket.plain_names,
+        difference=difference,
+        warnings=warnings,
+    )
+
+
+def _kind(output: str | Path, form: Form) -> str:
+    kind = "folder" if is_folder(output) else _KINDS.get(Path(output).suffix)
+    if kind is None:
+        raise OutputError(
+            f"{output}: expected a name that ends in {', '.join(_KINDS)}, or a folder, "
+            "whose name has no suffix or ends in /"
+        )
+    if form.packed and kind != "dense":
+        raise OutputError(f"{output}: only a .safetensors file can be packed; leave out --packed, or name one")
+    return "packed" if form.packed else kind
+
+
+def _suffix(output: Path, kind: str) -> dict[str, str]:
+    return {} if kind == "folder" else {"suffix": output.suffix}
+
+
+def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
+    """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
+    checkpoint = open_checkpoint(source)
+    ticket, summary, metadata = checkpoint.ticket(), checkpoint.summary, checkpoint.metadata
+    notes = [f"{source}: {note}" for note in summary.notes]
+    prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
+    metadata = replace(metadata, prunable=metadata.prunable or prunable)
+    if options.arch or (needs_arch and metadata.arch is None):
+        arch, kwargs, guessed = _architecture(summary, options.arch)
+        metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
+    if options.dataset and not metadata.dataset:
+        data, measured = _images(summary, options)
+        metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
+    return replace(ticket, metadata=metadata), tuple(notes)
+
+
+def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], list[str]]:
+    """What the header says of data that were named; not how they were split, which is not known. And warnings."""
+    known = normalisation_of([summary], options.mean, options.std)
+    data = matching_data([summary], options.dataset, options.data_dir, known)
+    check_normalisation(data)
+    said = {key: value for key, value in data.describe().items() if key != "split"}
+    return said, [] if known else [f"{summary.file}: {measured_note(data)}"]
+
+
+def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Name and arguments; one that was named has to fit. Raises ArchError."""
+    arch, kwargs, guessed = architecture([summary], named)
+    kwargs = {**classes_and_channels(summary.shapes), **kwargs}
+    if named:
+        check_fit(arch, kwargs, summary.shapes, summary.file)
+    return arch, kwargs, guessed
+
+
+def _doubts(ticket: Ticket) -> list[str]:
+    """That a folder cannot say how images are prepared."""
+    if ticket.metadata.dataset:
+        return []
+    return [
+        f"{ticket.file}: does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
+    ]
+
+
+def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
+    """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
+    plan = plan_evaluation([source], _evaluating(options, device="cpu"))
+    (subject,) = plan.subjects
+    subject.load()
+    data, device = subject.data, torch.device("cpu")
+    chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
+    images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
+    return save_onnx(subject.network.model, output, images, _onnx_metadata(ticket, data.mean, data.std))
+
+
+def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, str]:
+    return {
+        "lptool": ticket.metadata.to_json(sparsity(ticket.mask)),
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+    }
+
+
+def _with_accuracy(conversion: Conversion, options: SettingOptions, form: Form) -> Conversion:
+    """With the scores on test before and after, where values were shortened; a warning where they cannot be had."""
+    if not form.values:
+        return conversion
+    try:
+        plan = plan_evaluation([conversion.source, conversion.output], _evaluating(options))
+        before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)
+    except LptoolError as error:
+        missing = f"accuracy before and after is not known: {error}"
+        return replace(conversion, warnings=(*conversion.warnings, missing))
+    return replace(conversion, test=(before, after))
+
+
+def _evaluating(options: SettingOptions, **changes: Any) -> EvaluateOptions:
+    return EvaluateOptions(**{**vars(options), **changes})

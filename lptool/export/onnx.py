@@ -1,0 +1,161 @@
+"""Networks as ONNX files, each checked against the network itself on real images before it appears."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lptool.checkpoints.places import write_atomically
+from lptool.errors import DataError, LptoolError, OutputError, SetupError, first_line
+from lptool.scoring.batchnorm import in_eval_mode
+
+# By how much a logit may differ at most: float32 sums in another order, and BatchNorm folded into the convolutions.
+TOLERANCE = 1e-4
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def save_onnx(
+    model: nn.Module, path: str | Path, images: Iterable[Tensor], metadata: Mapping[str, str] | None = None
+) -> float:
+    """Write a network, as it is in eval mode, as one ONNX file with its weights inside.
+
+    Its input `images` is float32 [batch, C, H, W], its output `logits` [batch, classes], for batches of any size.
+    onnxruntime then runs the file on all of `images`, and on the first of them alone. The file appears whole or not at
+    all; an existing one is replaced.
+
+    Args:
+        model: on the CPU, in float32; its modes are restored.
+        images: normalised float batches [B, C, H, W] on the CPU; the first one also tells the shape.
+        metadata: key → text, kept in the file under `metadata_props`.
+
+    Returns:
+        The largest absolute difference between a logit of the network and of the file, at most `TOLERANCE`.
+
+    Raises:
+        SetupError: a package is missing.
+        DataError: there are no images.
+        OutputError: torch cannot export this network, the file does not compute the same, or cannot be written.
+    """
+    check_packages()
+    batches = iter(images)
+    first = next(batches, None)
+    if first is None:
+        raise DataError(f"{path}: not written, because there are no images to check it on; give at least one")
+    shape, checked = first.shape[1:], itertools.chain((first[:1], first), batches)
+
+    def write(temporary: Path) -> float:
+        _save(_exported(model, shape, path), temporary, metadata or {})
+        return _checked_difference(model, temporary, checked, path)
+
+    with in_eval_mode(model):
+        return write_atomically(path, write)
+
+
+def check_packages() -> None:
+    """Refuse, before any work, to write ONNX files without the optional packages. Raises SetupError."""
+    for package in PACKAGES:
+        try:
+            with _quiet():
+                importlib.import_module(package)
+        except ImportError as error:
+            raise SetupError(
+                f"ONNX files need the package {package}, which cannot be imported ({first_line(error)}). "
+                "Install it: pip install 'lptool[onnx]'"
+            ) from error
+
+
+def _exported(model: nn.Module, shape: tuple[int, ...], path: str | Path) -> Any:
+    """The ONNX program that torch makes of a network in eval mode, for images of this shape. Raises OutputError."""
+    black = torch.zeros(2, *shape)  # of one image, torch would take the batch size for fixed
+    try:
+        with _quiet():
+            return torch.onnx.export(
+                model,
+                (black,),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: "batch"},),
+            )
+    except Exception as error:  # a user's own code may raise anything
+        reason = first_line(error.__cause__ or error)  # torch's own error says first which of its steps failed
+        raise OutputError(
+            f"{path}: not written, because torch cannot export this network to ONNX ({reason}); "
+            "change its forward so that torch.export.export takes it, or write a .safetensors"
+        ) from error
+
+
+def _save(program: Any, file: Path, metadata: Mapping[str, str]) -> None:
+    """Write torch's ONNX program as one file, with `metadata` alone: torch's notes name files of this machine."""
+    graph = program.model.graph
+    for part in (graph, *graph):
+        part.metadata_props.clear()
+    program.model.metadata_props.update(metadata)
+    with _quiet():
+        program.save(file, external_data=False)
+
+
+def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor], path: str | Path) -> float:
+    """The difference of `_difference`. Raises OutputError where it is above the tolerance, or the file does not run."""
+    try:
+        difference = _difference(model, file, batches)
+    except LptoolError:  # of the images
+        raise
+    except Exception as error:  # onnxruntime has many error types of its own
+        raise OutputError(
+            f"{path}: not written, because onnxruntime cannot run what torch exported ({first_line(error)}); "
+            "upgrade torch and onnxruntime, or write a .safetensors"
+        ) from error
+    if not difference <= TOLERANCE:  # so that NaN is refused too
+        raise OutputError(
+            f"{path}: not written, because its logits in onnxruntime differ from the network's by {difference:.2g}, "
+            f"expected at most {TOLERANCE:g}; upgrade torch and onnxruntime, or write a .safetensors"
+        )
+    return difference
+
+
+def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> float:
+    """The largest absolute difference of logits between a network and its file; NaN where any is NaN."""
+    session = _session(file)
+    with torch.inference_mode():
+        found = [(_logits(session, batch) - model(batch)).abs().max() for batch in batches]
+    return float(torch.stack(found).max())
+
+
+def _session(file: Path) -> Any:
+    """The file opened with onnxruntime on the CPU; its log stays silent, because what fails raises."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _logits(session: Any, images: Tensor) -> Tensor:
+    (logits,) = session.run(["logits"], {"images": images.contiguous().numpy()})
+    return torch.from_numpy(logits)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter and its helpers print, warn and log: steps, deprecations, whole programs."""
+    before = logging.root.manager.disable
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)

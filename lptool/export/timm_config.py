@@ -1,0 +1,140 @@
+"""A ticket as timm reads it: the `config.json` of a folder or a Hub repository, and tensors under timm's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.ticket import Ticket
+from lptool.device import import_timm
+from lptool.errors import ArchError
+from lptool.export.header import are_numbers
+from lptool.networks.building import build_model
+from lptool.networks.matching import fit_names
+
+timm = import_timm()
+
+# What timm says of a network whatever its weights are; the rest of its own configuration (source, tag, licence, labels,
+# sizes to test at) speaks of weights that are not ours.
+_OF_NETWORK = ("fixed_input_size", "first_conv", "classifier")
+# And of the images, where a ticket does not say what it was trained on.
+_OF_IMAGES = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+
+
+def is_timm(arch: str | None) -> bool:
+    """Whether timm, with our networks registered, knows an architecture of this name."""
+    return arch is not None and ":" not in arch and bool(timm.is_model(arch))
+
+
+def timm_loads(ticket: Ticket) -> bool:
+    """Whether the file of a ticket holds the tensors of a network that timm knows, under its names and no others."""
+    return ticket.plain_names and is_timm(ticket.metadata.arch)
+
+
+def as_timm_config(ticket: Ticket) -> dict[str, Any]:
+    """The document of `config.json`, with which timm loads the ticket from a folder or the Hub.
+
+    It holds JSON values alone. Of an architecture that timm does not know nothing is built, and the document says only
+    what the ticket does.
+
+    Raises:
+        ArchError: the ticket does not say its architecture, or it cannot be built.
+    """
+    arch = _arch_of(ticket)
+    if not is_timm(arch):
+        return _foreign_config(arch, ticket.metadata)
+    model: Any = _empty_network(ticket)
+    own = {key: _plain(value) for key, value in model.pretrained_cfg.items() if value is not None}
+    pretrained = {key: own.get(key) for key in _OF_NETWORK}
+    kwargs = _model_args(ticket.metadata)
+    pretrained |= _assumed_images(own, kwargs.get("in_chans", 3)) | _images_of(ticket.metadata)
+    return {
+        "architecture": _without_tag(arch),
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        **({"model_args": kwargs} if kwargs else {}),
+        **_labels_of(ticket.metadata, model.num_classes),
+        "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
+    }
+
+
+def for_timm(ticket: Ticket) -> Ticket:
+    """The same ticket as timm loads it: under the network's own names, and without tensors that are no part of it.
+
+    So timm loads the ticket whatever program it came from. A ticket of another program's network comes back as it is.
+
+    Raises:
+        ArchError: the ticket does not say its architecture, or does not fit it.
+    """
+    arch = _arch_of(ticket)
+    if not is_timm(arch):
+        return ticket
+    found = ticket.renamed(fit_names(_empty_network(ticket), ticket.shapes, arch, ticket.file))
+    metadata = replace(found.metadata, prunable=tuple(found.mask))
+    return replace(found, metadata=metadata, own_names={}, extras={})
+
+
+def _arch_of(ticket: Ticket) -> str:
+    if ticket.metadata.arch is None:
+        raise ArchError(f"{ticket.file}: does not say its architecture; name it with --arch")
+    return ticket.metadata.arch
+
+
+def _without_tag(arch: str) -> str:
+    """`resnet18` of `resnet18.a1_in1k`: the tag names weights of timm's, and these are others."""
+    return arch.partition(".")[0]
+
+
+def _empty_network(ticket: Ticket) -> nn.Module:
+    """The network with its names and shapes, and no memory for its weights."""
+    with torch.device("meta"):
+        return build_model(_arch_of(ticket), **ticket.metadata.arch_kwargs)
+
+
+def _model_args(metadata: Metadata) -> dict[str, Any]:
+    """What to build the network with, beside the classes, which timm reads elsewhere."""
+    return {name: value for name, value in metadata.arch_kwargs.items() if name != "num_classes" and value is not None}
+
+
+def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
+    classes = metadata.arch_kwargs.get("num_classes", metadata.dataset.get("num_classes"))
+    known = {"num_classes": classes} if classes is not None else {}
+    kwargs = _model_args(metadata)
+    arguments = {"model_args": kwargs} if kwargs else {}
+    return {"architecture": arch, **known, **arguments, "pretrained_cfg": {**_images_of(metadata), **known}}
+
+
+def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """What timm assumes of images for a network; of another number of channels it knows no mean and std."""
+    found = {key: own[key] for key in _OF_IMAGES if key in own and (channels == 3 or key not in ("mean", "std"))}
+    return {"input_size": [channels, *own["input_size"][1:]], **found} if "input_size" in own else found
+
+
+def _images_of(metadata: Metadata) -> dict[str, Any]:
+    """How images become the network's input: whole, scaled to their side, normalised. Empty where nothing is said."""
+    data = metadata.dataset
+    said = {"input_size": data.get("image_shape"), "mean": data.get("mean"), "std": data.get("std")}
+    found = {key: _plain(value) for key, value in said.items() if are_numbers(value)}
+    if not found:
+        return {}
+    return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+
+
+def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
+    """The names of the classes in the order of the logits, where the ticket has one for each."""
+    names = metadata.dataset.get("class_names")
+    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
+        return {}
+    return {"label_names": names}
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as the lists that JSON has."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,52 @@
+"""What the scores of a search depend on."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lptool import __version__
+from lptool.checkpoints.reading import file_sha256
+from lptool.pooling.methods import alphas_of
+from lptool.pooling.setup import Bench
+from lptool.pooling.targets import kept_of
+
+
+def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
+    """What the scores of a search depend on, as JSON values: inputs, options, data, versions, kind of device.
+
+    Images that stream are known by their labels and number alone.
+    """
+    options = bench.options
+    code = Path(bench.arch.rpartition(":")[0])  # of `file.py:callable`; no file for other names
+    return {
+        "tickets": [summary.sha256 for summary in bench.pool.summaries],
+        "weights": [summary.weights for summary in bench.pool.summaries],  # also of files that lie beside the first
+        "target": bench.pool.summaries[target].sha256,
+        "method": options.method,
+        "alphas": list(alphas_of(options.method, options.alphas)),
+        "alpha_search": options.alpha_search,
+        "kept": kept_of(bench, target),
+        "passes": options.passes,
+        "decay": options.decay,
+        "select": options.select,
+        "folds": options.folds,
+        "learning": [options.per, options.learning_steps, options.learning_rate],
+        "arch": bench.arch,
+        "arch_kwargs": bench.arch_kwargs,
+        "arch_file": file_sha256(code) if code.is_file() else None,
+        "data": bench.data.describe(),
+        "images": bench.digests,
+        "bn_recalibration": options.recalibrate,
+        "calibration_size": options.calibration_size,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "precision": str(bench.compute).removeprefix("torch."),
+        "device": bench.device.type,
+        "lptool": __version__,
+        "torch": torch.__version__,
+        "timm": version("timm"),
+    }

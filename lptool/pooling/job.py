@@ -1,0 +1,276 @@
+"""From a pool to one pooled file: search, recalibrate, score once on test, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lptool.checkpoints.masks import State, density, sparsity
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
+from lptool.data.images import Images
+from lptool.networks.loading import fitted_state
+from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.journal import Journal, journal_of
+from lptool.pooling.methods import pool_tickets
+from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
+from lptool.pooling.search import pruned_ticket
+from lptool.pooling.setup import Bench
+from lptool.pooling.targets import kept_of
+from lptool.ranks import ALONE, Ranks
+from lptool.scoring.score import Score
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor: its density in the target ticket and in the pooled model, in [0, 1]."""
+
+    name: str
+    shape: tuple[int, ...]
+    before: float
+    after: float
+
+
+_SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
+
+
+@dataclass(frozen=True)
+class PoolResult:
+    """One pooled model, as written; plain values, which one process can tell another.
+
+    Attributes:
+        sparsity: of the file. target_sparsity: of the target as it was.
+        files, levels, sparsities: of the pool's tickets, by place.
+        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
+            without BN recalibration) and `pooled` (the file written).
+        shipped: `pooled`, or the control written in its place because it scores better on val.
+        layers: the prunable tensors, in the network's order.
+        metadata: as in the file's header. plain_names: whether its tensors have the network's own names.
+        form: how it is written. sizes: of the files it makes.
+        rounded: the score on test of the file as written, where its values are kept in a shorter type.
+        device: that was searched on. seconds: all that it took.
+    """
+
+    output: Path
+    sha256: str
+    sparsity: float
+    target_sparsity: float
+    files: tuple[str, ...]
+    levels: tuple[int, ...]
+    sparsities: tuple[float, ...]
+    trace: SearchTrace
+    shipped: str
+    val: dict[str, Score]
+    test: dict[str, Score]
+    layers: tuple[Layer, ...]
+    metadata: Metadata
+    plain_names: bool
+    form: Form
+    sizes: Sizes
+    rounded: Score | None
+    device: str
+    seconds: float = 0.0
+
+    @property
+    def improved(self) -> bool:
+        """Whether the output is made of more than the target."""
+        return self.shipped == "pooled" and bool(self.trace.accepted)
+
+
+def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
+    """The journal at `path`, the same on every rank; the scorer goes on with what it holds."""
+    scorer, now = bench.scorer, fingerprint(bench, target)
+    opened = partial(Journal.open, path, now, scorer.batch_size.images, overwrite=overwrite)
+    journal = ranks.on_first(opened)
+    scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
+    scorer.known.update(journal.known)
+    return journal
+
+
+def _search(
+    bench: Bench, target: int, journal: Journal, ranks: Ranks, on_progress: OnProgress
+) -> tuple[Incumbent, SearchTrace]:
+    """Search, each score kept in the journal; what it holds already is not scored again.
+
+    Every rank returns the same. Rank 0 alone writes the journal.
+    """
+    scorer = bench.scorer
+
+    def note(progress: Progress) -> None:
+        for scored in progress.scored:
+            scorer.known[scored.score.state] = scored.score
+            if ranks.rank == 0:
+                level = None if scored.candidate is None else bench.pool.level(scored.candidate)
+                journal.add({"candidate": level, "alpha": scored.alpha}, scored.score)
+        on_progress(progress)
+
+    return pool_tickets(
+        bench.pool,
+        scorer,
+        target=target,
+        keep=kept_of(bench, target),
+        method=bench.options.method,
+        choice=bench.choice,
+        alphas=bench.options.alphas,
+        alpha_search=bench.options.alpha_search,
+        passes=bench.options.passes,
+        decay=bench.options.decay,
+        learning=bench.learning,
+        gradient=bench.slope,
+        score_as_is=scorer.as_is if scorer.recalibrates else None,
+        ranks=ranks,
+        on_progress=note,
+    )
+
+
+def pool_target(
+    bench: Bench,
+    target: int,
+    output: Path,
+    *,
+    form: Form = DENSE,
+    fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+    journal: Path | None = None,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    on_progress: OnProgress = lambda progress: None,
+) -> PoolResult:
+    """Search, recalibrate on the whole training set, score once on test, and write the file.
+
+    Each score goes to the journal, by default beside `output`, and what that holds already is not scored again. After
+    the search rank 0 works alone; every rank returns its result.
+
+    Args:
+        output: the file. form: how to write it.
+        fitted: the pooled ticket under the names that the file shall have; by default the target's own.
+
+    Raises:
+        OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
+    """
+    started = time.perf_counter()
+    scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
+    best, trace = _search(bench, target, scores, ranks, on_progress)
+    result = ranks.on_first(lambda: _write_pooled(bench, output, form, fitted, best, trace))
+    return replace(result, seconds=time.perf_counter() - started)
+
+
+def _write_pooled(
+    bench: Bench,
+    output: Path,
+    form: Form,
+    fitted: Callable[[Ticket], Ticket],
+    best: Incumbent,
+    trace: SearchTrace,
+) -> PoolResult:
+    pool = bench.pool
+    ticket = pool[trace.target]
+    start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
+    states = _finished(bench, start, best, trace)
+    val = _scores(bench, states, bench.data.val)
+    # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
+    shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
+    states["pooled"], val["pooled"] = states[shipped], val[shipped]
+    mask = best.mask if shipped == "pooled" else start_mask
+    test = _scores(bench, states, bench.data.test)
+    metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
+    pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
+    form.save(pooled, output)
+    return PoolResult(
+        output=output,
+        sha256=file_sha256(output),
+        sparsity=sparsity(mask),
+        target_sparsity=sparsity(ticket.mask),
+        files=tuple(summary.file for summary in pool.summaries),
+        levels=tuple(pool.level(i) for i in range(len(pool))),
+        sparsities=tuple(1 - pool.density(i) for i in range(len(pool))),
+        trace=trace,
+        shipped=shipped,
+        val=val,
+        test=test,
+        layers=tuple(
+            Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
+            for name, before in ticket.mask.items()
+        ),
+        metadata=pooled.metadata,
+        plain_names=pooled.plain_names,
+        form=form,
+        sizes=sizes_of(pooled),
+        rounded=_score_as_written(bench, output) if form.values else None,
+        device=str(bench.device),
+    )
+
+
+def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -> dict[str, State]:
+    """What the search found and its controls, BatchNorm recalibrated on the whole training set where it is at all."""
+    states = {"ticket": start}
+    if trace.ticket_bn:
+        states["ticket_bn"] = bench.recalibrated(start)
+    if trace.accepted:
+        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
+    else:
+        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
+    return states
+
+
+def _score_as_written(bench: Bench, output: Path) -> Score:
+    state = fitted_state(bench.model, load_ticket(output), bench.arch)
+    return bench.score(state, bench.data.test)
+
+
+def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:
+    """The score of each state; two names of one state are scored once."""
+    distinct = {id(state): bench.score(state, images) for state in {id(s): s for s in states.values()}.values()}
+    return {name: distinct[id(state)] for name, state in states.items()}
+
+
+def _pooled_metadata(
+    bench: Bench, ticket: Ticket, trace: SearchTrace, shipped: str, val: dict[str, Score], test: dict[str, Score]
+) -> Metadata:
+    """Everything that made the file and nothing that changes from run to run, so that equal runs give equal bytes."""
+    options, pool = bench.options, bench.pool
+    origin = pool.summaries[trace.target]
+    document = {
+        "method": trace.method,
+        "target": _named(origin, pool.level(trace.target)),
+        "alphas": list(trace.alphas),
+        "alpha_search": options.alpha_search,
+        "chosen": trace.chosen,
+        "select": options.select,
+        "folds": options.folds,
+        "passes": options.passes,
+        "decay": options.decay,
+        "learning": asdict(bench.learning),
+        "members": [
+            _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
+            for s in trace.steps
+        ],
+        "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
+        "shipped": shipped,
+        "bn_recalibration": options.recalibrate,
+        "calibration_size": options.calibration_size,
+        "seed": options.seed,
+        "evaluations": trace.evaluations,
+    }
+    scores = {"val": {k: s.to_json() for k, s in val.items()}, "test": {k: s.to_json() for k, s in test.items()}}
+    return replace(
+        origin.metadata,
+        kind="pooled",
+        arch=bench.arch,
+        arch_kwargs=bench.arch_kwargs,
+        level=pool.level(trace.target),
+        prunable=tuple(ticket.own_names.get(name, name) for name in pool.prunable),
+        dataset=bench.data.describe(),
+        trace=document,
+        scores=scores,
+    )
+
+
+def _named(summary: Summary, level: int) -> dict[str, Any]:
+    return {"file": Path(summary.file).name, "sha256": summary.sha256, "level": level}

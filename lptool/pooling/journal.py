@@ -1,0 +1,166 @@
+"""The journal of a search: every score, one JSON line each, so that a search that was cut off goes on where it was.
+
+The first line is a fingerprint of all that a score depends on; a journal with another one is of another search.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lptool.errors import OutputError, first_line
+from lptool.scoring.score import Score
+
+SUFFIX = ".search.jsonl"
+FORMAT_VERSION = 2
+_MARK = {"lptool_search": FORMAT_VERSION}  # how every journal begins
+
+
+class Journal:
+    """The scores of one search, kept in a file beside its output.
+
+    Attributes:
+        known: the score of each state, by its key (see `Scorer.known`).
+        batch_size: of val when the search began.
+    """
+
+    def __init__(self, path: Path, batch_size: int, known: dict[str, Score]) -> None:
+        self.path, self.batch_size, self.known = path, batch_size, known
+
+    @classmethod
+    def open(cls, path: Path, fingerprint: dict[str, Any], batch_size: int, *, overwrite: bool) -> Journal:
+        """The journal at `path`, gone on with where it is of the same search, begun where there is none.
+
+        Args:
+            fingerprint: of JSON values. batch_size: to note where it is begun.
+            overwrite: begin anew where there is one of another search, or a damaged one.
+
+        Raises:
+            OutputError: there is a journal of another search, it is damaged, or it cannot be written.
+        """
+        journal = check_journal(path, fingerprint, overwrite=overwrite)
+        if journal is None:
+            journal = cls(path, batch_size, {})
+            journal._write({**_MARK, "batch_size": batch_size, "fingerprint": fingerprint}, "w")
+        else:
+            journal._cut_off_tail()
+        return journal
+
+    def add(self, what: dict[str, Any], score: Score) -> None:
+        """Append a score, with what was scored, unless it is known already. Raises OutputError."""
+        if self.known.get(score.state) == score:
+            return
+        self.known[score.state] = score
+        told = {"complete": score.complete, "state": score.state, "folds": [_numbers(fold) for fold in score.folds]}
+        self._write({**what, **_numbers(score), **told}, "a")
+
+    def _write(self, record: dict[str, Any], mode: str) -> None:
+        with _writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, mode, encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _cut_off_tail(self) -> None:
+        """Leave whole lines only, so that the next one begins a line."""
+        with _writing(self.path), open(self.path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
+
+
+def journal_of(output: Path) -> Path:
+    """Where the journal of an output lies: `b.safetensors.search.jsonl` beside `b.safetensors`."""
+    return output.with_name(output.name + SUFFIX)
+
+
+def check_journal(path: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> Journal | None:
+    """The journal at `path`, read and not changed; None where a new one is to be begun.
+
+    Raises:
+        OutputError: it is damaged or of another search, and `overwrite` does not allow to begin anew.
+    """
+    try:
+        read = _read(path)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        if overwrite:
+            return None
+        raise OutputError(
+            f"{path}: is not a sound search journal ({first_line(error)}); delete it or add --overwrite"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another output") from error
+    if read is None:
+        return None
+    then, journal = read
+    changed = [key for key in {**then, **fingerprint} if then.get(key) != fingerprint.get(key)]
+    if not changed:
+        return journal
+    if overwrite:
+        return None
+    raise OutputError(
+        f"{path}: is the journal of another search (it differs in {_differences(changed, then, fingerprint)}); "
+        "choose another output, or add --overwrite to begin anew"
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
+    """Fingerprint and journal, checked; None where there is none, or none but the beginning of a first line.
+
+    A last line without its end was cut off in writing, and does not count.
+    """
+    if not path.exists():
+        return None
+    content = path.read_bytes()
+    whole, end, tail = content.rpartition(b"\n")
+    if not end:
+        begun = json.dumps(_MARK)[:-1].encode()
+        if not tail.startswith(begun[: len(tail)]):
+            raise ValueError("its first line is none of lptool's")
+        return None
+    header, *records = [json.loads(line) for line in whole.decode().split("\n")]
+    if header["lptool_search"] != FORMAT_VERSION:
+        raise ValueError(f"its format is {header['lptool_search']!r}, expected {FORMAT_VERSION}")
+    fingerprint, batch_size = header["fingerprint"], header["batch_size"]
+    if type(fingerprint) is not dict or type(batch_size) is not int or batch_size < 1:
+        raise ValueError("its first line has values of the wrong type")
+    scores = [_score(number, record) for number, record in enumerate(records, start=2)]
+    return fingerprint, Journal(path, batch_size, {score.state: score for score in scores})
+
+
+def _numbers(score: Score) -> dict[str, Any]:
+    nll = score.to_json()["nll"]  # null where it is not finite
+    return {"correct": score.correct, "nll": nll, "n": score.n}
+
+
+def _score(line: int, record: dict[str, Any]) -> Score:
+    complete, state, folds = (record[key] for key in ("complete", "state", "folds"))
+    if type(complete) is not bool or type(state) is not str or len(folds) not in (0, 2):
+        raise ValueError(f"line {line} is not a score")
+    whole, *halves = (_sum(line, part) for part in (record, *folds))
+    return replace(whole, complete=complete, state=state, folds=tuple(halves))
+
+
+def _sum(line: int, record: dict[str, Any]) -> Score:
+    correct, nll, n = (record[key] for key in ("correct", "nll", "n"))
+    if not (type(correct) is type(n) is int and 0 <= correct <= n and n > 0):
+        raise ValueError(f"line {line} is not a score")
+    return Score(correct, math.nan if nll is None else float(nll), n)
+
+
+def _differences(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:
+    def short(value: Any) -> str:
+        text = json.dumps(value)
+        return text if len(text) <= 60 else "…"
+
+    return ", ".join(f"{key}: {short(then.get(key))}, now {short(now.get(key))}" for key in changed)

@@ -1,0 +1,274 @@
+"""The methods: each a small function from a search and its first incumbent to an outcome.
+
+`greedy` and `average` are of Yin et al. 2023, Algorithm 2; the others are the usual ways to average weights, brought to
+sparse networks: whatever is averaged is pruned to the target's number of weights by magnitude.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from lptool.checkpoints.pool import Pool
+from lptool.errors import PoolError
+from lptool.pooling.choice import BY_ACCURACY, Choice
+from lptool.pooling.learned import learned
+from lptool.pooling.mixing import interpolate
+from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
+from lptool.pooling.search import (
+    ALPHA_SEARCHES,
+    LEARNING,
+    PAPER_ALPHAS,
+    GradientFunction,
+    Learning,
+    Search,
+    pruned_ticket,
+)
+from lptool.pooling.window import RATIOS, window
+from lptool.ranks import ALONE, Ranks
+from lptool.scoring.score import Score, ScoreFunction
+
+
+def greedy(search: Search, start: Incumbent, alphas: Sequence[float] | None = None, name: str = "greedy") -> Outcome:
+    """Mix in one candidate after the other, nearest first, each with the alpha that is best on val.
+
+    Source: Yin et al. 2023, Algorithm 2. A pass that accepts no candidate is the last one.
+    """
+    incumbent, steps = start, list[Step]()
+    for number in range(1, search.passes + 1):
+        before = incumbent
+        for candidate in search.order:
+            best, step = search.sweep(incumbent, candidate, alphas or search.alphas)
+            steps.append(replace(step, number=number))
+            incumbent = best or incumbent
+        if incumbent is before:
+            break
+    return Outcome(name, incumbent, tuple(steps))
+
+
+def average(search: Search, start: Incumbent) -> Outcome:
+    """Like `greedy`, with alpha 0.5 only. Source: Yin et al. 2023, section 3.2."""
+    return greedy(search, start, alphas=(0.5,), name="average")
+
+
+def swa(search: Search, start: Incumbent) -> Outcome:
+    """The running mean, from the target outwards, pruned at each step. Source: Izmailov et al. 2018, algorithm 1."""
+    return _without_choice(search, start, "swa", lambda members: members / (members + 1))
+
+
+def ema(search: Search, start: Incumbent) -> Outcome:
+    """`average ← decay·average + (1 − decay)·ticket`, from the target outwards, pruned at each step."""
+    return _without_choice(search, start, "ema", lambda members: search.decay)
+
+
+def uniform(search: Search, start: Incumbent) -> Outcome:
+    """The mean of all tickets, pruned once at the end. Source: Wortsman et al. 2022, section 2 (uniform soup)."""
+    return _without_choice(search, start, "uniform", lambda members: members / (members + 1), prune_each=False)
+
+
+def _without_choice(
+    search: Search, start: Incumbent, name: str, alpha_of: Callable[[int], float], *, prune_each: bool = True
+) -> Outcome:
+    """Mix in every candidate with the alpha that follows from how many were mixed; score the last mix alone."""
+    alphas = {place: alpha_of(members) for members, place in enumerate(search.order, start=1)}
+    state = search.pool[search.target].state
+    for candidate, alpha in alphas.items():
+        state = interpolate(state, search.pool[candidate].state, alpha)
+        if prune_each:
+            search.prune(state)
+    state, mask = search.prune(state)
+    score = search.score_once(state, candidate, alpha, start.score)
+    finite = math.isfinite(score.nll)
+    best = Incumbent(state, mask, score, recalibrated=True) if finite else start
+    return Outcome(name, best, steps_to(score, alphas, accepted=finite))
+
+
+def soup(search: Search, start: Incumbent) -> Outcome:
+    """The mean of the target and those candidates that each make it no worse, the best by themselves first.
+
+    A candidate by itself is scored pruned to the result's sparsity. The mean is taken of the tickets as they are, and
+    pruned for scoring.
+
+    Source: Wortsman et al. 2022, recipe 1 (greedy soup).
+    """
+    alone = {place: _pruned_alone(search, place, start.score) for place in search.order}
+    ranking = sorted(alone, key=lambda place: -search.choice.merit(alone[place]))
+    mean, incumbent, steps = search.pool[search.target].state, start, list[Step]()
+    for candidate in ranking:
+        members = 1 + sum(step.accepted for step in steps)
+        alpha = members / (members + 1)
+        grown = interpolate(mean, search.pool[candidate].state, alpha)
+        state, mask = search.prune(dict(grown) | {name: grown[name].clone() for name in search.pool.prunable})
+        score = search.score_once(state, candidate, alpha, incumbent.score)
+        accepted = search.choice.replaces(score, incumbent.score)
+        steps.append(Step(candidate, alpha, accepted, score, ((alpha, score),)))
+        if accepted:
+            mean, incumbent = grown, Incumbent(state, mask, score, recalibrated=True)
+    return Outcome("soup", incumbent, tuple(steps), ranked=tuple(alone.values()))
+
+
+def _pruned_alone(search: Search, place: int, incumbent: Score) -> Score:
+    state = search.pool[place].state
+    return search.score_once(search.prune(state)[0], place, None, incumbent)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, the alphas it tries (None: those asked for), and how many mixes it scores at most."""
+
+    run: Callable[[Search, Incumbent], Outcome]
+    mixes: Callable[[int, int, int], int]  # of candidates, alphas, passes
+    alphas: tuple[float, ...] | None = ()
+
+
+METHODS = {
+    "greedy": Method(greedy, lambda candidates, alphas, passes: candidates * alphas * passes, None),
+    "average": Method(average, lambda candidates, alphas, passes: candidates * passes, (0.5,)),
+    "swa": Method(swa, lambda *_: 1),
+    "ema": Method(ema, lambda *_: 1),
+    "uniform": Method(uniform, lambda *_: 1),
+    "window": Method(window, lambda *_: len(RATIOS)),
+    "soup": Method(soup, lambda candidates, *_: 2 * candidates),
+    "learned": Method(learned, lambda *_: len(RATIOS) + 1),
+}
+# What `auto` runs: all that needs no gradient. Of equally good ones the first is kept.
+AUTO = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
+
+
+def methods_of(name: str) -> tuple[str, ...]:
+    """The methods to run for the one asked for. Raises PoolError."""
+    if name not in (*METHODS, "auto"):
+        raise PoolError(f"unknown method {name!r}: expected {', '.join(METHODS)} or auto")
+    return AUTO if name == "auto" else (name,)
+
+
+def alphas_of(method: str, alphas: Sequence[float]) -> tuple[float, ...]:
+    """The coefficients that a method tries where `alphas` are asked for."""
+    own = METHODS[methods_of(method)[0]].alphas
+    return tuple(alphas) if own is None else own
+
+
+def mixes_at_most(method: str, tickets: int, alphas: int, passes: int) -> int:
+    """How many mixes a method scores at most."""
+    return sum(METHODS[name].mixes(tickets - 1, alphas, passes) for name in methods_of(method))
+
+
+def pool_tickets(
+    pool: Pool,
+    score: ScoreFunction,
+    *,
+    target: int = -1,
+    keep: int | None = None,
+    method: str = "greedy",
+    choice: Choice = BY_ACCURACY,
+    alphas: Sequence[float] = PAPER_ALPHAS,
+    alpha_search: str = "grid",
+    passes: int = 1,
+    decay: float = 0.9,
+    learning: Learning = LEARNING,
+    gradient: GradientFunction | None = None,
+    score_as_is: ScoreFunction | None = None,
+    ranks: Ranks = ALONE,
+    on_progress: OnProgress = lambda progress: None,
+) -> tuple[Incumbent, SearchTrace]:
+    """Pool tickets into one model.
+
+    Args:
+        pool: at least two tickets.
+        score: scores a state on val, after BN recalibration (see `Scorer`).
+        target: place in the pool of the ticket to improve; by default the sparsest.
+        keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
+        method: one of `METHODS`, or `auto` for the best on val of those that need no gradient.
+        choice: how models are compared on val; `score` must stop early by the same.
+        alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
+        alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
+        passes: how often `greedy` and `average` go through the candidates.
+        decay: of `ema`, in [0, 1].
+        learning, gradient: of `learned`.
+        score_as_is: scores the target without BN recalibration, so that the search starts from the better of the
+            two; None where `score` does not recalibrate.
+        ranks: the processes to spread the alphas over. The result is the same however many they are.
+        on_progress: called after each round of scorings, on every rank.
+
+    Returns:
+        The best model, with exactly `keep` kept weights, and the trace of the search. Where no candidate was accepted
+        the model is the target, with the BatchNorm statistics that score better. The result of `swa`, `ema`, `uniform`
+        and `learned` is what they make, better than the target or not: compare its score with `trace.ticket`.
+
+    Raises:
+        PoolError: an unknown or impossible option.
+        RankError: another rank ended.
+
+    Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
+    """
+    names = methods_of(method)
+    _check(pool, target, keep, alphas, alpha_search, passes, decay)
+    if gradient is None and "learned" in names:
+        raise PoolError("method 'learned' needs a gradient function")
+    target %= len(pool)
+    keep = pool.kept(target) if keep is None else keep
+    tried = alphas_of(method, alphas)
+    total = mixes_at_most(method, len(pool), len(tried), passes) + learning.steps * ("learned" in names)
+    search = Search(
+        pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
+        ranks, on_progress, total,
+    )  # fmt: skip
+    start, ticket, ticket_bn = _start(search, score_as_is)
+    outcomes = [METHODS[name].run(search, start) for name in names]
+    sound = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start.score)]
+    best = max(sound or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
+    incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)
+    scores = [score for outcome in outcomes for score in outcome.scores]
+    return incumbent, SearchTrace(
+        method=method,
+        chosen=best.method,
+        target=target,
+        alphas=tried,
+        ticket=ticket,
+        ticket_bn=ticket_bn,
+        start=start.score,
+        steps=best.steps,
+        coefficients=best.coefficients,
+        outcomes={outcome.method: outcome.best.score for outcome in outcomes},
+        evaluations=1 + (ticket_bn is not None) + len(scores),
+        not_finite=sum(not math.isfinite(score.nll) for score in scores),
+    )
+
+
+def _check(
+    pool: Pool,
+    target: int,
+    keep: int | None,
+    alphas: Sequence[float],
+    alpha_search: str,
+    passes: int,
+    decay: float,
+) -> None:
+    if alpha_search not in ALPHA_SEARCHES:
+        raise PoolError(f"unknown alpha search {alpha_search!r}: expected {' or '.join(ALPHA_SEARCHES)}")
+    if not alphas or not all(0.0 <= alpha <= 1.0 for alpha in alphas):
+        raise PoolError(f"expected numbers in [0, 1], found {list(alphas)}", "alphas")
+    if not 0.0 <= decay <= 1.0:
+        raise PoolError(f"expected a number in [0, 1], found {decay}", "decay")
+    if passes < 1:
+        raise PoolError(f"expected 1 or more, found {passes}", "passes")
+    if not -len(pool) <= target < len(pool):
+        raise PoolError(f"no target {target}: the pool has {len(pool)} tickets")
+    if keep is not None and not min(1, pool.kept(target)) <= keep <= pool.kept(target):  # 0 of files without masks
+        raise PoolError(f"cannot keep {keep} weights: the target has {pool.kept(target)}")
+
+
+def _start(search: Search, score_as_is: ScoreFunction | None) -> tuple[Incumbent, Score, Score | None]:
+    """The incumbent to beat, the target as it is or recalibrated where that is better; and both scores."""
+    state, mask = pruned_ticket(search.pool, search.target, search.keep)
+    if score_as_is is None:
+        found, with_bn = search.score(state), None
+        incumbent = Incumbent(state, mask, found, recalibrated=False)
+    else:
+        found, with_bn = score_as_is(state), search.score(state)
+        better = search.choice.merit(with_bn) > search.choice.merit(found)
+        incumbent = Incumbent(state, mask, with_bn if better else found, recalibrated=better)
+    starts = tuple(Scored(None, None, score) for score in (found, with_bn) if score)
+    search.on_progress(Progress(starts, incumbent.score, 0, search.total))
+    return incumbent, found, with_bn

@@ -1,0 +1,137 @@
+"""What a search leaves behind: its best model, its steps and scores, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lptool.checkpoints.masks import Mask, State
+from lptool.scoring.score import Score
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best model so far, and its score on val.
+
+    `recalibrated` says whether the score was taken after BN recalibration: only then shall the model that is written
+    be recalibrated too.
+    """
+
+    state: State
+    mask: Mask
+    score: Score
+    recalibrated: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One candidate's turn.
+
+    Attributes:
+        candidate: its place in the pool.
+        alpha: the best coefficient; None where no alpha could reach the incumbent (most were cut short), and where
+            there is one for each group of tensors.
+        score: of the best mix; None where there is none, or where this mix was not scored by itself.
+        attempts: every (alpha, score), in the order of the alphas.
+        number: of the pass over the candidates, from 1.
+    """
+
+    candidate: int
+    alpha: float | None
+    accepted: bool
+    score: Score | None
+    attempts: tuple[tuple[float, Score], ...]
+    number: int = 1
+
+
+def steps_to(score: Score, alphas: Mapping[int, float], *, accepted: bool) -> tuple[Step, ...]:
+    """The steps to a mix that was scored only when every candidate was in it: alphas by place, in order."""
+    *others, (last, alpha) = alphas.items()
+    steps = [Step(place, each, accepted, None, ()) for place, each in others]
+    return (*steps, Step(last, alpha, accepted, score, ((alpha, score),)))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What each group of tensors takes of each ticket: `values[group][place in the pool]`."""
+
+    groups: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method came to.
+
+    Attributes:
+        method: its name. best: its model.
+        steps: how it got there, in order. coefficients: of `learned`.
+        ranked: what was scored beside the steps, to decide on their order.
+    """
+
+    method: str
+    best: Incumbent
+    steps: tuple[Step, ...]
+    coefficients: Coefficients | None = None
+    ranked: tuple[Score, ...] = ()
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of every mix that was scored."""
+        return (*self.ranked, *(score for step in self.steps for _, score in step.attempts))
+
+
+@dataclass(frozen=True)
+class SearchTrace:
+    """What a search did.
+
+    Attributes:
+        method: as asked for. chosen: the one that the result is of; another than `method` only for `auto`.
+        target: its place in the pool. alphas: that were tried.
+        ticket, ticket_bn: scores of the target; `ticket_bn` is None without BN recalibration.
+        start: the better of them, which the search began with.
+        steps, coefficients: of the method chosen.
+        outcomes: the score on val of each method that was run.
+        evaluations: how many states were scored, the target included.
+        not_finite: how many mixes were rejected because their score is not finite.
+    """
+
+    method: str
+    chosen: str
+    target: int
+    alphas: tuple[float, ...]
+    ticket: Score
+    ticket_bn: Score | None
+    start: Score
+    steps: tuple[Step, ...]
+    coefficients: Coefficients | None
+    outcomes: dict[str, Score]
+    evaluations: int
+    not_finite: int
+
+    @property
+    def accepted(self) -> tuple[Step, ...]:
+        """The steps that made the result."""
+        return tuple(step for step in self.steps if step.accepted)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A state that was scored: a mix with the candidate at this place of the pool, or the target itself (None)."""
+
+    candidate: int | None
+    alpha: float | None
+    score: Score
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands: what was scored since it was last told, and how many mixes of how many."""
+
+    scored: tuple[Scored, ...]
+    incumbent: Score
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]

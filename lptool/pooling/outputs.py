@@ -1,0 +1,51 @@
+"""What a pooling is about to do: where its files go, how much it scores, and what its scores depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lptool.checkpoints.places import check_place, is_folder
+from lptool.errors import OutputError
+from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.journal import check_journal, journal_of
+from lptool.pooling.methods import alphas_of, mixes_at_most
+from lptool.pooling.setup import Bench, PoolOptions
+
+
+def outputs_of(bench: Bench, targets: Sequence[int], out: str | Path, *, overwrite: bool) -> list[Path]:
+    """Where the pooled model of each target goes; refuses, before any search, what must not be written.
+
+    What `is_folder` takes for one is a folder in the Hugging Face layout. With target `all` one file per level:
+    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file.
+
+    Raises:
+        OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
+    """
+    folder = is_folder(out) and bench.options.target != "all"
+    outputs = [_output_for(Path(out), bench.pool.level(target), bench.options.target) for target in targets]
+    twice = {str(output) for output in outputs if outputs.count(output) > 1}
+    if twice:
+        raise OutputError(
+            f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
+        )
+    for target, output in zip(targets, outputs, strict=True):
+        # Of several targets the first ones may be finished when the run is cut off: it writes them again, the same.
+        again = bench.options.target == "all" and journal_of(output).exists()
+        check_place(output, bench.inputs, folder=folder, overwrite=overwrite or again)
+        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
+    return outputs
+
+
+def _output_for(out: Path, level: int, target: str) -> Path:
+    if target != "all":
+        return out
+    if out.suffix == ".safetensors":
+        return out.with_name(f"{out.stem}_level_{level:02d}.safetensors")
+    return out / f"level_{level:02d}.safetensors"
+
+
+def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
+    """States that one search scores: the target twice (once without BN recalibration) and every mix."""
+    alphas = alphas_of(options.method, options.alphas)
+    return 1 + options.recalibrate + mixes_at_most(options.method, tickets, len(alphas), options.passes)

@@ -1,0 +1,191 @@
+"""The function a search maximises on val, with the least work that leaves every decision as it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lptool.checkpoints.summary import digest_of, digest_of_tensor
+from lptool.errors import DataError
+from lptool.pooling.choice import BY_ACCURACY, Choice
+from lptool.scoring.batching import BatchSize
+from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
+from lptool.scoring.score import Batches, Score, cast_forward, mark
+
+
+class Scorer:
+    """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
+
+    It learns as it goes which val images are hard, and takes those first, so that a state that cannot reach the bar
+    is found out early. A complete score does not depend on that order but
+    for rounding. A state scored before is not scored again.
+
+    Args:
+        model: the network; on the device of the batches.
+        val: makes the batches to choose on; called with the order of the images.
+        val_size: how many images those are.
+        calibration: makes the batches for BN recalibration; None scores every state with the statistics it has.
+        compute: see `evaluate`.
+        choice: what the bar of a scoring is a bar of.
+        batch_size: of val. calibration_batch: of calibration; a part of the result, as statistics are per batch.
+
+    Attributes:
+        known: what is known of each state, by its key.
+        images: how many were forwarded so far, of `val` and of `calibration`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        val: Batches,
+        val_size: int,
+        calibration: Batches | None,
+        compute: torch.dtype = torch.float32,
+        *,
+        choice: Choice = BY_ACCURACY,
+        batch_size: BatchSize | None = None,
+        calibration_batch: BatchSize | None = None,
+    ) -> None:
+        if val_size == 0:
+            raise DataError("there is no image to score on; choose a data set or split that has some")
+        self.model, self._val, self.val_size, self._compute = model, val, val_size, compute
+        self.choice, self._calibration = choice, calibration if bn_layers(model) else None
+        self.batch_size, self._calibration_batch = batch_size or BatchSize(128), calibration_batch or BatchSize(256)
+        self._errors, self._losses = torch.zeros(val_size, dtype=torch.int64), torch.zeros(val_size)
+        self._order = torch.arange(val_size)
+        self.known: dict[str, Score] = {}
+        self.images = {"val": 0, "calibration": 0}
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether scores come with recalibrated BatchNorm: asked for, and the model has some."""
+        return self._calibration is not None
+
+    def __call__(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
+        """Score `state` on val after BN recalibration."""
+        return self._score(state, bar, self._calibration)
+
+    def as_is(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
+        """Score `state` on val with the BatchNorm statistics it has."""
+        return self._score(state, bar, None)
+
+    def _score(self, state: Mapping[str, Tensor], bar: float, calibration: Batches | None) -> Score:
+        name = name_of(state)
+        known = self.known.get(self._key(name, calibration))
+        if known is not None and self.choice.settles(known, bar, self.val_size):
+            return known
+        self.model.load_state_dict(state)
+        if calibration is not None:
+            self._recalibrate(calibration)
+        marks = self._mark(self.choice.allowance(bar, self.val_size))
+        if marks.seen == self.val_size:
+            self._learn(marks)
+        key = self._key(name, calibration)  # now, because recalibration may have found that less fits in memory
+        score = self.known[key] = marks.score(key)
+        return score
+
+    def _key(self, name: str, calibration: Batches | None) -> str:
+        return name if calibration is None else f"{name}+bn{self._calibration_batch.images}"
+
+    def _recalibrate(self, calibration: Batches) -> None:
+        def run(batch_size: int) -> int:
+            images = (images for images, _ in calibration(batch_size))
+            return recalibrate_bn(self.model, images, cast_forward(self.model, self._compute))
+
+        self.images["calibration"] += self._calibration_batch.fit(run)
+
+    def _mark(self, allowed: float) -> Marks:
+        """Forward val, the hardest images first, until they cost more than `allowed`."""
+        marks = Marks(self._order, self.choice)
+        forward = cast_forward(self.model, self._compute)
+
+        def go_on(batch_size: int) -> None:
+            for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
+                marks.add(*mark(forward(images), labels))
+                if marks.spent() > allowed:
+                    break
+
+        with in_eval_mode(self.model), torch.inference_mode():
+            self.batch_size.fit(go_on)
+        if not marks.seen:
+            raise DataError(f"expected {self.val_size} images to score on, but the batches hold none")
+        self.images["val"] += marks.seen
+        return marks
+
+    def _learn(self, marks: Marks) -> None:
+        right, loss = marks.in_order_of_val()
+        if bool(loss.isfinite().all()):
+            if self.choice.select == "accuracy":
+                self._errors += ~right
+            self._losses += loss
+            self._order = hardest_first(self._errors, self._losses)
+
+
+class Marks:
+    """What is known of the val images under one state, as they are forwarded in `order`."""
+
+    def __init__(self, order: Tensor, choice: Choice = BY_ACCURACY) -> None:
+        self._order, self._choice, self._batches = order, choice, list[tuple[Tensor, Tensor]]()
+        self.seen = 0
+        self._spent: Tensor | None = None
+        self._before: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def add(self, right: Tensor, loss: Tensor) -> None:
+        """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
+        cost = self._choice.cost(right, loss)
+        self._spent = cost if self._spent is None else self._spent + cost
+        self._batches.append((right, loss))
+        self.seen += len(right)
+
+    def spent(self) -> float:
+        """Their cost so far, see `Choice`. On CUDA as of one batch ago, so that the device need not wait to be read."""
+        assert self._spent is not None
+        if not self._spent.is_cuda:
+            return float(self._spent)
+        before, self._before = self._before, (self._spent.to("cpu", non_blocking=True), torch.cuda.Event())
+        self._before[1].record(torch.cuda.current_stream(self._spent.device))
+        if before is None:
+            return 0.0
+        before[1].synchronize()
+        return float(before[0])
+
+    def in_order_of_val(self) -> tuple[Tensor, Tensor]:
+        """Right, bool [N], and loss, float [N]; False and 0 where not seen. On the CPU."""
+        right, loss = torch.zeros(len(self._order), dtype=torch.bool), torch.zeros(len(self._order))
+        places = self._order[: self.seen]
+        for whole, parts in zip((right, loss), zip(*self._batches, strict=True), strict=True):
+            whole[places] = torch.cat(parts).cpu()
+        return right, loss
+
+    def score(self, state: str) -> Score:
+        """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
+        right, loss = self.in_order_of_val()
+        complete = self.seen == len(self._order)
+        folds = tuple(_sum(right[i::2], loss[i::2]) for i in (0, 1)) if complete and self.seen > 1 else ()
+        nll = float(loss.double().sum()) / self.seen
+        return Score(int(right.count_nonzero()), nll, self.seen, complete, state, folds)
+
+
+def _sum(right: Tensor, loss: Tensor) -> Score:
+    return Score(int(right.count_nonzero()), float(loss.double().mean()), len(right))
+
+
+def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:
+    """An order of images in which a worse model is found out early: by how many models err, then by their loss.
+
+    Args:
+        errors: int [N], all 0 where only likelihood counts. losses: float [N], summed over the models.
+
+    Returns:
+        int64 [N], a permutation; ties keep their order.
+    """
+    by_loss = losses.argsort(descending=True, stable=True)
+    return by_loss[errors[by_loss].argsort(descending=True, stable=True)]
+
+
+def name_of(state: Mapping[str, Tensor]) -> str:
+    """32 hex digits, the same for equal state dicts and for no others."""
+    return digest_of({name: digest_of_tensor(t) for name, t in state.items()})[:32]

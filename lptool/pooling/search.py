@@ -1,0 +1,208 @@
+"""The common ground of the methods: an incumbent, candidates, and the sweep of Yin et al. 2023, Algorithm 2.
+
+    for each alpha:  mix = prune(alpha·incumbent + (1 − alpha)·candidate);  score mix on val
+    the best mix replaces the incumbent where it is at least as good
+
+A search sees a pool and a function `score(state, bar)`; model, images and BN recalibration are behind that function.
+`lptool.pooling.methods` has the methods that are made of this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from torch import Tensor
+
+from lptool.checkpoints.masks import Mask, State, kept_count, magnitude_mask
+from lptool.checkpoints.pool import Pool
+from lptool.errors import PoolError
+from lptool.pooling.choice import Choice
+from lptool.pooling.mixing import interpolate
+from lptool.pooling.outcome import Incumbent, OnProgress, Progress, Scored, Step
+from lptool.ranks import Ranks
+from lptool.scoring.score import Score, ScoreFunction
+
+# Yin et al. 2023, section 3.2: the coefficients of the search.
+PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+PER = ("tensor", "block", "global")
+_LARGEST_RATE = 1000  # logits are about 1; far beyond this, Adam itself overflows
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How `learned` finds its coefficients.
+
+    Attributes:
+        per: `tensor`, `block` or `global`: what shares one coefficient per ticket.
+        steps: of gradient descent. lr: of Adam, falling to 0 in equal steps.
+
+    Raises:
+        PoolError: an unknown `per`, or a number out of range.
+    """
+
+    per: str = "tensor"
+    steps: int = 150
+    lr: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.per not in PER:
+            raise PoolError(f"unknown group {self.per!r}: expected {', '.join(PER[:-1])} or {PER[-1]}")
+        if self.steps < 1:
+            raise PoolError(f"learning steps must be 1 or more, found {self.steps}")
+        if not 0 < self.lr <= _LARGEST_RATE:
+            raise PoolError(f"the learning rate must be above 0 and at most {_LARGEST_RATE}, found {self.lr}")
+
+
+LEARNING = Learning()
+Mix = Callable[[float], tuple[State, Mask]]
+# Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
+Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
+
+
+class GradientFunction(Protocol):
+    """The gradient of the mean loss on the training images of a step, by the state's parameters."""
+
+    def __call__(self, state: Mapping[str, Tensor], step: int) -> State: ...
+
+
+@dataclass
+class Search:
+    """What stays the same from candidate to candidate, and how many mixes were scored so far.
+
+    Attributes:
+        pool: the tickets. target: the place of the one to improve. keep: how many weights the result keeps.
+        score: scores a state on val. choice: how scores are compared.
+        alphas, explore: which coefficients are tried, and in what order.
+        passes: how often the candidates are gone through. decay: of `ema`.
+        gradient: for `learned`. ranks: the processes that scorings are spread over.
+        on_progress: called after each round of scorings. total: of mixes, at most.
+    """
+
+    pool: Pool
+    target: int
+    keep: int
+    score: ScoreFunction
+    choice: Choice
+    alphas: tuple[float, ...]
+    explore: Explore
+    passes: int
+    decay: float
+    learning: Learning
+    gradient: GradientFunction | None
+    ranks: Ranks
+    on_progress: OnProgress
+    total: int
+    done: int = 0
+
+    @property
+    def order(self) -> list[int]:
+        """The candidates, nearest first."""
+        return adjacent(self.target, len(self.pool))
+
+    def prune(self, state: State) -> tuple[State, Mask]:
+        """Prune `state` to the result's number of weights, in place: it must be the caller's own."""
+        return prune(state, self.pool.prunable, self.keep)
+
+    def mix(self, current: State, candidate: State, alpha: float) -> tuple[State, Mask]:
+        """The mix of two states, pruned, and its mask."""
+        return self.prune(interpolate(current, candidate, alpha))
+
+    def score_once(
+        self, state: State, place: int | None, alpha: float | None, incumbent: Score, bar: float = -math.inf
+    ) -> Score:
+        """Score one state, by default whole: on one rank, for all of them."""
+        score = self.ranks.on_first(partial(self.score, state, bar))
+        self.tell((Scored(place, alpha, score),), incumbent)
+        return score
+
+    def tell(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
+        """Count mixes that were scored, and say where the search stands."""
+        self.done += len(scored)
+        self.on_progress(Progress(scored, incumbent, self.done, self.total))
+
+    def sweep(self, incumbent: Incumbent, place: int, alphas: Sequence[float]) -> tuple[Incumbent | None, Step]:
+        """Try the alphas of one candidate; the best mix where it is at least as good as the incumbent, else None.
+
+        The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the
+        incumbent and beats the best of this sweep, which an earlier alpha does with an equal score. A score that is
+        not finite is a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
+        """
+        candidate = self.pool[place].state
+        mix = partial(self.mix, incumbent.state, candidate)
+        tried: dict[int, Score] = {}
+        best: int | None = None
+
+        def bar(i: int) -> float:
+            merit = self.choice.merit(incumbent.score if best is None else tried[best])
+            return math.nextafter(merit, math.inf) if best is not None and i > best else merit
+
+        while places := self.explore(alphas, tried, best):
+            for start in range(0, len(places), self.ranks.count):
+                bars = {i: bar(i) for i in places[start : start + self.ranks.count]}
+                found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
+                tried |= found
+                for i, result in sorted(found.items()):
+                    if self.choice.replaces(result, incumbent.score) and self.choice.merit(result) >= bar(i):
+                        best = i
+                self.tell(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
+        attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
+        if best is None:
+            return None, Step(place, None, False, None, attempts)
+        state, mask = mix(alphas[best])
+        step = Step(place, alphas[best], True, tried[best], attempts)
+        return Incumbent(state, mask, tried[best], recalibrated=True), step
+
+    def _scores(self, tasks: dict[int, tuple[Callable[[], tuple[State, Mask]], float]]) -> dict[int, Score]:
+        """The scores of these mixes with their bars, by place; at most one for each rank."""
+
+        def scoring(mix: Callable[[], tuple[State, Mask]], bar: float) -> Score:
+            return self.score(mix()[0], bar)
+
+        by_rank = {rank: partial(scoring, *task) for rank, task in enumerate(tasks.values())}
+        return dict(zip(tasks, self.ranks.share(by_rank).values(), strict=True))
+
+
+def pruned_ticket(pool: Pool, target: int, keep: int) -> tuple[State, Mask]:
+    """A ticket's weights and mask with `keep` weights kept: its own mask where that keeps as many."""
+    ticket = pool[target]
+    if kept_count(ticket.mask) == keep:
+        return ticket.state, ticket.mask
+    return prune(ticket.state, pool.prunable, keep)
+
+
+def prune(state: State, prunable: Sequence[str], keep: int) -> tuple[State, Mask]:
+    """Set all but the `keep` largest prunable weights to 0, in place: these tensors must be the caller's own."""
+    mask = magnitude_mask({name: state[name] for name in prunable}, keep)
+    for name, kept in mask.items():
+        state[name].masked_fill_(~kept, 0)  # in place: a copy would be one state more in memory
+    return state, mask
+
+
+def adjacent(target: int, count: int) -> list[int]:
+    """The other places in a pool of `count`, nearest first, the denser one before the sparser at equal distance."""
+    return sorted((i for i in range(count) if i != target), key=lambda i: (abs(i - target), i))
+
+
+def grid(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
+    """Every alpha, in the order given."""
+    return [i for i in range(len(alphas)) if i not in tried]
+
+
+def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
+    """Every second alpha by size; then the neighbours of the best, until it is the best of its neighbours."""
+    by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
+    if not tried:
+        return by_size[1::2] or by_size
+    if best is None:
+        return []
+    at = by_size.index(best)
+    return [i for i in by_size[max(0, at - 1) : at + 2] if i not in tried]
+
+
+ALPHA_SEARCHES: dict[str, Explore] = {"grid": grid, "coarse": coarse}

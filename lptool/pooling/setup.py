@@ -1,0 +1,249 @@
+"""A pool with the network and the images to judge it on, everything checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lptool.checkpoints.inspection import not_nested
+from lptool.checkpoints.masks import State
+from lptool.checkpoints.pool import Pool
+from lptool.checkpoints.reading import load_pool
+from lptool.checkpoints.summary import Summary
+from lptool.data.dataset import Data
+from lptool.data.images import Images, decoded, digest_of_images, sample
+from lptool.device import autocast_dtype, pick_device
+from lptool.errors import DataError
+from lptool.evaluation.setting import (
+    BATCH_SIZE,
+    SettingOptions,
+    architecture,
+    check_image_shape,
+    check_normalisation,
+    matching_data,
+    measured_note,
+    normalisation_of,
+    telling,
+)
+from lptool.networks.building import build_model, check_forward
+from lptool.networks.matching import fit_names
+from lptool.pooling.choice import Choice
+from lptool.pooling.gradient import Slope
+from lptool.pooling.scorer import Scorer
+from lptool.pooling.search import PAPER_ALPHAS, Learning
+from lptool.scoring.batching import BatchSize, probe
+from lptool.scoring.batchnorm import in_eval_mode
+from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
+
+NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions(SettingOptions):
+    """Everything that shapes a pooled model: besides `SettingOptions`, these.
+
+    Attributes:
+        target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
+            one of the files.
+        sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
+        method, alphas, alpha_search, passes, decay: see `pool_tickets`.
+        select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
+        val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
+        recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
+        precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
+        calibration_size: training images for BN recalibration in the search; at the end all are used.
+        seed: of the choice of calibration images.
+    """
+
+    target: str = "sparsest"
+    sparsity: float | None = None
+    method: str = "auto"
+    alphas: tuple[float, ...] = PAPER_ALPHAS
+    alpha_search: str = "grid"
+    passes: int = 1
+    decay: float = 0.9
+    select: str = "accuracy"
+    folds: bool = False
+    per: str = "tensor"
+    learning_steps: int = Learning.steps
+    learning_rate: float = Learning.lr
+    val_fraction: float | None = None
+    split_seed: int | None = None
+    precision: str = "auto"
+    recalibrate: bool = True
+    calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pool with the network and the images to judge it on, everything checked."""
+
+    pool: Pool
+    model: nn.Module
+    data: Data
+    device: torch.device
+    options: PoolOptions
+    arch: str
+    arch_kwargs: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def batches(self, images: Images, *, even: bool = True) -> Batches:
+        """Makes the batches of one part of the data, un-augmented."""
+        return partial(self.data.batches, images, device=self.device, even=even)
+
+    @property
+    def choice(self) -> Choice:
+        """How models are compared on val."""
+        return Choice(self.options.select, self.options.folds)
+
+    @property
+    def learning(self) -> Learning:
+        """How `learned` learns."""
+        return Learning(self.options.per, self.options.learning_steps, self.options.learning_rate)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """What the search computes in."""
+        return autocast_dtype(self.options.precision, self.device)
+
+    @cached_property
+    def digests(self) -> dict[str, str | None]:
+        """Of the images that a search sees; None where they stream."""
+        return {"train": digest_of_images(self.data.train), "val": digest_of_images(self.data.val)}
+
+    @cached_property
+    def batch_size(self) -> BatchSize:
+        """Of all that is not the scoring of the search."""
+        return BatchSize(self.options.batch_size or BATCH_SIZE)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The function the search maximises, over val."""
+        return self.scorer_for(self.choice)
+
+    def scorer_for(self, choice: Choice) -> Scorer:
+        """A score function for another choice than that of the options."""
+        calibration = None
+        if self.options.recalibrate:
+            chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
+            calibration = self.batches(decoded(chosen, self.device))
+        return Scorer(
+            self.model,
+            self.batches(decoded(self.data.val, self.device), even=False),
+            len(self.data.val),
+            calibration,
+            self.compute,
+            choice=choice,
+            batch_size=BatchSize(self.options.batch_size or self._probed()),
+            calibration_batch=BatchSize(self.batch_size.images),
+        )
+
+    @cached_property
+    def slope(self) -> Slope:
+        """The gradient that `learned` goes by, on training images with noise, as the tickets fit them without."""
+        train = self.data.train
+        return Slope(self.model, self.batches(train), len(train), self.compute, noise=NOISE, seed=self.options.seed)
+
+    def _probed(self) -> int:
+        largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early
+        with in_eval_mode(self.model):
+            return probe(cast_forward(self.model, self.compute), self.data.shape, self.device, largest)
+
+    def score(self, state: State, images: Images) -> Score:
+        """Score a state as it is on a part of the data."""
+        return score_of(*self.predict(state, images))
+
+    def predict(self, state: State, images: Images) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N, C] and labels [N] of a state as it is."""
+        self.model.load_state_dict(state)
+        return self.batch_size.fit(lambda size: predict(self.model, self.batches(images)(size)))
+
+    def recalibrated(self, state: State) -> State:
+        """The state with BatchNorm recalibrated on all training images."""
+        batches = self.batches(self.data.train)
+        return self.batch_size.fit(lambda size: recalibrated(self.model, state, batches(size)))
+
+
+def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
+    """Load and check everything a search needs; nothing is computed on images yet.
+
+    Raises:
+        LptoolError: whatever would fail later fails here: files, pool, architecture, data, split.
+    """
+    pool = load_pool(files)
+    first = pool.summaries[0]  # the others have the same names and shapes
+    shapes = first.shapes
+    arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
+    data, doubts = _matching_data(pool, options)
+    kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
+    model = build_model(arch, **kwargs)
+    names = fit_names(model, shapes, arch, first.file)
+    check_forward(model, data.shape, data.num_classes, arch)
+    device = pick_device(options.device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
+    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
+    inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
+    bench = Bench(
+        pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
+    )
+    _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
+    return bench
+
+
+def _files_in(*names: str) -> list[str]:
+    """The files that an architecture `file.py:callable` or a data set `npz:FILE` is read from."""
+    return [
+        part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]) if Path(part).is_file()
+    ]
+
+
+def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: Summary) -> list[str]:
+    extras = [name for name in shapes if name not in names]
+    return [f"{first.file}: {', '.join(extras)} is no part of the network; carried over from the target"] * bool(extras)
+
+
+def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
+    """The data the tickets were trained on, split as it was then; val must hold no image that they were trained on."""
+    normalisation = normalisation_of(pool.summaries, options.mean, options.std)
+    place = (options.dataset, options.data_dir)
+    data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
+    check_normalisation(data)
+    check_image_shape(data, pool.summaries)
+    _check_unseen(data, pool.summaries)
+    return data, _doubts(pool, data, measured=normalisation is None)
+
+
+def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
+    """Refuse data of another split than the tickets say they were trained on."""
+    for summary in telling(summaries):
+        if not _same_split(summary.metadata.dataset.get("split", {}), data.split):
+            raise DataError(
+                f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
+                "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
+            )
+
+
+def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
+    """What the tickets do not say and was assumed."""
+    lines = []
+    silent = next((s.file for s in pool.summaries if not s.metadata.dataset), None)
+    if silent is not None:
+        lines.append(
+            f"{silent} does not say which images it was trained on; if val's are among them, its scores are flattered"
+        )
+    return (*lines, *[measured_note(data)] * measured)
+
+
+def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether val is the same images: by its indices, and by the labels where both are known."""
+    labels = [split.get("labels") for split in (then, now)]
+    return then.get("hash") == now["hash"] and (None in labels or labels[0] == labels[1])

@@ -1,0 +1,75 @@
+"""Means in which a ticket counts the less the further its level lies from the target's.
+
+    model = prune(Σ wᵢ·ticketᵢ / Σ wᵢ),  wᵢ = ratio^|i − target|
+
+The neighbours of a target are the likeliest to lie in one basin with it, and for a sparse target far denser tickets
+spoil the plain mean: weights that the target lacks come through the pruning. The ratio is the one number that is chosen
+on val, so there is little room for luck.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lptool.checkpoints.masks import Mask, State
+from lptool.pooling.mixing import interpolate
+from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, steps_to
+from lptool.pooling.search import Search
+from lptool.scoring.score import Score
+
+RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # with 1 all count the same
+
+
+def window(search: Search, start: Incumbent) -> Outcome:
+    """The mean whose ratio is best on val, where that is at least as good as the target."""
+    scores = score_ratios(search, start)
+    ratio = best_ratio(search, scores)
+    score = scores.pop(ratio)
+    state, mask = mean(search, ratio)
+    accepted = search.choice.replaces(score, start.score)
+    best = Incumbent(state, mask, score, recalibrated=True) if accepted else start
+    steps = steps_to(score, alphas(search, ratio), accepted=accepted)
+    return Outcome("window", best, steps, coefficients(search, ratio), ranked=tuple(scores.values()))
+
+
+def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:
+    """The score on val of the mean of each ratio; cut short where it cannot be the best any more."""
+    scores: dict[float, Score] = {}
+    for ratio in RATIOS:
+        bar = max((search.choice.merit(score) for score in scores.values() if score.complete), default=-math.inf)
+        scores[ratio] = search.score_once(mean(search, ratio)[0], search.order[-1], None, start.score, bar)
+    return scores
+
+
+def best_ratio(search: Search, scores: dict[float, Score]) -> float:
+    """Of equally good ratios the first, which stays nearest to the target."""
+    merits = {ratio: search.choice.merit(score) for ratio, score in scores.items() if score.complete}
+    return max(merits, key=lambda ratio: merits[ratio])
+
+
+def mean(search: Search, ratio: float) -> tuple[State, Mask]:
+    """The weighted mean of all tickets, pruned, and its mask."""
+    state = search.pool[search.target].state
+    for place, alpha in alphas(search, ratio).items():
+        state = interpolate(state, search.pool[place].state, alpha)
+    return search.prune(state)
+
+
+def weights(search: Search, ratio: float) -> list[float]:
+    """How much each ticket counts, by its place in the pool; the target counts 1."""
+    return [ratio ** abs(place - search.target) for place in range(len(search.pool))]
+
+
+def alphas(search: Search, ratio: float) -> dict[int, float]:
+    """The alphas that make the mean, one candidate after the other: the share of what was mixed before."""
+    found, total, weight = {}, 1.0, weights(search, ratio)
+    for place in search.order:
+        found[place] = total / (total + weight[place])
+        total += weight[place]
+    return found
+
+
+def coefficients(search: Search, ratio: float) -> Coefficients:
+    """What the mean takes of each ticket, by its place in the pool."""
+    raw = weights(search, ratio)
+    return Coefficients(("all",), (tuple(weight / sum(raw) for weight in raw),))

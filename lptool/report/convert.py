@@ -1,0 +1,93 @@
+"""What a person or a program reads of a file that was written: its sizes, and the line of Python that loads it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.writing import Sizes
+from lptool.export.conversion import Conversion
+from lptool.export.timm_config import is_timm
+from lptool.networks.cifar import OWN_ARCHS
+from lptool.report.inspect import percent
+
+
+def how_to_load(metadata: Metadata, path: Path, *, kind: str, plain_names: bool) -> str:
+    """One line of Python, after the words `load it`; `model` is the network, where it has to be there already.
+
+    Args:
+        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        plain_names: whether the tensors have the network's own names.
+    """
+    file, arch = str(path), metadata.arch
+    if kind == "onnx":
+        return f"load it: import onnxruntime; session = onnxruntime.InferenceSession({file!r})"
+    if kind == "prune keys":
+        line = f"import torch; model.load_state_dict(torch.load({file!r}, weights_only=True))"
+        return f"load it, after torch.nn.utils.prune: {line}"
+    if kind != "packed" and is_timm(arch) and plain_names:
+        return f"load it: {_timm_line(metadata, file, kind)}"
+    if kind != "dense" and arch is not None and (":" in arch or is_timm(arch)):
+        named = f", arch={arch!r}" if ":" in arch else ""  # code is run only where it is named
+        return f"load it: import lptool; model = lptool.load_model({file!r}{named})"
+    if kind == "dense":
+        return f"load it: import safetensors.torch; model.load_state_dict(safetensors.torch.load_file({file!r}))"
+    return f"load it: import lptool; model.load_state_dict(lptool.load_state_dict({file!r}))"
+
+
+def _timm_line(metadata: Metadata, file: str, kind: str) -> str:
+    """Networks that are ours have to be registered with timm before."""
+    imports = "import timm, lptool.networks" if metadata.arch in OWN_ARCHS else "import timm"
+    if kind == "folder":
+        return f"{imports}; model = timm.create_model({'local-dir:' + file!r}, pretrained=True)"
+    arguments = "".join(f", {name}={value!r}" for name, value in metadata.arch_kwargs.items())
+    return f"{imports}; model = timm.create_model({metadata.arch!r}{arguments}, checkpoint_path={file!r})"
+
+
+def sizes_line(sizes: Sizes) -> str:
+    """Dense, packed and gzip in units that a person reads."""
+    return f"bytes: {_size(sizes.dense)} dense, {_size(sizes.packed)} packed, {_size(sizes.gzip)} dense through gzip"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def conversion_document(conversion: Conversion) -> dict[str, Any]:
+    """The `--json` document of `convert`."""
+    scores = [score.to_json() for score in conversion.test or ()]
+    return {
+        "source": str(conversion.source),
+        "output": str(conversion.output),
+        "kind": conversion.kind,
+        "sha256": conversion.sha256,
+        "sparsity": conversion.sparsity,
+        "bytes": {"written": conversion.bytes, **asdict(conversion.sizes)},
+        "test": dict(zip(("before", "after"), scores, strict=True)) if scores else None,
+        "onnx_difference": conversion.difference,
+        "warnings": list(conversion.warnings),
+    }
+
+
+def conversion_view(conversion: Conversion) -> RenderableType:
+    """The same for a person."""
+    lines = [
+        f"wrote {conversion.output} ({conversion.kind}, {_size(conversion.bytes)}, sha256 {conversion.sha256[:16]}…), "
+        f"{percent(conversion.sparsity)} sparse",
+        sizes_line(conversion.sizes),
+    ]
+    if conversion.test is not None:
+        before, after = conversion.test
+        lines.append(
+            f"accuracy on test: {percent(before.accuracy)} before, {percent(after.accuracy)} after, of {after.n} images"
+        )
+    if conversion.difference is not None:
+        lines.append(f"onnxruntime's logits differ from torch's by {conversion.difference:.1e} at most")
+    loading = how_to_load(
+        conversion.metadata, conversion.output, kind=conversion.kind, plain_names=conversion.plain_names
+    )
+    return Group(*lines, loading)

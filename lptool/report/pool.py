@@ -1,0 +1,218 @@
+"""What a person or a program reads of a pooled model: tables and the JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lptool.checkpoints.places import is_folder
+from lptool.pooling.comparisons import References
+from lptool.pooling.job import PoolResult
+from lptool.pooling.outcome import SearchTrace
+from lptool.pooling.setup import Bench
+from lptool.provenance import command_line, versions
+from lptool.report.convert import how_to_load, sizes_line
+from lptool.report.inspect import ROWS, percent
+from lptool.scoring.score import Score
+
+
+def pool_document(result: PoolResult, references: References | None = None) -> dict[str, Any]:
+    """The `--json` document of one pooled model."""
+    trace, made = result.trace, result.metadata.trace
+    return {
+        "output": str(result.output),
+        "sha256": result.sha256,
+        "form": asdict(result.form),
+        "bytes": asdict(result.sizes),
+        "rounded": result.rounded and result.rounded.to_json(),
+        "method": trace.method,
+        "chosen": trace.chosen,
+        "target": {
+            "file": result.files[trace.target],
+            "level": result.levels[trace.target],
+            "sparsity": result.target_sparsity,
+        },
+        "sparsity": result.sparsity,
+        "members": [
+            {
+                "file": result.files[step.candidate],
+                "level": result.levels[step.candidate],
+                "alpha": step.alpha,
+                "accepted": step.accepted,
+            }
+            for step in trace.steps
+        ],
+        "improved": result.improved,
+        "shipped": result.shipped,
+        "evaluations": trace.evaluations,
+        "not_finite": trace.not_finite,
+        "seconds": round(result.seconds, 3),
+        "val": _scores(result.val),
+        "test": _scores(result.test),
+        "select": made["select"],
+        "folds": made["folds"],
+        "passes": made["passes"],
+        "search": _search_document(result),
+        "coefficients": _coefficients_document(result),
+        "methods": _methods_document(result),
+        "references": references and _references_document(result, references),
+        "layers": [asdict(layer) for layer in result.layers],
+        "device": result.device,
+        "command": command_line(),
+        "versions": versions(),
+    }
+
+
+def _search_document(result: PoolResult) -> dict[str, Any]:
+    """Every step with every attempt: those cut short say how far they were scored."""
+    trace = result.trace
+    steps = [
+        {
+            "pass": step.number,
+            "file": result.files[step.candidate],
+            "level": result.levels[step.candidate],
+            "alpha": step.alpha,
+            "accepted": step.accepted,
+            "attempts": [{"alpha": a, **score.to_json(), "complete": score.complete} for a, score in step.attempts],
+        }
+        for step in trace.steps
+    ]
+    return {"alphas": list(trace.alphas), "start": trace.start.to_json(), "steps": steps}
+
+
+def _coefficients_document(result: PoolResult) -> dict[str, Any] | None:
+    found = result.trace.coefficients
+    if found is None:
+        return None
+    return {"groups": list(found.groups), "members": list(result.levels), "values": [list(row) for row in found.values]}
+
+
+def _methods_document(result: PoolResult) -> dict[str, Any]:
+    """Of each method its score on val as the search saw it; of the one asked for the finished scores."""
+    trace = result.trace
+    documents: dict[str, Any] = {m: {"val": s.to_json(), "test": None} for m, s in trace.outcomes.items()}
+    written = {"val": result.val["pooled"].to_json(), "test": result.test["pooled"].to_json()}
+    return documents | {trace.method: written}
+
+
+def _references_document(result: PoolResult, found: References) -> dict[str, Any]:
+    names = [
+        {"file": file, "level": level, "sparsity": sparsity}
+        for file, level, sparsity in zip(result.files, result.levels, result.sparsities, strict=True)
+    ]
+    return {
+        "ensemble": {part: score.to_json() for part, score in found.ensemble.items()},
+        "members": [
+            name | {part: score.to_json() for part, score in member.items()}
+            for name, member in zip(names, found.members, strict=True)
+        ],
+    }
+
+
+def _scores(scores: dict[str, Score]) -> dict[str, Any]:
+    return {row: scores[row].to_json() if row in scores else None for row in ROWS}
+
+
+def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path], evaluations: int) -> dict[str, Any]:
+    """What `pool --dry-run` says would be done."""
+    files = [summary.file for summary in bench.pool.summaries]
+    return {
+        "pool": files,
+        "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
+        "method": bench.options.method,
+        "evaluations_at_most": len(targets) * evaluations,
+    }
+
+
+def pool_view(result: PoolResult) -> RenderableType:
+    """The result of one search for a person: scores, members, the file and how to load it."""
+    trace = result.trace
+    target = f"level {result.levels[trace.target]}, {percent(result.sparsity)} sparse"
+    scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{_method(trace)} → {target}")
+    for row, label in ROWS.items():
+        if row in result.val:
+            parts = (result.val[row], result.test[row])
+            scores.add_row(label, *(cell for s in parts for cell in (percent(s.accuracy), f"{s.nll:.4f}")))
+    lines = [_verdict(result)]
+    if trace.not_finite:
+        lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
+    if result.rounded is not None:
+        kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
+        lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
+    lines += [
+        f"wrote {result.output} (sha256 {result.sha256[:16]}…), {percent(result.sparsity)} sparse",
+        sizes_line(result.sizes),
+        how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
+    ]
+    return Group(scores, *lines)
+
+
+def _kind(result: PoolResult) -> str:
+    return "packed" if result.form.packed else "folder" if is_folder(result.output) else "dense"
+
+
+def _method(trace: SearchTrace) -> str:
+    return trace.method if trace.chosen == trace.method else f"{trace.method} ({trace.chosen})"
+
+
+def _verdict(result: PoolResult) -> str:
+    accepted = len(result.trace.accepted)
+    if accepted and not result.improved:
+        return (
+            f"no candidate improved: {accepted} accepted, but with BatchNorm recalibrated on all of the training set "
+            f"{ROWS[result.shipped]!r} scores better on val, so that is the output"
+        )
+    if not result.improved:
+        return "no candidate improved; the output is the incumbent that the search started from"
+    coefficients = result.trace.coefficients
+    if coefficients and len(coefficients.groups) > 1:
+        return f"mixed {len(result.files)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
+    if coefficients:
+        shares = ", ".join(f"{value:.2f}" for value in coefficients.values[0])
+        return f"mixed {len(result.files)} tickets with the coefficients {shares}, in the order of their levels"
+    steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
+
+
+def summary_view(results: Sequence[PoolResult]) -> RenderableType:
+    """One row per target, for `--target all`."""
+    table = Table("level", "density", title=f"{results[0].trace.method}, accuracy on val / test")
+    for label in (*ROWS.values(), "members"):
+        table.add_column(label, justify="right")
+    for result in results:
+        table.add_row(
+            str(result.levels[result.trace.target]),
+            percent(1 - result.sparsity),
+            *(_both(result, row) for row in ROWS),
+            str(len(result.trace.accepted)) if result.improved else "none improved",
+        )
+    return table
+
+
+def _both(result: PoolResult, row: str) -> str:
+    if row not in result.val:
+        return "–"
+    return f"{percent(result.val[row].accuracy)} / {percent(result.test[row].accuracy)}"
+
+
+def all_targets_document(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `--json` document of `--target all`: what all have in common is told once."""
+    common = {key: documents[0][key] for key in ("command", "versions", "device")}
+    return {"targets": list(documents), **common}
+
+
+def references_view(result: PoolResult, found: References) -> RenderableType:
+    """Each ticket of the pool and the ensemble of them all: not chosen from, and no single model at this sparsity."""
+    table = Table("reference", "density", "val accuracy", "test accuracy", title="references, reported only")
+    names = [f"level {level}" for level in result.levels]
+    rows = zip(names, result.sparsities, found.members, strict=True)
+    for name, sparsity, scores in rows:
+        table.add_row(name, percent(1 - sparsity), *(percent(scores[part].accuracy) for part in ("val", "test")))
+    ensemble = (percent(found.ensemble[part].accuracy) for part in ("val", "test"))
+    table.add_row(f"ensemble of {len(names)}", f"{len(names)} models", *ensemble)
+    return table

@@ -1,0 +1,6 @@
+"""Scoring: a network on images, counted.
+
+A `Score` is images right, negative log-likelihood and how many images; `BatchSize` finds out what fits in memory.
+
+Read: batching, batchnorm (running statistics renewed), score, metrics (intervals, calibration, exact tests), cost.
+"""

@@ -1,0 +1,99 @@
+"""What test logits say of a model, and of two models on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scipy.stats import binomtest
+from torch import Tensor
+
+from lptool.errors import DataError
+from lptool.scoring.score import Score, mark
+
+ECE_BINS = 15  # Guo et al. 2017, section 5
+CONFIDENCE = 0.95
+TOP_5_CLASSES = 20  # with fewer, the right one is among any five too often to say something
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of one model on one set of images.
+
+    Attributes:
+        score: images right, and mean negative log-likelihood.
+        interval: of the accuracy, 95 %.
+        ece: expected calibration error in [0, 1]; NaN where a logit is not finite.
+        top5: share of the images whose class is among the five likeliest; None below 20 classes.
+        right: whether each image is right, bool [N].
+    """
+
+    score: Score
+    interval: tuple[float, float]
+    ece: float
+    top5: float | None
+    right: Tensor = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images: how many only the one gets right, only the other, and how likely by chance."""
+
+    a_only: int
+    b_only: int
+    p: float
+
+
+def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
+    """All metrics of logits [N, C] against labels int64 [N]; `num_classes` are in the data.
+
+    Raises:
+        DataError: there is no image.
+    """
+    if not len(labels):
+        raise DataError("there is no image to score on; choose a data set or split that has some")
+    right, loss = mark(logits, labels)
+    correct, n = int(right.count_nonzero()), len(labels)
+    top5 = top_k_accuracy(logits, labels, 5) if num_classes >= TOP_5_CLASSES else None
+    score = Score(correct, float(loss.double().mean()), n)
+    return Metrics(score, wilson_interval(correct, n), calibration_error(logits, labels), top5, right)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """Where the accuracy lies with 95 % confidence (Wilson 1927; recommended by Brown, Cai & DasGupta 2001)."""
+    interval = binomtest(correct, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """Expected calibration error with 15 equal bins and the L1 norm (Guo et al. 2017, equation 3); NaN as the logits.
+
+    The mean over images of |accuracy − mean confidence| of the bin that the image's confidence falls into.
+    """
+    if not bool(logits.isfinite().all()):
+        return float("nan")
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second to import
+
+    error = multiclass_calibration_error(
+        logits.double().softmax(1), labels, num_classes=logits.shape[1], n_bins=ECE_BINS, norm="l1"
+    )
+    return float(error)
+
+
+def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of the images whose label is among the k largest logits (Russakovsky et al. 2015, section 4)."""
+    hits = logits.topk(k, dim=1).indices == labels[:, None]
+    return float(hits.any(dim=1).double().mean())
+
+
+def mcnemar(a: Tensor, b: Tensor) -> Comparison:
+    """The exact, two-sided test of McNemar 1947: do two models err equally often on the same images?
+
+    Of the images that only one of them gets right, each is a fair coin if they do. Dietterich 1998, section 3.1,
+    recommends the test where each model was trained once.
+
+    Args:
+        a, b: bool [N], whether each image is right, in the same order.
+    """
+    a_only, b_only = int((a & ~b).count_nonzero()), int((b & ~a).count_nonzero())
+    differ = a_only + b_only
+    return Comparison(a_only, b_only, float(binomtest(a_only, differ).pvalue) if differ else 1.0)

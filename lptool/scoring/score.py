@@ -1,0 +1,129 @@
+"""Scores: how many images a state dict gets right. The search sees only the function, never the model behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lptool.checkpoints.masks import State
+from lptool.errors import DataError
+from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches(Protocol):
+    """Makes the batches of one part of the data: float images [B, C, H, W] and int64 labels [B], on the device."""
+
+    def __call__(self, batch_size: int, *, order: Tensor | None = None) -> Iterable[Batch]:
+        """Of all images, or of those that `order` (int64 indices) names."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Images right out of `n`, and the mean negative log-likelihood (nats per image).
+
+    `complete` is False where scoring stopped early because the bar could no longer be reached; `correct` and `nll`
+    then speak of the `n` images seen until then. `state` names the state scored, where the score function does, and
+    `folds` are the scores of the images of even and of odd number, where it tells them.
+    """
+
+    correct: int
+    nll: float
+    n: int
+    complete: bool = True
+    state: str = field(default="", compare=False)
+    folds: tuple[Score, ...] = field(default=(), compare=False)
+
+    @property
+    def accuracy(self) -> float:
+        """Right over n, in [0, 1]."""
+        return self.correct / self.n
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """The form of every score in JSON documents and file headers."""
+        nll = self.nll if math.isfinite(self.nll) else None  # JSON has no word for it
+        return {"accuracy": self.accuracy, "nll": nll, "n": self.n}
+
+
+class ScoreFunction(Protocol):
+    """Scores a state dict. May stop early, with `complete=False`, once its merit (see `Choice`) cannot reach `bar`."""
+
+    def __call__(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score: ...
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> Score:
+    """Score a model in eval mode.
+
+    Args:
+        model: left in the mode it came in.
+        batches: pairs of float images [B, C, H, W] and int64 labels [B], on the model's device.
+        compute: bfloat16 runs the model under autocast; float32 as it is.
+
+    Raises:
+        DataError: there is no image.
+    """
+    return score_of(*predict(model, batches, compute))
+
+
+def predict(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, C] and labels int64 [N], on the device, of a model in eval mode; else as `evaluate`."""
+    forward = cast_forward(model, compute)
+    with in_eval_mode(model), torch.inference_mode():
+        found = [(forward(images).float(), labels) for images, labels in batches]
+    if not found:
+        raise DataError("there is no image to score on; choose a data set or split that has some")
+    logits, labels = zip(*found, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def score_of(logits: Tensor, labels: Tensor) -> Score:
+    """The score of logits [N, C] against labels int64 [N]."""
+    right, loss = mark(logits, labels)
+    return Score(int(right.count_nonzero()), float(loss.cpu().double().mean()), len(right))
+
+
+def merged(parts: Sequence[Score]) -> Score:
+    """The score of all images, from those of some of them each: one part or more, all complete."""
+    if len(parts) == 1:
+        return parts[0]
+    n = sum(part.n for part in parts)
+    return Score(sum(part.correct for part in parts), sum(part.nll * part.n for part in parts) / n, n)
+
+
+def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each image whether it is right, bool [B], and its negative log-likelihood in nats, float [B]."""
+    logits = logits.float()
+    return logits.argmax(dim=1) == labels, F.cross_entropy(logits, labels, reduction="none")
+
+
+def cast_forward(model: nn.Module, compute: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """The model's forward pass, under autocast where `compute` is not float32."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, compute, enabled=compute != torch.float32):
+            return model(images)  # type: ignore[no-any-return]
+
+    return forward
+
+
+def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Iterable[Batch]) -> State:
+    """`state` with BatchNorm statistics recalibrated on `calibration`; every other tensor is the same object.
+
+    `num_batches_tracked` stays what it was: it counts training steps.
+    """
+    model.load_state_dict(state)
+    recalibrate_bn(model, (images for images, _ in calibration))
+    fresh = {
+        f"{name}.{statistic}": getattr(module, statistic)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if module in set(bn_layers(model))
+        for statistic in ("running_mean", "running_var")
+    }
+    return {name: fresh[name].to(t).clone() if name in fresh else t for name, t in state.items()}

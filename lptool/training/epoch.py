@@ -1,0 +1,186 @@
+"""One epoch of a run: this process's part of each batch, the steps, and the score on val."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lptool.data.augment import draw
+from lptool.errors import SetupError, TrainError, first_line
+from lptool.scoring.batching import BatchSize, is_out_of_memory
+from lptool.scoring.score import Score, evaluate, merged
+from lptool.training.folder import Record
+from lptool.training.parallel import noticing_peers, share_buffers
+from lptool.training.schedule import learning_rate
+from lptool.training.setup import Run
+from lptool.training.steps import Part, run_steps
+
+_SCORED_AT_ONCE = 512  # images of val
+_DIGITS = ("digits", "mnist", "qmnist", "svhn")  # a mirrored digit is no digit
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level in training: its number, how sparse it is, what its steps multiply (see `run_steps`), its optimizer."""
+
+    number: int
+    sparsity: float
+    pruned: Mapping[str, tuple[Tensor, Tensor]]
+    optimizer: torch.optim.Optimizer
+
+
+def train_epoch(run: Run, level: Level, epoch: int) -> tuple[Record, Score]:
+    """One pass over the training images, then one over val: the record for `train.jsonl`, and the score on val.
+
+    Raises:
+        TrainError: the loss is not finite.
+        RankError: another rank ended.
+    """
+    started = time.perf_counter()
+    loss, accuracy, seen = _optimise(run, level, epoch)
+    trained = time.perf_counter() - started
+    score = _score(run)
+    run.ranks.agree(lambda: _check_finite(level.number, epoch, loss, score.nll))  # the last step shows only on val
+    record = {
+        "level": level.number,
+        "epoch": epoch,
+        "sparsity": round(level.sparsity, 6),
+        "lr": learning_rate(run.options, epoch * run.steps_per_epoch, run.steps_per_epoch),
+        "train_loss": loss,
+        "train_accuracy": accuracy,
+        "val_accuracy": score.accuracy,
+        "val_nll": score.nll,
+        "seconds": round(time.perf_counter() - started, 3),
+        "images_per_second": round(seen / trained, 1),
+    }
+    return record, score
+
+
+def _check_finite(level: int, epoch: int, *losses: float) -> None:
+    worst = next((loss for loss in losses if not math.isfinite(loss)), None)
+    if worst is not None:
+        raise TrainError(
+            f"level {level}, epoch {epoch}: the loss became {worst}; "
+            "try a lower --lr or --precision fp32, in a new folder"
+        )
+
+
+def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
+    """Mean loss, accuracy and number of the images of one epoch of optimizer steps."""
+    options, steps = run.options, run.steps_per_epoch
+    first = run.first_step(level.number, epoch)
+    rates = [learning_rate(options, epoch * steps + step, steps) for step in range(first, steps)]
+    done = first
+
+    def on_step() -> None:
+        nonlocal done
+        done += 1
+        run.watch.on_step(run.where(level.number, epoch, done))
+
+    with noticing_peers(run.ranks), _said_clearly(run, level.number, epoch):
+        totals = run_steps(
+            run.network,
+            level.optimizer,
+            _saving_rewind(run, level.number, epoch, _parts(run, level.number, epoch, first)),
+            rates,
+            level.pruned,
+            compute=run.compute,
+            label_smoothing=options.label_smoothing,
+            processes=run.ranks.count,
+            on_step=on_step,
+        )
+        share_buffers(run.model, run.ranks)
+    sums = run.ranks.gather((float(totals.loss), int(totals.correct), totals.seen))
+    loss, correct, seen = (sum(column) for column in zip(*sums, strict=True))
+    return loss / seen, correct / seen, int(seen)
+
+
+@contextmanager
+def _said_clearly(run: Run, level: int, epoch: int) -> Iterator[None]:
+    """What torch raises for reasons that a user can act on, as errors of ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            size = run.options.batch_size
+            raise TrainError(
+                f"level {level}, epoch {epoch}: batches of {size} images do not fit in memory; try a lower --batch-size"
+            ) from error
+        if run.options.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise SetupError(f"torch.compile fails here ({first_line(error)}); try --no-compile") from error
+        raise
+
+
+def _saving_rewind(run: Run, level: int, epoch: int, parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts as they are; at level 0 the weights are kept when the rewind point is reached."""
+    before = run.rewind_step - epoch * run.steps_per_epoch
+    for step, part in enumerate(parts):
+        if level == 0 and step == before:
+            run.ranks.on_first(lambda: run.folder.save_rewind(run.model.state_dict()))
+        yield part
+
+
+def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
+    """This process's part of each batch of an epoch, from step `first` on."""
+    options, train, ranks = run.options, run.data.train, run.ranks
+    generator = epoch_generator(options.seed, level, epoch, ranks.rank)
+    order = torch.randperm(len(train), generator=generator)
+    # From files, a crop of random size is taken of the whole picture, as it is decoded.
+    resized_crop = options.augment == "resized-crop"
+    pictures = train.resized_crops(generator.initial_seed()) if resized_crop else None
+    augmentation = draw(
+        order,
+        run.data.shape,
+        crop_padding=0 if resized_crop else _crop_padding(run),
+        flip=_flip(run),
+        resized_crop=resized_crop and pictures is None,
+        generator=generator,
+        epoch=epoch,
+        flip_seed=options.seed,
+    ).to(run.device)
+    whole = run.batches[first:]
+    mine = [batch.tensor_split(ranks.count)[ranks.rank] for batch in whole]
+    batches = run.data.placed_batches(pictures or train, order, mine, run.device, augment=augmentation.apply)
+    for batch, (images, labels) in zip(whole, batches, strict=True):
+        yield Part(images, labels, len(batch))
+
+
+def _crop_padding(run: Run) -> int:
+    return run.data.shape[1] // 8 if run.options.crop_padding is None else run.options.crop_padding
+
+
+def _flip(run: Run) -> bool | Literal["alternate"]:
+    if run.options.flip == "auto":
+        return run.data.name.rpartition("/")[2] not in _DIGITS
+    return "alternate" if run.options.flip == "alternate" else run.options.flip == "yes"
+
+
+def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.Generator:
+    """The randomness of one epoch, from its place in the run alone, the same on every rank.
+
+    Also seeds the global generator (dropout), on each rank in its own way.
+    """
+    own = (seed * 1_000 + level) * 100_000 + epoch
+    torch.manual_seed((own + rank * 0x9E3779B97F4A7C15) % 2**64)  # far apart, whatever the seeds
+    return torch.Generator().manual_seed(own)
+
+
+def _score(run: Run) -> Score:
+    """The score on val, of which each process takes a part."""
+
+    def score(rows: Tensor) -> Score:
+        batches = partial(run.data.batches, run.data.val, device=run.device, order=rows)
+        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: evaluate(run.model, batches(batch_size=size)))
+
+    parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
+    return merged(
+        list(run.ranks.share({k: partial(score, rows) for k, rows in enumerate(parts) if len(rows)}).values())
+    )

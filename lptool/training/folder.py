@@ -1,0 +1,178 @@
+"""What an IMP run leaves on disk: tickets, a journal, and what a rerun needs to go on to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lptool.checkpoints.containers import SafetensorsFile, read_header
+from lptool.checkpoints.places import write_atomically
+from lptool.checkpoints.writing import write_tensors
+from lptool.errors import OutputError, TrainError
+
+Record = dict[str, Any]  # one line of train.jsonl
+
+
+@dataclass
+class Progress:
+    """Where a level stands after `epoch` epochs of the schedule.
+
+    Attributes:
+        model: weights and buffers. optimizer: what it remembers (see `lptool.training.steps.optimizer_state`).
+        best, best_correct: the state most accurate on val so far, and its images right; empty with `--keep last`.
+    """
+
+    epoch: int
+    model: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_correct: int = -1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One folder, one run. All but the tickets and the journal is hidden, so that `DIR/*` are the tickets."""
+
+    path: Path
+
+    def level(self, level: int) -> Path:
+        """The ticket of a level."""
+        return self.path / f"level_{level:02d}.safetensors"
+
+    @property
+    def journal(self) -> Path:
+        """One JSON record per epoch."""
+        return self.path / "train.jsonl"
+
+    @property
+    def rewind(self) -> Path:
+        """The weights that later levels go back to."""
+        return self.path / ".resume" / "rewind.safetensors"
+
+    @property
+    def _epoch(self) -> Path:
+        return self.path / ".resume" / "epoch.safetensors"
+
+    @property
+    def _options(self) -> Path:
+        return self.path / ".resume" / "options.json"
+
+    def claim(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> None:
+        """Remember what this run is, with the sparsity after each pruning where they were asked for.
+
+        There may be more of them from one call to the next.
+
+        Raises:
+            TrainError: the folder was begun as another run.
+        """
+        asked = None if sparsities is None else list(sparsities)
+        begun = self.check(options, asked)
+        if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):
+            document = {**options, "sparsities": asked}
+            write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
+        for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
+            for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
+                left_behind.unlink()
+
+    def check(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> dict[str, Any] | None:
+        """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
+        if self._options.exists():
+            begun = self._begun()
+            self._check_same(begun, options, None if sparsities is None else list(sparsities))
+            return begun
+        if self.level(0).exists():
+            raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+        return None
+
+    def _check_same(self, begun: Mapping[str, Any], options: Mapping[str, Any], asked: list[float] | None) -> None:
+        differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
+        if not _one_goes_on(begun.get("sparsities"), asked):
+            differing.append(f"sparsities: {begun.get('sparsities')} there, {asked} now")
+        if differing:
+            raise TrainError(
+                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
+            )
+
+    def _begun(self) -> dict[str, Any]:
+        try:
+            begun = json.loads(self._options.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TrainError(f"{self._options}: damaged ({error}); train into a new folder") from error
+        return begun if isinstance(begun, dict) else {}
+
+    def save_rewind(self, state: Mapping[str, Tensor]) -> None:
+        """Keep the weights to go back to."""
+        write_tensors(state, {"format": "pt"}, self.rewind)
+
+    def load_rewind(self) -> dict[str, Tensor]:
+        """The weights to go back to. Raises TrainError where they are gone."""
+        if not self.rewind.exists():
+            raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
+        return dict(SafetensorsFile(self.rewind).items())
+
+    def save_progress(self, level: int, progress: Progress) -> None:
+        """Keep everything the next epoch depends on."""
+        groups = {"model": progress.model, "optimizer": progress.optimizer, "best": progress.best}
+        tensors = {f"{group}/{name}": t for group, named in groups.items() for name, t in named.items()}
+        header = {"level": level, "epoch": progress.epoch, "best_correct": progress.best_correct}
+        write_tensors(tensors, {"lptool-resume": json.dumps(header)}, self._epoch)
+
+    def load_progress(self, level: int) -> Progress | None:
+        """The progress of a level, or None where it has not finished an epoch."""
+        if not self._epoch.exists():
+            return None
+        header = json.loads(read_header(self._epoch)["lptool-resume"])
+        if header["level"] != level:
+            return None
+        progress = Progress(header["epoch"], best_correct=header["best_correct"])
+        for key, tensor in SafetensorsFile(self._epoch).items():
+            group, _, name = key.partition("/")
+            getattr(progress, group)[name] = tensor
+        return progress
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run was cut off here."""
+        return self._epoch.exists()
+
+    def finish(self) -> None:
+        """Drop what only an unfinished level needs."""
+        self._epoch.unlink(missing_ok=True)
+
+    def append(self, record: Record) -> None:
+        """Add an epoch to the journal."""
+        try:
+            with open(self.journal, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
+
+    def records(self) -> list[Record]:
+        """The records of the journal; a line that was cut off is none."""
+        if not self.journal.exists():
+            return []
+        lines = self.journal.read_text().splitlines(keepends=True)
+        try:
+            return [json.loads(line) for line in lines if line.endswith("}\n")]
+        except ValueError as error:
+            raise TrainError(f"{self.journal}: a line is damaged ({error}); move the file away to go on") from error
+
+    def forget_after(self, level: int, epoch: int) -> None:
+        """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
+        if not self.journal.exists():
+            return
+        kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self.journal, lambda file: file.write_text(text))
+
+
+def _one_goes_on(begun: list[float] | None, asked: list[float] | None) -> bool:
+    """Whether the sparsities of two calls are those of one run: the longer list begins as the shorter."""
+    if begun is None or asked is None:
+        return begun is asked
+    return all(a == b for a, b in zip(begun, asked, strict=False))

@@ -1,0 +1,162 @@
+"""The bundled trainer: iterative magnitude pruning with late rewinding (Frankle et al. 2020).
+
+Level 0 trains dense. Each later level prunes a share of the remaining weights by magnitude, goes back to the weights
+and the learning rate of the rewind point, and trains with the mask enforced after every step. A run leaves one file per
+level and can be killed at any time: the same command goes on from the last finished epoch, and ends with the very
+tickets that an uninterrupted run gives (on a GPU, where its kernels repeat themselves), because every epoch draws its
+randomness from its own seed.
+
+Several processes train as one: each takes a part of every batch, and the first one writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from lptool.checkpoints.masks import Mask, apply_mask, sparsity
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_ticket
+from lptool.data.dataset import Data
+from lptool.device import pick_device
+from lptool.ranks import ALONE, Ranks
+from lptool.scoring.score import Score
+from lptool.training.epoch import Level, train_epoch
+from lptool.training.folder import Progress
+from lptool.training.options import Levels, TrainOptions, count_of
+from lptool.training.pruning import next_mask
+from lptool.training.setup import UNWATCHED, Run, Watch, open_run, over_processes
+from lptool.training.steps import make_optimizer, multipliers, optimizer_state, restore_optimizer
+
+
+def train_tickets(
+    options: TrainOptions,
+    levels: Levels,
+    out: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    data: Data | None = None,
+    ranks: Ranks = ALONE,
+    watch: Watch = UNWATCHED,
+) -> list[Path]:
+    """Train the tickets of one IMP run, or finish a run that was cut off.
+
+    Args:
+        options: everything that shapes the tickets.
+        levels: number of prunings after the dense level 0, or the sparsity after each of them, growing, in (0, 1);
+            there may be more of them from one call to the next.
+        out: folder for `level_00.safetensors` …, `train.jsonl` (one record per epoch) and what a rerun resumes from.
+        data_dir: see `load_data`. data: used in place of loading `options.dataset`.
+        device: see `pick_device`.
+        ranks: the processes that train together (see `join_ranks`). Each has to call this; the first one writes.
+        watch: who is told what happens, on every rank.
+
+    Returns:
+        The level files, densest first.
+
+    Raises:
+        TrainError: the folder holds a run with other options, nothing would be left after pruning, or the loss
+            became infinite.
+        DataError, ArchError, OutputError, SetupError: as their names say.
+        RankError: another rank ended.
+
+    Source: Yin et al. 2023, Algorithm 1; rewinding as in Frankle et al. 2020.
+    """
+    where = ranks.agree(lambda: pick_device(device))
+    with _reproducible(where):
+        run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
+        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities))
+        run = over_processes(run)
+        for level in range(count_of(levels) + 1):
+            if not ranks.on_first(run.folder.level(level).exists):
+                _train_level(run, level)
+        ranks.on_first(run.folder.finish)
+    return [run.folder.level(level) for level in range(count_of(levels) + 1)]
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state alone, and let cuDNN choose only kernels that repeat themselves."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
+def _train_level(run: Run, number: int) -> None:
+    mask, progress = run.ranks.on_first(lambda: _begin(run, number))
+    run.model.load_state_dict(progress.model)
+    optimizer = make_optimizer(run.model, run.options, run.device)
+    restore_optimizer(run.model, optimizer, progress.optimizer)
+    level = Level(number, sparsity(mask), multipliers(run.model, mask) if number else {}, optimizer)
+    while progress.epoch < run.options.epochs:
+        record, score = train_epoch(run, level, progress.epoch)
+        progress = _advance(run, progress, optimizer, score)
+        run.ranks.on_first(partial(run.folder.append, record))
+        run.watch.on_epoch(record)
+        run.ranks.on_first(partial(run.folder.save_progress, number, progress))
+    run.ranks.on_first(lambda: _save_level(run, number, mask, progress))
+
+
+def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
+    """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
+    mask, before = _mask_and_ticket_before(run, level)
+    progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
+    run.folder.forget_after(level, progress.epoch)
+    return mask, progress
+
+
+def _mask_and_ticket_before(run: Run, level: int) -> tuple[Mask, Ticket | None]:
+    if level == 0:
+        shapes = {name: t.shape for name, t in run.model.state_dict().items()}
+        return {name: torch.ones(shapes[name], dtype=torch.bool) for name in run.prunable}, None
+    file = load_ticket(run.folder.level(level - 1))
+    before = file.renamed({name: file.own_names.get(name, name) for name in file.state})  # as the network calls them
+    options = run.options
+    return next_mask(before.state, before.mask, level, run.levels, options.rate, options.scope), before
+
+
+def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progress:
+    if before is None:
+        return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
+    state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
+    return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
+
+
+def _advance(run: Run, before: Progress, optimizer: torch.optim.Optimizer, score: Score) -> Progress:
+    """The progress after one more epoch."""
+    model = run.model.state_dict()
+    after = Progress(before.epoch + 1, model, optimizer_state(run.model, optimizer), before.best, before.best_correct)
+    if run.options.keep == "best" and score.correct > before.best_correct:
+        after.best_correct = score.correct
+        after.best = {name: t.detach().clone() for name, t in model.items()}
+    return after
+
+
+def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
+    state = progress.best if run.options.keep == "best" else progress.model
+    metadata = Metadata(
+        arch=run.options.arch,
+        arch_kwargs={"num_classes": run.data.num_classes, "in_chans": run.data.shape[0]},
+        level=level,
+        prunable=run.prunable,
+        dataset=run.data.describe(),
+        train={
+            **run.options.to_json(),
+            **run.origin,
+            "compute": str(run.compute).removeprefix("torch."),
+            "processes": run.ranks.count,
+        },
+    )
+    save_ticket(Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata), run.folder.level(level))

@@ -1,0 +1,47 @@
+"""When things happen in training: the learning rate of each step, and the step that later levels go back to."""
+
+from __future__ import annotations
+
+import math
+
+from lptool.errors import TrainError
+from lptool.training.options import TrainOptions, point
+
+
+def learning_rate(options: TrainOptions, step: int, steps_per_epoch: int) -> float:
+    """The rate of an optimizer step, counted from 0 at the start of level 0's schedule.
+
+    Warm-up climbs in equal steps to `lr`. Then `multistep` divides by 10 at each milestone (Yin et al. 2023, section
+    4: at 50 % and 75 % of the epochs); `cosine` (Loshchilov & Hutter 2017, without restarts) and `linear` fall to 0
+    at the end of the last epoch.
+    """
+    climb = options.warmup * steps_per_epoch
+    if step < climb:
+        return options.lr * min(1.0, (step + 1) / climb)
+    if options.schedule == "multistep":
+        epoch = step // steps_per_epoch
+        return options.lr * 0.1 ** sum(epoch >= milestone for milestone in milestones(options))
+    done = (step - climb) / (options.epochs * steps_per_epoch - climb)
+    return options.lr * (1 - done if options.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+
+def milestones(options: TrainOptions) -> tuple[float, ...]:
+    """The epochs at which `multistep` divides the rate."""
+    return options.milestones or tuple(options.epochs * part for part in (0.5, 0.75))
+
+
+def rewind_step(options: TrainOptions, steps_per_epoch: int) -> int:
+    """The step of level 0 that later levels go back to: its weights are those before that step.
+
+    Raises:
+        TrainError: the schedule has no such step.
+    """
+    number, unit = point(options.rewind_epoch)
+    step, total = number * (steps_per_epoch if unit == "ep" else 1), options.epochs * steps_per_epoch
+    if not 0 <= step < total:
+        raise TrainError(
+            f"expected a step from 0 to {total - 1} ({options.epochs} epochs of {steps_per_epoch}), "
+            f"found {options.rewind_epoch}",
+            "rewind_epoch",
+        )
+    return step

@@ -1,0 +1,67 @@
+"""The network that level 0 starts from: random, pretrained, or with the weights of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lptool.checkpoints.dialects import unwrapped
+from lptool.checkpoints.finding import checkpoint_file
+from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.errors import TrainError
+from lptool.networks.building import build_model, check_forward
+from lptool.networks.matching import fit_names
+from lptool.training.options import TrainOptions
+
+
+def initial_model(
+    options: TrainOptions, num_classes: int, shape: tuple[int, int, int]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network on the CPU, and what to remember of a file that its weights come from.
+
+    Args:
+        num_classes, shape: of the data; shape is [C, H, W].
+
+    Raises:
+        ArchError: no such architecture, or it fits neither the images nor the file.
+        CheckpointError: the file cannot be read.
+        TrainError: pretrained weights of an architecture that is not timm's.
+    """
+    pretrained = {"pretrained": True} if options.pretrained else {}
+    if options.pretrained and ":" in options.arch:
+        raise TrainError(f"expected a timm architecture, found {options.arch}; use --init-checkpoint", "pretrained")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        model = build_model(options.arch, num_classes, shape[0], **pretrained)
+        check_forward(model, shape, num_classes, options.arch)
+    if options.init_checkpoint is None:
+        return model, {}
+    file = checkpoint_file(options.init_checkpoint)
+    fresh = _take_weights(model, options.arch, file, num_classes)
+    return model, {"init_sha256": file_sha256(file), "init_fresh": fresh}
+
+
+def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:
+    """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
+    ticket = load_ticket(file)
+    own = model.state_dict()
+    plain = unwrapped(own)
+    shapes = ticket.shapes
+    head = {
+        name: tuple(own[plain[name]].shape)
+        for name, shape in shapes.items()
+        if name in plain and _is_head(tuple(own[plain[name]].shape), shape, num_classes)
+    }
+    names = fit_names(model, shapes | head, arch, str(file))
+    weights = ticket.renamed(names).state
+    fresh = [names[name] for name in head]
+    model.load_state_dict(own | {name: t for name, t in weights.items() if name not in fresh})
+    return fresh
+
+
+def _is_head(ours: tuple[int, ...], theirs: tuple[int, ...], num_classes: int) -> bool:
+    """Whether two tensors differ in nothing but that ours has a row for each of our classes."""
+    return ours != theirs and len(ours) == len(theirs) and ours[0] == num_classes and ours[1:] == theirs[1:]

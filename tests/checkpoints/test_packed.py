@@ -1,0 +1,345 @@
+"""The packed layout: bit-exact both ways, small, and refused where its parts do not agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lptool.checkpoints.containers import open_file
+from lptool.checkpoints.packed import (
+    LAYOUT_KEY,
+    PackedTensors,
+    PackError,
+    decode_bitmask,
+    decode_gaps,
+    encode_bitmask,
+    encode_gaps,
+    pack,
+    packed_bytes,
+)
+from lptool.checkpoints.reading import load_ticket, summarise_file
+from lptool.errors import CheckpointError
+
+DENSITIES = [0.0, 0.003, 0.1, 0.5, 0.97, 1.0]
+
+
+def random_mask(shape: tuple[int, ...], density: float, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+
+
+def bits(tensor: Tensor) -> list[int]:
+    return tensor.flatten().view(torch.uint8).tolist()
+
+
+def gaps_by_hand(kept: list[bool]) -> list[int]:
+    """One weight after the other, as `docs/format.md` tells it."""
+    found, skipped = [], 0
+    for keeps in kept:
+        if skipped == 255:
+            found.append(255)
+            skipped = 0
+        if keeps:
+            found.append(skipped)
+        skipped = 0 if keeps else skipped + 1
+    return [*found, 255] if skipped == 255 else found
+
+
+def bitmask_by_hand(kept: list[bool]) -> list[int]:
+    found = [0] * ((len(kept) + 7) // 8)
+    for i, keeps in enumerate(kept):
+        found[i // 8] |= keeps << i % 8
+    return found
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("size", [0, 1, 8, 9, 254, 255, 256, 511, 3_000])
+def test_encodings_are_those_of_a_plain_loop(density: float, size: int) -> None:
+    kept = random_mask((size,), density, seed=size)
+    flags, positions = kept.tolist(), kept.nonzero().flatten().tolist()
+    assert encode_bitmask(kept).tolist() == bitmask_by_hand(flags)
+    assert encode_gaps(kept).tolist() == gaps_by_hand(flags)
+    assert decode_bitmask(encode_bitmask(kept), size).tolist() == positions
+    assert decode_gaps(encode_gaps(kept), size).tolist() == positions
+
+
+@pytest.mark.parametrize("before", [0, 254, 255, 256, 509, 510, 511])
+@pytest.mark.parametrize("after", [0, 254, 255, 510])
+def test_gaps_about_the_escape(before: int, after: int) -> None:
+    flags = [False] * before + [True] + [False] * after
+    encoded = encode_gaps(torch.tensor(flags))
+    assert encoded.tolist() == [255] * (before // 255) + [before % 255] + [255] * (after // 255)
+    assert decode_gaps(encoded, len(flags)).tolist() == [before]
+
+
+def test_encodings_by_hand() -> None:
+    kept = torch.zeros(600, dtype=torch.bool)
+    kept[[2, 3, 259]] = True  # 2 pruned ones, none, 255, and 340 at the end
+    assert encode_gaps(kept).tolist() == [2, 0, 255, 0, 255]
+    assert encode_bitmask(kept)[:2].tolist() == [0b1100, 0]
+
+
+def test_masks_with_strides_are_read_in_order() -> None:
+    kept = random_mask((5, 7), 0.4).t()
+    assert encode_bitmask(kept).tolist() == bitmask_by_hand(kept.flatten().tolist())
+    assert encode_gaps(kept).tolist() == gaps_by_hand(kept.flatten().tolist())
+
+
+def sparse(
+    density: float, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] = (30, 20)
+) -> tuple[Tensor, Tensor]:
+    kept = random_mask(shape, density)
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    return torch.where(kept, weights, 0.0).to(dtype), kept
+
+
+def test_a_tensor_is_packed_only_where_that_saves_bytes() -> None:
+    tensors, kept = zip(*(sparse(density) for density in (0.05, 0.5, 0.99)), strict=True)
+    names = ("few", "half", "most")
+    packed, layout = pack(dict(zip(names, tensors, strict=True)), dict(zip(names, kept, strict=True)))
+    assert set(packed) == {"few.values", "few.gaps", "half.values", "half.bitmask", "most"}
+    assert {n: e["positions"] for n, e in json.loads(layout)["tensors"].items()} == {
+        "few": "gaps",
+        "half": "bitmask",
+        "most": "zeros",
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("shape", [(30, 20), (4, 3, 3, 3), (1,), (), (0, 3)])
+def test_weights_come_back_bit_for_bit(dtype: torch.dtype, density: float, shape: tuple[int, ...]) -> None:
+    weights, kept = sparse(density, dtype, shape)
+    packed, layout = pack({"w": weights, "n": torch.tensor(7)}, {"w": kept})
+    back = PackedTensors.of(packed, layout, "a")
+    assert (list(back), len(back)) == (["n", "w", "w.mask"], 3)
+    assert (back["w"].dtype, back["w"].shape) == (dtype, weights.shape)
+    assert bits(back["w"]) == bits(weights)
+    assert torch.equal(back["w.mask"], kept)
+    assert back["n"] is packed["n"]
+    assert sum(t.nbytes for t in packed.values()) - 8 == packed_bytes(weights, kept) <= weights.nbytes
+
+
+def test_kept_zeros_and_their_signs_are_no_pruned_weights() -> None:
+    """They have to be packed even where that takes more bytes, as a tensor's own zeros cannot tell them."""
+    weights = torch.tensor([[-0.0, 0.0], [2.0, 0.0]])
+    kept = torch.tensor([[True, True], [True, False]])
+    packed, layout = pack({"w": weights}, {"w": kept})
+    back = PackedTensors.of(packed, layout, "a")
+    assert bits(back["w"]) == bits(weights)
+    assert torch.equal(back["w.mask"], kept)
+    full, _ = pack({"w": weights}, {"w": torch.ones(2, 2, dtype=torch.bool)})
+    assert full["w.bitmask"].tolist() == [0b1111]
+
+
+def test_nan_is_kept_to_the_bit() -> None:
+    """Who writes a file refuses NaN; who asks for its size need not."""
+    weights, kept = torch.tensor([float("nan"), 0, 0, 0]), torch.tensor([True, False, False, False])
+    packed, layout = pack({"w": weights}, {"w": kept})
+    assert bits(PackedTensors.of(packed, layout, "a")["w"]) == bits(weights)
+
+
+@pytest.mark.parametrize("values", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("density", [0.05, 0.5, 1.0])
+def test_smaller_values_are_rounded_as_torch_rounds(values: torch.dtype, density: float) -> None:
+    weights, kept = sparse(density)
+    packed, layout = pack({"w": weights}, {"w": kept}, values)
+    assert packed["w.values"].dtype == values
+    back = PackedTensors.of(packed, layout, "a")["w"]
+    assert back.dtype == torch.float32
+    assert torch.equal(back, weights.to(values).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_values_no_smaller_than_their_own_type_stay_as_they_are(dtype: torch.dtype) -> None:
+    weights, kept = sparse(0.3, dtype)
+    packed, layout = pack({"w": weights}, {"w": kept}, torch.bfloat16)
+    assert bits(PackedTensors.of(packed, layout, "a")["w"]) == bits(weights)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    weights = torch.tensor([1.0, 70_000.0, 0, 0])
+    with pytest.raises(PackError, match="w: 70000 is too large for F16"):
+        pack({"w": weights}, {"w": weights != 0}, torch.float16)
+
+
+@pytest.mark.parametrize("other", ["w.values", "w.bitmask", "w.mask"])
+def test_names_that_are_taken_are_refused(other: str) -> None:
+    weights, kept = sparse(0.5)
+    with pytest.raises(PackError, match=rf"{other} is the name of a tensor and of a packed part"):
+        pack({"w": weights, other: torch.ones(1)}, {"w": kept})
+
+
+def test_only_what_there_is_can_be_asked_for() -> None:
+    weights, kept = sparse(0.5)
+    back = PackedTensors.of(*pack({"w": weights}, {"w": kept}), "a")
+    for name in ("w.values", "w.bitmask", "v", "v.mask"):
+        assert name not in back
+        with pytest.raises(KeyError):
+            back[name]
+    assert "w" in back
+
+
+class Unread(dict[str, Tensor]):
+    """Tensors that must not be read."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        raise AssertionError(f"{name} is read")
+
+
+def test_names_alone_unpack_nothing() -> None:
+    weights, kept = sparse(0.5)
+    packed, layout = pack({"w": weights, "b": torch.ones(2)}, {"w": kept})
+    back = PackedTensors.of(Unread(packed), layout, "a")
+    assert set(back) == {"b", "w", "w.mask"}
+    assert "w.mask" in back.keys()  # noqa: SIM118 (the view asks the mapping, whose default would read)
+
+
+# Damaged files. Each change is made to a sound file of two packed tensors and one that is not packed.
+
+Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
+
+
+def damaged(file: Path, change: Change) -> Path:
+    few, half = sparse(0.02), sparse(0.5)
+    tensors = {"few": few[0], "half": half[0], "b": torch.ones(2)}
+    packed, layout = pack(tensors, {"few": few[1], "half": half[1]})
+    document = json.loads(layout)
+    change(packed, document)
+    save_file(packed, file, {LAYOUT_KEY: json.dumps(document)})
+    return file
+
+
+def test_the_undamaged_file_is_read(tmp_path: Path) -> None:
+    assert set(load_ticket(damaged(tmp_path / "a", lambda *_: None)).mask) == {"few", "half"}
+
+
+def entry(name: str, **changes: object) -> Change:
+    return lambda _, layout: layout["tensors"][name].update(changes)
+
+
+def part(name: str, change: Callable[[Tensor], Tensor]) -> Change:
+    return lambda tensors, _: tensors.update({name: change(tensors[name])})
+
+
+def more(values: Tensor) -> Tensor:
+    return torch.cat([values, values[:1]])
+
+
+def flipped_bit(bitmask: Tensor) -> Tensor:
+    return torch.cat([bitmask[:1] ^ 1, bitmask[1:]])
+
+
+def integers(tensors: dict[str, Tensor], layout: dict[str, Any]) -> None:
+    tensors["n"] = torch.ones(2, dtype=torch.int)
+    layout["tensors"]["n"] = {"positions": "zeros"}
+
+
+SHAPES: list[tuple[Change, str]] = [
+    (entry("half", shape=[30, 21]), r"half cannot.*shape \[30, 21\], but a bitmask of 75 bytes, expected 79 for 630"),
+    (entry("half", shape=[30, 19]), r"half cannot.*bitmask of 75 bytes, expected 72"),
+    (entry("half", shape=[593]), r"half cannot.*shape \[593\], but a bitmask with bits set after its last weight"),
+    (entry("half", shape=[10**12]), r"half cannot.*for 1000000000000 weights"),
+    (entry("half", shape=[2**62]), r"half cannot.*for 4611686018427387904 weights"),
+    (entry("few", shape=[30, 40]), r"few cannot.*gaps that lead over \d+ weights, expected 1200"),
+    (entry("few", shape=[3]), r"few cannot.*gaps that lead over \d+ weights, expected 3"),
+    (entry("few", shape=[10**12]), r"few cannot.*expected 1000000000000"),
+    (entry("few", shape=[0, 10**12]), r"few cannot.*expected 0"),
+]
+ENTRIES: list[tuple[Change, str]] = [
+    (entry("few", shape=[0, 10**12, 10**12]), "damaged .*few has shape"),
+    (entry("few", shape=[10**400]), "damaged .*few has shape"),
+    (entry("few", shape=[1] * 65), "damaged .*few has shape"),
+    (entry("few", shape=[-30, -20]), r"damaged .*few has shape \[-30, -20\]"),
+    (entry("few", shape=[30.0, 20.0]), r"damaged .*few has shape \[30.0, 20.0\]"),
+    (entry("few", shape=[True]), "damaged .*few has shape"),
+    (entry("few", shape=600), "damaged .*few has shape 600"),
+    (entry("few", dtype="I64"), "damaged .*few has dtype 'I64', expected F32"),
+    (entry("few", dtype=[]), "damaged .*unhashable"),
+    (entry("few", positions="runs"), "damaged .*few has positions 'runs', expected bitmask, gaps or zeros"),
+    (entry("few", positions={}), "damaged .*unhashable"),
+    (entry("few", positions="bitmask"), "its layout names few.bitmask, which it lacks"),
+    (entry("half", positions="zeros"), "its layout names half, which it lacks"),
+    (lambda tensors, _: tensors.pop("few.values"), "its layout names few.values, which it lacks"),
+    (lambda tensors, _: tensors.pop("half.bitmask"), "its layout names half.bitmask, which it lacks"),
+    (lambda _, layout: layout["tensors"]["few"].pop("shape"), "damaged .KeyError: 'shape'"),
+    (lambda _, layout: layout["tensors"].update(few=[1]), "damaged .TypeError"),
+    (lambda _, layout: layout.update(tensors=["few"]), "damaged .AttributeError"),
+    (lambda _, layout: layout.pop("version"), "damaged .KeyError: 'version'"),
+    (lambda _, layout: layout.update(version=2), "packed in layout version 2, expected 1; upgrade lptool"),
+    (lambda _, layout: layout.update(version="a\nb"), r"packed in layout version 'a\\nb', expected 1"),
+]
+PARTS: list[tuple[Change, str]] = [
+    (part("half.values", more), r"half cannot.*bitmask of \d+ kept weights, but \d+ values"),
+    (part("half.bitmask", flipped_bit), r"half cannot.*bitmask of \d+ kept weights, but \d+ values"),
+    (part("few.values", lambda t: t[1:]), r"few cannot.*gaps of \d+ kept weights, but \d+ values"),
+    (part("few.gaps", more), r"few cannot.*(gaps that lead over|gaps of)"),
+    (part("half.bitmask", lambda t: t[1:]), "half cannot.*a bitmask of 74 bytes, expected 75"),
+    (part("few.values", lambda t: t.int()), "few cannot.*its values are int32.*expected a row of F32"),
+    (part("few.values", lambda t: t.double()), "few cannot.*its values are float64.*expected a row of F32 or smaller"),
+    (part("few.values", lambda t: t[None]), r"few cannot.*its values are float32 \[1, \d+\]"),
+    (part("half.bitmask", lambda t: t.view(3, 25)), r"half cannot.*its bitmask are uint8 \[3, 25\], expected a row"),
+    (part("half.bitmask", lambda t: t.bool()), r"half cannot.*its bitmask are bool"),
+    (part("few.gaps", lambda t: t.int()), "few cannot.*its gaps are int32"),
+    (integers, r"n cannot.*it is int32 \[2\], expected floats"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [*SHAPES, *ENTRIES, *PARTS])
+@pytest.mark.parametrize("read", [load_ticket, summarise_file])
+def test_damage_is_told_in_one_line(
+    tmp_path: Path, read: Callable[[Path], object], change: Change, message: str
+) -> None:
+    file = damaged(tmp_path / "a.safetensors", change)
+    with pytest.raises(CheckpointError, match=message) as error:
+        read(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 400 + len(str(file))
+
+
+def test_bits_after_the_last_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match="bits set after its last weight"):
+        decode_bitmask(torch.tensor([0b1000_0001], dtype=torch.uint8), 7)
+
+
+@pytest.mark.parametrize("size", [3, 4 + 255, 10**12])
+def test_gaps_cover_all_but_a_remainder(size: int) -> None:
+    gaps = torch.tensor([1, 1], dtype=torch.uint8)  # 4 weights
+    assert decode_gaps(gaps, 4 + 254).tolist() == [1, 3]
+    with pytest.raises(ValueError, match=f"gaps that lead over 4 weights, expected {size}"):
+        decode_gaps(gaps, size)
+
+
+@pytest.mark.parametrize("layout", ["", "{", "[]", "3", "null", '"x"', '{"version": 1}', "[" * 100_000, "9" * 5_000])
+def test_layouts_that_are_none(layout: str) -> None:
+    with pytest.raises(CheckpointError, match=f"a: the `{LAYOUT_KEY}` layout in its header is damaged") as error:
+        PackedTensors.of({}, layout, "a")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("end", [1, 100, 1_000])
+def test_truncated_files_are_refused(tmp_path: Path, end: int) -> None:
+    file = damaged(tmp_path / "a", lambda *_: None)
+    file.write_bytes(file.read_bytes()[:-end])
+    with pytest.raises(CheckpointError, match="a: not a whole safetensors file"):
+        open_file(file)
+
+
+def test_the_file_is_an_ordinary_one(tmp_path: Path) -> None:
+    tensors = load_file(damaged(tmp_path / "a", lambda *_: None))
+    assert {name: t.dtype for name, t in tensors.items()} == {
+        "b": torch.float32,
+        "few.values": torch.float32,
+        "few.gaps": torch.uint8,
+        "half.values": torch.float32,
+        "half.bitmask": torch.uint8,
+    }
+    assert np.array_equal(tensors["half.bitmask"].numpy(), encode_bitmask(random_mask((30, 20), 0.5)).numpy())

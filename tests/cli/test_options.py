@@ -1,0 +1,128 @@
+"""The table of options, and `--help` with its headings."""
+
+import re
+import shlex
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lptool.cli import main
+from lptool.cli.options import DATA_SETS, SectionedCommand, Words, numbers, option, options_of
+from lptool.data.sources import NAMED
+
+TABLE = {
+    "Where to": [option("-o", "--output", required=True, help="A file.")],
+    "How": [
+        option("--often", type=int, default=2, show_default=True, help="Times."),
+        option("--fast", is_flag=True, help="Soon."),
+    ],
+}
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("files", nargs=-1)
+@options_of(TABLE)
+@click.option("--plain", help="Without a heading of its own.")
+def command(files: tuple[str, ...], output: str, often: int, fast: bool, plain: str | None) -> None:
+    """Do it."""
+    click.echo([files, output, often, fast, plain])
+
+
+SHOWN = """\
+
+Where to:
+  -o, --output TEXT  A file.  [required]
+
+How:
+  --often INTEGER  Times.  [default: 2]
+  --fast           Soon.
+
+Options:
+  --plain TEXT  Without a heading of its own.
+  -h, --help    Show this message and exit.
+"""
+
+
+def test_options_are_shown_under_their_headings_in_the_order_of_the_table() -> None:
+    assert CliRunner().invoke(command, ["--help"]).stdout.endswith(f"  Do it.\n{SHOWN}")
+
+
+def test_they_mean_what_they_mean_without_headings() -> None:
+    result = CliRunner().invoke(command, ["a", "-o", "b", "--often", "3", "--fast", "--plain", "c"])
+    assert result.stdout == "[('a',), 'b', 3, True, 'c']\n"
+    assert CliRunner().invoke(command, ["-o", "b"]).stdout == "[(), 'b', 2, False, None]\n"
+    missing = CliRunner().invoke(command, [])
+    assert (missing.exit_code, "Missing option '-o' / '--output'" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_help_shows_every_option_once(name: str) -> None:
+    lines = CliRunner().invoke(main, [name, "--help"]).stdout.splitlines()
+    for parameter in main.commands[name].params:
+        if isinstance(parameter, click.Option):
+            assert len([line for line in lines if re.match(rf"  {parameter.opts[0]}\b(?!-)", line)]) == 1
+    assert len([line for line in lines if line.startswith("  -h, --help")]) == 1
+
+
+def test_a_command_alone_has_the_same_help() -> None:
+    command = SectionedCommand("alone", params=[])
+    assert command.make_context("alone", []).help_option_names == ["-h", "--help"]
+
+
+def test_the_long_lists_have_headings() -> None:
+    for name in ("train", "pool"):
+        sections = {getattr(option, "section", None) for option in main.commands[name].params} - {None}
+        assert {"Output", "Computing"} < sections
+
+
+def test_numbers() -> None:
+    context, parameter = click.Context(command), command.params[0]
+    assert numbers(context, parameter, None) is None
+    assert numbers(context, parameter, "1,0.5, 2e-1") == (1.0, 0.5, 0.2)
+    for text, found in (("a,1", "expected numbers and commas"), ("1,inf", "expected finite numbers")):
+        with pytest.raises(click.BadParameter, match=found):
+            numbers(context, parameter, text)
+
+
+def test_a_near_miss_of_a_word_is_told() -> None:
+    words = Words(["grid", "coarse"])
+    for text, end in (("corse", "'grid', 'coarse'. Did you mean 'coarse'?"), ("x", "'grid', 'coarse'.")):
+        with pytest.raises(click.BadParameter) as refusal:
+            words.convert(text, None, None)
+        assert refusal.value.message.endswith(end)
+
+
+def test_every_data_set_with_a_name_is_offered() -> None:
+    assert tuple(NAMED) == DATA_SETS
+
+
+def completed(*line: str) -> list[str]:
+    """What bash gets for a line that ends in TAB: `kind,value` of each."""
+    told = {
+        "_LPTOOL_COMPLETE": "bash_complete",
+        "COMP_WORDS": shlex.join(["lptool", *line]),
+        "COMP_CWORD": str(len(line)),
+    }
+    return CliRunner().invoke(main, prog_name="lptool", env=told).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (["po"], ["plain,pool"]),
+        (["pool", "--meth"], ["plain,--method"]),
+        (["pool", "--method", "s"], ["plain,swa", "plain,soup"]),
+        (["pool", "runs/"], ["file,runs/"]),
+        (["pool", "--target", "m"], ["plain,matching"]),
+        (["pool", "--target", "runs/"], ["file,runs/"]),
+        (["train", "--preset", "paper-cifar10-"], ["plain,paper-cifar10-resnet18", "plain,paper-cifar10-vgg16"]),
+        (["train", "--preset", "x"], []),
+        (["train", "--init-checkpoint", "a"], ["file,a"]),
+        (["train", "--arch", "a"], ["file,a"]),
+        (["inspect", "--data", "cifar"], ["plain,cifar10", "plain,cifar100"]),
+        (["evaluate", "--device", "c"], ["plain,cpu", "plain,cuda"]),
+    ],
+)
+def test_the_shell_completes(line: list[str], expected: list[str]) -> None:
+    assert completed(*line) == expected

@@ -1,0 +1,140 @@
+"""`lptool train` trains, tells, resumes, and refuses in one clear line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lptool.checkpoints.masks import sparsity
+from lptool.checkpoints.reading import file_sha256, load_ticket
+from tests.helpers.commands import lptool, refused
+
+SHORT = ["--preset", "quickstart", "--epochs", 2, "--rewind-epoch", 1, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tickets of three seeds' first; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    result = lptool("train", "-o", folder, *SHORT, "--sparsities", "0.5,0.75")
+    assert result.exit_code == 0, result.output
+    (folder / "said").write_text(result.stdout)
+    return folder
+
+
+def test_it_ends_with_a_table_and_what_to_do_next(run: Path) -> None:
+    lines = (run / "said").read_text().splitlines()
+    assert lines[0] == f"3 tickets in {run}; accuracy at the last epoch"
+    for level, shown in enumerate(("0.00 %", "50.00 %", "75.00 %")):
+        (row,) = [line for line in lines if f"level_0{level}.safetensors" in line]
+        assert shown in row
+    assert lines[-1] == f"next: lptool pool {run} -o pooled.safetensors"
+
+
+def test_sparsities_are_reached_exactly(run: Path) -> None:
+    masks = [load_ticket(file).mask for file in sorted(run.glob("*.safetensors"))]
+    assert [round(sparsity(mask), 5) for mask in masks] == [0, 0.5, 0.75]
+
+
+def test_other_sparsities_in_the_same_folder_are_refused(run: Path) -> None:
+    before = {file.name: file_sha256(file) for file in run.glob("*.safetensors")}
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.6,0.75")
+    message = "other options (sparsities: [0.5, 0.75] there, [0.6, 0.75] now); choose another folder"
+    assert message in refused(result)
+    assert {file.name: file_sha256(file) for file in run.glob("*.safetensors")} == before
+
+
+def test_other_options_in_the_same_folder_are_refused_by_name(run: Path) -> None:
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75", "--lr", 0.05, "--optimizer", "adamw")
+    message = "other options (optimizer: sgd there, adamw now; lr: 0.1 there, 0.05 now); choose another folder"
+    assert message in refused(result)
+
+
+def test_a_target_sparsity_is_reached_by_the_rate(tmp_path: Path) -> None:
+    result = lptool(
+        "train", "-o", tmp_path, *SHORT, "--epochs", 1, "--rewind-epoch", 0, "--sparsity", 0.7, "--rate", 0.5
+    )
+    assert result.exit_code == 0, result.output
+    masks = [load_ticket(file).mask for file in sorted(tmp_path.glob("*.safetensors"))]
+    assert [round(sparsity(mask), 4) for mask in masks] == [0, 0.5, 0.7]
+
+
+def test_replicates_are_runs_of_seeds_in_a_row(tmp_path: Path, run: Path) -> None:
+    result = lptool("train", "-o", tmp_path, *SHORT, "--sparsities", "0.5,0.75", "--seed", 0, "--replicates", 2)
+    assert result.exit_code == 0, result.output
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["seed_0", "seed_1"]
+    assert [load_ticket(tmp_path / f"seed_{n}/level_00.safetensors").metadata.train["seed"] for n in (0, 1)] == [0, 1]
+    for level in range(3):
+        name = f"level_0{level}.safetensors"
+        assert file_sha256(tmp_path / "seed_0" / name) == file_sha256(run / name)
+        assert file_sha256(tmp_path / "seed_1" / name) != file_sha256(run / name)
+    assert result.stdout.count("next: lptool pool") == 2
+
+
+def test_a_run_starts_from_a_ticket(tmp_path: Path, run: Path) -> None:
+    """With a rate too small to move a weight, level 0 ends as it began."""
+    start = run / "level_02.safetensors"
+    still = ["--lr", 1e-30, "--weight-decay", 0, "--levels", 1, "--init-checkpoint", start]
+    result = lptool("train", "-o", tmp_path, *SHORT, *still)
+    assert result.exit_code == 0, result.output
+    ticket, expected = load_ticket(tmp_path / "level_00.safetensors"), load_ticket(start)
+    torch.testing.assert_close(ticket.state["conv1.weight"], expected.state["conv1.weight"], rtol=0, atol=1e-20)
+    assert ticket.metadata.train["init_checkpoint"] == str(start)
+    assert ticket.metadata.train["init_sha256"] == file_sha256(start)
+
+
+def test_every_record_is_a_line_of_json(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
+    assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 1), (2, 1)]
+    assert {"sparsity", "lr", "train_loss", "train_accuracy", "val_accuracy", "val_nll", "seconds"} <= records[0].keys()
+
+
+def test_errors_of_train_and_inspect(tmp_path: Path) -> None:
+    assert "unknown preset 'quick'" in refused(lptool("train", "-o", tmp_path / "r", "--preset", "quick"))
+    assert "--rate: expected in (0, 1), found 2.0" in refused(lptool("train", "-o", tmp_path / "r", "--rate", 2))
+    assert "cannot be read" in refused(lptool("inspect", tmp_path / "none.safetensors"))
+    assert "no checkpoint in it" in refused(lptool("inspect", tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_says_once_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lptool.training.setup import Where
+
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
+    outlook = importlib.import_module("lptool.cli.train")._outlook()
+    said = [outlook(Where(0, 0, 1, 1, step, 3600)) for step in range(5, 40, 10)]
+    assert [bool(line) for line in said] == [False, True, False, False]
+    assert said[1] == "about 12 min to go for all levels, at the rate of the first steps"
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    result = lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75,0.9", "--dry-run")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [(round(row["sparsity"], 3), row["done"]) for row in told["levels"]] == [
+        *((0, True), (0.5, True), (0.75, True)),
+        (0.9, False),
+    ]
+    assert (told["folder"], told["options"]["epochs"], told["costs"]["steps"]) == (str(run), 2, 2 * 6 + 3 * 6)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    result = lptool("train", "-o", tmp_path / "r", *SHORT, "--levels", 1, "--replicates", 2, "--dry-run")
+    folders = [one["folder"] for one in json.loads(result.stdout)["runs"]]
+    assert folders == [str(tmp_path / "r" / f"seed_{n}") for n in (0, 1)]
+    assert "other options (lr: 0.1 there, 0.5 now)" in refused(
+        lptool("train", "-o", run, *SHORT, "--sparsities", "0.5,0.75", "--lr", 0.5, "--dry-run")
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_warns_of_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lptool.training.plan._free_bytes", lambda folder: 1000)
+    result = lptool("train", "-o", tmp_path / "r", *SHORT, "--levels", 1, "--dry-run")
+    assert result.exit_code == 0
+    needed = json.loads(result.stdout)["disk"]["to_write_bytes"]
+    assert result.stderr == f"Warning: {tmp_path}/r: the run writes {needed:,} bytes, and 1,000 are free there\n"

@@ -1,0 +1,47 @@
+"""Which tickets `lptool pool` takes: those that are there, or a run that has to be made first."""
+
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from lptool.cli.train_first import RunToMake, found_tickets, run_to_make
+from lptool.errors import CheckpointError
+from lptool.pooling.setup import PoolOptions
+from lptool.training.folder import Progress, RunFolder
+
+OPTIONS = PoolOptions(dataset="digits")
+
+
+def made(given: list[Path], out: Path) -> RunToMake | None:
+    return run_to_make(given, out, "quickstart", 2, 7, OPTIONS)
+
+
+def test_a_run_is_made_beside_the_output_or_where_it_is_asked_for(tmp_path: Path) -> None:
+    for given, folder in (([], tmp_path / "a_tickets"), ([tmp_path / "runs"], tmp_path / "runs")):
+        run = made(given, tmp_path / "a.safetensors")
+        assert run is not None
+        assert (run.folder, run.levels, run.options.seed, run.options.dataset) == (folder, 2, 7, "digits")
+        assert run.document()["train"]["folder"] == str(folder)
+
+
+def test_tickets_that_are_there_are_taken(tickets: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert made([tickets[0]], Path("a.safetensors")) is None
+    assert "tickets found; nothing is trained" in capsys.readouterr().err
+    assert found_tickets([tickets[0].parent], None) == tickets
+
+
+def test_a_run_that_was_cut_off_is_made(tickets: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    RunFolder(folder).save_progress(1, Progress(0, {"weight": torch.zeros(1)}))
+    (folder / tickets[0].name).write_bytes(tickets[0].read_bytes())
+    assert made([folder], tmp_path / "a.safetensors") is not None
+
+
+def test_there_have_to_be_tickets(tmp_path: Path) -> None:
+    with pytest.raises(click.UsageError, match="name the checkpoints to pool, or add --train"):
+        found_tickets([], None)
+    with pytest.raises(CheckpointError, match="no checkpoint in it"):
+        found_tickets([tmp_path], None)

@@ -1,0 +1,164 @@
+"""Model cards, read back with huggingface_hub; whatever a header holds, there is a card."""
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import Sizes
+from lptool.export.card import model_card
+from lptool.networks.cifar import OWN_ARCHS
+from lptool.scoring.metrics import wilson_interval
+
+FILES = ["config.json", "model.safetensors", "README.md", "trace.json"]
+SHA = "0" * 64
+
+
+def scores() -> dict[str, Any]:
+    def score(correct: int, n: int) -> dict[str, Any]:
+        return {"accuracy": correct / n, "nll": 0.25, "n": n}
+
+    rows = {"ticket": 90, "ticket_bn": 91, "pooled": 93}
+    return {
+        "val": {name: score(correct, 100) for name, correct in rows.items()},
+        "test": {name: score(correct * 20 + 7, 2000) for name, correct in rows.items()},
+    }
+
+
+def pooled(arch: str | None = "resnet8_cifar", **trace: Any) -> Ticket:
+    members = [
+        {"file": "level_03.safetensors", "sha256": SHA, "level": 3, "alpha": 0.25, "accepted": True},
+        {"file": "level_02.safetensors", "sha256": SHA, "level": 2, "alpha": None, "accepted": False},
+    ]
+    target = {"file": "level_04.safetensors", "sha256": SHA, "level": 4}
+    made = {"method": "auto", "chosen": "greedy", "target": target, "members": members, "shipped": "pooled"}
+    data = {"name": "folder:/home/me/photos", "image_shape": [1, 8, 8], "mean": [0.3], "std": [0.35], "num_classes": 4}
+    metadata = Metadata("pooled", arch, {"num_classes": 4}, 4, ("fc.weight",), data, {}, made | trace, scores())
+    weight = torch.ones(4, 5)
+    return Ticket({"fc.weight": weight}, {"fc.weight": torch.arange(20).view(4, 5) < 5}, metadata)
+
+
+def card_of(ticket: Ticket, **given: Any) -> str:
+    return model_card(ticket, **{"command": None, "sizes": None, "files": FILES} | given)
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_huggingface_hub_reads_it_back() -> None:
+    card = ModelCard(card_of(pooled()))
+    assert card.data.library_name == "timm"
+    [result] = card.data.eval_results
+    assert result.metric_value == scores()["test"]["pooled"]["accuracy"]
+    assert card.text.lstrip().startswith("# resnet8_cifar, pooled, 75.00 % sparse\n")
+
+
+def test_it_tells_what_the_header_tells() -> None:
+    text = card_of(pooled(), command="lptool pool runs -o out", sizes=Sizes(1234567, 2345, 3456))
+    rows = rows_of(text)
+    assert ["`level_03.safetensors`", "3", "0.25", "yes"] in rows
+    assert ["`level_02.safetensors`", "2", "–", "no"] in rows
+    assert ["`fc.weight`", "4×5", "5 / 20", "75.00 %"] in rows
+    assert "5 of its 20 prunable weights" in text
+    assert "`folder:photos`" in text
+    assert "1×8×8" in text
+    assert "0.3000" in text
+    assert "```bash\nlptool pool runs -o out\n```" in text
+    assert {"1,234,567", "2,345", "3,456"} <= {row[-1] for row in rows}
+    assert all(f"- `{name}`" in text for name in FILES)
+    assert "report.html" not in text
+    assert "@inproceedings{yin2023lottery," in text
+
+
+def test_results_carry_the_wilson_interval() -> None:
+    rows = {row[0]: row for row in rows_of(card_of(pooled()))}
+    for label, correct in (("ticket", 1807), ("ticket + BN", 1827), ("pooled", 1867)):
+        low, high = wilson_interval(correct, 2000)
+        assert rows[label][3] == f"{correct / 20:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
+        assert rows[label][5] == "2,000"
+
+
+@pytest.mark.parametrize("shipped", ["ticket", "ticket_bn", "pooled"])
+def test_it_says_when_a_control_was_written(shipped: str) -> None:
+    assert ("Pooling scored no better" in card_of(pooled(shipped=shipped))) == (shipped != "pooled")
+
+
+def test_coefficients_are_named_by_level() -> None:
+    found = {"groups": ["stem", "head"], "values": [[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]}
+    rows = rows_of(card_of(pooled(coefficients=found)))
+    assert ["group", "level 2", "level 3", "level 4"] in rows
+    assert ["`stem`", "0.100", "0.200", "0.700"] in rows
+
+
+@pytest.mark.parametrize("arch", ["resnet18", *OWN_ARCHS])
+def test_timm_networks_load_with_timm(arch: str) -> None:
+    text = card_of(pooled(arch))
+    assert 'timm.create_model("local-dir:DIR", pretrained=True)' in text
+    assert ("import lptool.networks" in text) == (arch in OWN_ARCHS)
+    assert "safetensors.torch.load_file" not in text
+
+
+def test_other_networks_load_their_tensors() -> None:
+    text = card_of(pooled("/home/me/net.py:make"))
+    assert "safetensors.torch.load_file" in text
+    assert 'lptool.load_model("DIR", arch="net.py:make")' in text
+    assert "timm.create_model" not in text
+    unknown = card_of(pooled("resnet_from_mars"))
+    assert "safetensors.torch.load_file" in unknown
+    assert "lptool.load_model" not in unknown  # it could not be built
+    renamed = replace(pooled(), own_names={"fc.weight": "model.fc.weight"})
+    assert "timm.create_model" not in card_of(renamed)
+
+
+def test_code_in_the_card_is_python() -> None:
+    for arch in ("resnet18", "resnet8_cifar", "net.py:make", None):
+        for part in card_of(pooled(arch)).split("```python\n")[1:]:
+            compile(part.partition("```")[0], "<card>", "exec")
+
+
+def test_an_empty_header_leaves_sections_out() -> None:
+    text = model_card(Ticket({}, {}), command=None, sizes=None, files=[])
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["## Load it", "## Limits", "## Citation"]
+    assert ModelCard(text).data.library_name == "pytorch"
+
+
+@pytest.mark.parametrize("name", ["a|b", "a\nb", "`", "---", "a: [b", "\ud800", "<b>", "/home/me/a", "C:\\me\\a", ""])
+def test_odd_names_keep_tables_and_yaml_whole(name: str) -> None:
+    member = {"file": name, "sha256": SHA, "level": 3, "alpha": 0.5, "accepted": True}
+    ticket = pooled("resnet8_cifar", members=[member], target=member, method=name, chosen=name)
+    odd = replace(ticket, mask={name: ticket.mask["fc.weight"]})
+    text = card_of(odd, command=f"lptool pool {name!r}", files=[name])
+    assert text.encode()
+    assert ModelCard(text).data.eval_results
+    metadata = replace(pooled(members=[member], target=member).metadata, arch=name, dataset={"name": name})
+    text = card_of(replace(ticket, metadata=replace(metadata, trace={"members": [member], "target": member})))
+    assert "/home" not in text
+    assert "\\me" not in text
+    assert ModelCard(text).data.pipeline_tag == "image-classification"
+
+
+ODD: list[Any] = [None, True, 3, -1.5, math.nan, json.loads("1" * 400), "x", [], [3], {}, {"a": 1}, [{}], [[1], "x"]]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_no_header_breaks_it(odd: Any) -> None:
+    whole = pooled(coefficients={"groups": ["a"], "values": [[1.0, 2.0]]}, evaluations=5, bn_recalibration=True)
+    metadata = whole.metadata
+    for part in ("dataset", "trace", "scores"):
+        document = getattr(metadata, part)
+        for key in document:
+            broken = replace(metadata, **{part: document | {key: odd}})
+            assert ModelCard(card_of(replace(whole, metadata=broken)))
+    for key in metadata.trace["members"][0]:
+        member = metadata.trace["members"][0] | {key: odd}
+        assert card_of(pooled(members=[member], target=member))
+    for key in ("groups", "values"):
+        assert card_of(pooled(coefficients={"groups": ["a"], "values": [[1.0]], key: odd}))

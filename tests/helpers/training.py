@@ -1,0 +1,58 @@
+"""What tests of the trainer train: small networks, and random images."""
+
+from __future__ import annotations
+
+import torch
+
+from lptool.data.dataset import Data
+from lptool.data.images import InMemory
+
+NETWORKS = """
+from torch import nn
+
+def net(num_classes, in_chans, dropout=0.1):
+    return nn.Sequential(
+        nn.Conv2d(in_chans, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout),
+        nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+def certain(num_classes, in_chans):
+    return net(num_classes, in_chans, dropout=0.0)
+
+class Wrapped(nn.Module):
+    # names its only part as programs name what they wrap a network in
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.model = net(num_classes, in_chans, dropout=0.0)
+
+    def forward(self, x):
+        return self.model(x)
+
+def asleep(num_classes, in_chans):
+    return net(num_classes, in_chans).eval()
+
+def linear(num_classes, in_chans):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
+
+def too_few_classes(num_classes, in_chans):
+    return net(num_classes - 1, in_chans)
+"""
+
+
+def random_images(count: int, seed: int) -> InMemory:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return InMemory(pixels, torch.randint(4, (count,), generator=generator))
+
+
+DATA = Data(
+    name="random",
+    train=random_images(96, seed=0),
+    val=random_images(60, seed=1),
+    test=random_images(8, seed=2),
+    num_classes=4,
+    shape=(1, 8, 8),
+    mean=(0.5,),
+    std=(0.3,),
+    split={"fraction": 0.1, "seed": 0, "hash": "abc"},
+)

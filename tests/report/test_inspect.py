@@ -1,0 +1,48 @@
+"""The document and tables of `inspect`, made from files that are easy to check by eye."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lptool.checkpoints.inspection import Inspection, inspect_files
+from lptool.pooling.job import PoolResult
+from lptool.report import inspect as report
+from tests.helpers.reading import text
+
+
+def test_the_inspect_document_has_the_promised_keys(tickets: list[Path]) -> None:
+    document = report.inspect_document(inspect_files(tickets))
+    promised = ["file", "format", "level", "sparsity", "density", "parameters", "nonzero", "mask_source", "nested"]
+    promised += ["warnings", "layers"]
+    assert document["pool"] == {"aligned": True, "problems": [], "warnings": []}
+    for ticket in document["tickets"]:
+        assert set(promised) <= set(ticket)
+        assert ticket["sparsity"] == pytest.approx(1 - ticket["density"])
+        assert {"name", "shape", "sparsity"} == set(ticket["layers"][0])
+
+
+def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(result: PoolResult, tickets: list[Path]) -> None:
+    assert "layer1.0.conv1.weight" not in text(report.inspect_view(inspect_files(tickets)))
+    shown = text(report.inspect_view(inspect_files([result.output])))
+    for part in ("layer1.0.conv1.weight", "pooled by greedy", "level_02.safetensors", "ticket + BN"):
+        assert part in shown
+
+
+def test_a_dense_ticket_without_masks_is_counted_like_its_neighbours(tmp_path: Path) -> None:
+    weight = torch.arange(1.0, 1001.0).reshape(10, 100)
+    mask = (weight > 400).float()
+    torch.save({"w.weight": weight, "b": torch.ones(3)}, tmp_path / "dense.pt")
+    torch.save({"w.weight_orig": weight, "w.weight_mask": mask, "b": torch.ones(3)}, tmp_path / "pruned.pt")
+    shown = text(report.inspect_view(inspect_files([tmp_path / "dense.pt", tmp_path / "pruned.pt"])))
+    assert "1,000 / 1,000" in shown
+    assert "600 / 1,000" in shown
+
+
+def test_headers_of_other_writers_do_not_break_inspect(result: PoolResult) -> None:
+    (finding,) = inspect_files([result.output]).findings
+    for trace, scores in (({}, {}), ({"members": [{}]}, {"val": {}})):
+        metadata = replace(finding.summary.metadata, trace=trace, scores=scores)
+        strange = replace(finding, summary=replace(finding.summary, metadata=metadata))
+        text(report.inspect_view(Inspection((strange,))))

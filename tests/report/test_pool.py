@@ -1,0 +1,98 @@
+"""The document and tables of pooled models, made from results that are easy to check by eye."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lptool.pooling.comparisons import References
+from lptool.pooling.job import PoolResult
+from lptool.pooling.outcome import Coefficients
+from lptool.report import inspect as report
+from lptool.report import pool as report_pool
+from lptool.scoring.score import Score
+from tests.helpers.reading import text
+
+
+def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: list[Path]) -> None:
+    document = report_pool.pool_document(result)
+    promised = ("output", "method", "target", "sparsity", "members", "evaluations", "seconds", "val", "test")
+    assert set(promised) <= set(document)
+    assert document["target"] == {"file": str(tickets[3]), "level": 3, "sparsity": document["sparsity"]}
+    assert [m["level"] for m in document["members"]] == [2, 1, 0]
+    assert all({"file", "level", "alpha", "accepted"} == set(member) for member in document["members"])
+    for part in ("val", "test"):
+        assert set(document[part]) == {"ticket", "ticket_bn", "pooled"}
+        for score in document[part].values():
+            assert set(score) == {"accuracy", "nll", "n"}
+            assert round(score["accuracy"] * score["n"]) == pytest.approx(score["accuracy"] * score["n"])
+
+
+def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
+    shown = text(report_pool.pool_view(result))
+    for row, label in report.ROWS.items():
+        assert label in shown
+        assert report.percent(result.test[row].accuracy) in shown
+    assert str(result.output) in shown
+    assert "timm.create_model('resnet8_cifar', num_classes=10, in_chans=1, checkpoint_path=" in shown
+
+
+def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:
+    """As of coefficients that were learned, one for each group of tensors."""
+    steps = tuple(replace(step, alpha=None, accepted=True) for step in result.trace.steps)
+    found = Coefficients(("conv", "fc"), ((0.25, 0.25, 0.25, 0.25), (0.0, 0.0, 0.0, 1.0)))
+    trace = replace(result.trace, steps=steps, coefficients=found)
+    learned = replace(result, trace=trace, shipped="pooled")
+    told = "mixed 4 tickets with a coefficient for each of 2 groups"
+    assert told in text(report_pool.pool_view(learned))
+    one = replace(learned, trace=replace(trace, coefficients=Coefficients(("all",), ((0.125, 0.0, 0.5, 0.375),))))
+    assert "with the coefficients 0.12, 0.00, 0.50, 0.38, in the order" in text(report_pool.pool_view(one))
+    document = report_pool.pool_document(learned)
+    assert {member["alpha"] for member in document["members"]} == {None}
+    values = [list(row) for row in found.values]
+    assert document["coefficients"] == {"groups": ["conv", "fc"], "members": list(result.levels), "values": values}
+
+
+def test_the_document_tells_the_search_attempt_by_attempt(result: PoolResult) -> None:
+    document = report_pool.pool_document(result)
+    assert len(document["search"]["steps"]) == len(result.trace.steps)
+    for told, step in zip(document["search"]["steps"], result.trace.steps, strict=True):
+        assert told["level"] == result.levels[step.candidate]
+        assert [(a["alpha"], a["n"], a["complete"]) for a in told["attempts"]] == [
+            (alpha, score.n, score.complete) for alpha, score in step.attempts
+        ]
+    best = max(result.trace.ticket, result.trace.ticket_bn or result.trace.ticket, key=lambda score: score.correct)
+    assert document["search"]["start"]["accuracy"] == best.accuracy
+    assert document["methods"] == {"greedy": {part: document[part]["pooled"] for part in ("val", "test")}}
+    assert [layer["name"] for layer in document["layers"]] == list(result.metadata.prunable)
+    kept = sum(layer["after"] * math.prod(layer["shape"]) for layer in document["layers"])
+    size = sum(math.prod(layer["shape"]) for layer in document["layers"])
+    assert 1 - kept / size == pytest.approx(result.sparsity)
+
+
+def test_references_are_told_and_shown(result: PoolResult) -> None:
+    assert report_pool.pool_document(result)["references"] is None
+    scores = [{"val": Score(i, 1.0, 10), "test": Score(i + 1, 1.0, 10)} for i in range(4)]
+    found = References({"val": Score(8, 0.5, 10), "test": Score(9, 0.5, 10)}, tuple(scores))
+    told = report_pool.pool_document(result, found)["references"]
+    assert (told["ensemble"]["val"]["accuracy"], told["ensemble"]["test"]["accuracy"]) == (0.8, 0.9)
+    assert [(m["level"], m["val"]["accuracy"], m["test"]["accuracy"]) for m in told["members"]] == [
+        (0, 0.0, 0.1), (1, 0.1, 0.2), (2, 0.2, 0.3), (3, 0.3, 0.4)
+    ]  # fmt: skip
+    assert [m["sparsity"] for m in told["members"]] == sorted(m["sparsity"] for m in told["members"])
+    shown = text(report_pool.references_view(result, found))
+    assert "ensemble of 4" in shown
+    assert "90.00 %" in shown
+
+
+def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
+    rejected = replace(result.trace, steps=tuple(replace(step, accepted=False) for step in result.trace.steps))
+    assert "no candidate improved" in text(report_pool.pool_view(replace(result, trace=rejected)))
+    assert "no candidate improved" in text(report_pool.pool_view(replace(result, shipped="ticket")))
+    assert report_pool.pool_document(replace(result, trace=rejected))["improved"] is False
+
+
+def test_all_targets_in_one_table(result: PoolResult) -> None:
+    shown = text(report_pool.summary_view([result, result]))
+    assert shown.count(report.percent(1 - report_pool.pool_document(result)["sparsity"])) == 2

@@ -1,0 +1,99 @@
+"""What a rerun finds: the same tensors, the same place, and a journal without a word too many."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lptool.errors import LptoolError, TrainError
+from lptool.training.folder import Progress, RunFolder
+
+
+def test_progress_survives_to_the_bit(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    state = {"a.weight": torch.randn(3, 2), "bn.num_batches_tracked": torch.tensor(9)}
+    before = Progress(4, state, {"a.weight": torch.randn(3, 2)}, {"a.weight": torch.ones(3, 2)}, 17)
+    folder.save_progress(2, before)
+    after = folder.load_progress(2)
+    assert after is not None
+    assert (after.epoch, after.best_correct) == (4, 17)
+    for group in ("model", "optimizer", "best"):
+        mine, theirs = getattr(before, group), getattr(after, group)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
+    assert folder.load_progress(1) is None
+    assert folder.unfinished
+    folder.finish()
+    assert not folder.unfinished
+    assert folder.load_progress(2) is None
+
+
+def test_only_tickets_and_journal_are_visible(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim({"lr": 0.1})
+    folder.save_rewind({"a": torch.ones(1)})
+    folder.save_progress(0, Progress(1))
+    folder.append({"level": 0, "epoch": 0})
+    assert [p.name for p in tmp_path.glob("*") if not p.name.startswith(".")] == ["train.jsonl"]
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim({"lr": 0.1, "seed": 0})
+    folder.claim({"lr": 0.1, "seed": 0})
+    with pytest.raises(TrainError, match=r"other options \(seed: 0 there, 1 now\)"):
+        folder.claim({"lr": 0.1, "seed": 1})
+    strange = RunFolder(tmp_path / "other")
+    strange.path.mkdir()
+    strange.level(0).touch()
+    with pytest.raises(TrainError, match="tickets of which no run is known"):
+        strange.claim({"lr": 0.1})
+
+
+def test_sparsities_may_grow_and_are_remembered(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for sparsities in ([0.5], [0.5, 0.9], [0.5], [0.5, 0.9]):
+        folder.claim({"lr": 0.1}, sparsities)
+    for other in (None, [0.6], [0.5, 0.8], [0.5, 0.8, 0.9]):
+        with pytest.raises(TrainError, match=r"sparsities: \[0\.5, 0\.9\] there"):
+            folder.claim({"lr": 0.1}, other)
+
+
+def test_a_damaged_line_of_the_journal_is_said(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append({"level": 0, "epoch": 0})
+    folder.journal.write_text('{"level": 0, {}\n')
+    with pytest.raises(TrainError, match=r"train\.jsonl: a line is damaged"):
+        folder.records()
+
+
+def test_a_lost_rewind_point_is_said(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="missing, and later levels rewind to it"):
+        RunFolder(tmp_path).load_rewind()
+
+
+def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.forget_after(0, 0)  # nothing there yet
+    for level, epoch in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        folder.append({"level": level, "epoch": epoch})
+    with open(folder.journal, "a") as file:
+        file.write('{"level": 1, "ep')  # cut off by a kill
+    folder.forget_after(1, 1)
+    records = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+    assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_a_damaged_folder_is_one_clear_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.claim({"lr": 0.1})
+    folder.save_rewind({"a": torch.ones(9)})
+    for file, read in (
+        ("rewind.safetensors", lambda: folder.load_rewind()),
+        ("options.json", lambda: folder.claim({})),
+    ):
+        path = tmp_path / ".resume" / file
+        path.write_bytes(path.read_bytes()[:7])
+        with pytest.raises(LptoolError, match=file):
+            read()
