@@ -162,7 +162,7 @@ def test_what_is_marked_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_warnings_are_quoted_as_they_are() -> None:
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lptool").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lptool").rglob("*.py"))
     _, _, section = (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8").partition("## Warnings")
     quoted = re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE)
     assert len(quoted) > 10

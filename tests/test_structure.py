@@ -13,7 +13,7 @@ PACKAGE = Path(lptool.__file__).parent
 # The house: rooms from the ground up, and the modules of each in the order to read them. A module imports from rooms
 # before its own, and in its own only from modules before it.
 ROOMS = {
-    "ground": "errors device ranks provenance",
+    "ground": "errors tables device ranks provenance",
     "checkpoints": "masks metadata ticket summary pool packed containers dialects finding reading places writing "
     "prune_keys inspection",
     "scoring": "batching batchnorm score metrics cost",

@@ -15,10 +15,11 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Sizes
 from lptool.export.front_matter import front_matter, title
 from lptool.export.header import arch_name, are_numbers, base_name, data_name, dicts_in, is_number, score_in, utf8
-from lptool.export.markdown import block, code, percent, table
+from lptool.export.markdown import block, code
 from lptool.export.timm_config import is_timm, timm_loads
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.scoring.metrics import wilson_interval
+from lptool.tables import Table, markdown, percent
 
 _ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
@@ -109,7 +110,7 @@ def _results(scores: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     shipped = trace.get("shipped")
     if shipped in ("ticket", "ticket_bn"):
         words.append(f"Pooling scored no better on val than *{_ROWS[shipped]}*, so that is what this file holds.")
-    return "\n\n".join([table(head, found), *words])
+    return "\n\n".join([markdown(Table("", head, found)), *words])
 
 
 def _result_row(scores: Mapping[str, Any], row: str, label: str) -> list[str] | None:
@@ -155,7 +156,9 @@ def _members(trace: Mapping[str, Any]) -> str:
     if not found:
         return ""
     head = ("file", "level", "alpha", "accepted")
-    return table(head, [[_file(m), _cell(m.get("level")), _alpha(m), _yes(m.get("accepted"))] for m in found])
+    return markdown(
+        Table("", head, [[_file(m), _cell(m.get("level")), _alpha(m), _yes(m.get("accepted"))] for m in found])
+    )
 
 
 def _file(member: Mapping[str, Any]) -> str:
@@ -182,7 +185,9 @@ def _coefficients(trace: Mapping[str, Any]) -> str:
         return ""
     head = ("group", *_ticket_names(trace, len(values[0])))
     rows = [[code(str(g)), *(f"{v:.3f}" for v in row)] for g, row in zip(groups, values, strict=True)]
-    return "Coefficients of the tickets, densest first, for each group of tensors:\n\n" + table(head, rows)
+    return "Coefficients of the tickets, densest first, for each group of tensors:\n\n" + markdown(
+        Table("", head, rows)
+    )
 
 
 def _ticket_names(trace: Mapping[str, Any], count: int) -> list[str]:
@@ -258,7 +263,7 @@ def _layers(ticket: Ticket) -> str:
         ]
         for name, mask in ticket.mask.items()
     ]
-    return table(("tensor", "shape", "kept / total", "sparsity"), rows)
+    return markdown(Table("", ("tensor", "shape", "kept / total", "sparsity"), rows))
 
 
 def _sizes(sizes: Sizes | None) -> str:
@@ -269,7 +274,7 @@ def _sizes(sizes: Sizes | None) -> str:
         ["dense, through gzip", f"{sizes.gzip:,}"],
         ["packed: kept weights and their positions", f"{sizes.packed:,}"],
     ]
-    return table(("file", "bytes"), rows)
+    return markdown(Table("", ("file", "bytes"), rows))
 
 
 def _list_of_files(files: Collection[str]) -> str:

@@ -10,8 +10,8 @@ from lptool.checkpoints.masks import density
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.export.header import arch_name, data_name, score_in
-from lptool.export.markdown import percent
 from lptool.export.timm_config import timm_loads
+from lptool.tables import percent
 
 # Data sets by our names, as the Hub calls them.
 _ON_HUB = {

@@ -13,7 +13,7 @@ from lptool.checkpoints.writing import Sizes
 from lptool.export.conversion import Conversion
 from lptool.export.timm_config import is_timm
 from lptool.networks.cifar import OWN_ARCHS
-from lptool.report.inspect import percent
+from lptool.tables import percent
 
 
 def how_to_load(metadata: Metadata, path: Path, *, kind: str, plain_names: bool) -> str:

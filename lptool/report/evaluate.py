@@ -14,8 +14,8 @@ from rich.table import Table
 from lptool.data.corruptions import SEVERITIES
 from lptool.evaluation.job import CorruptedScore, Evaluation, FileResult
 from lptool.provenance import command_line, versions
-from lptool.report.inspect import percent
 from lptool.scoring.metrics import Comparison, Metrics
+from lptool.tables import percent
 
 
 def evaluate_document(evaluation: Evaluation) -> dict[str, Any]:

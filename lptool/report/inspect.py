@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.pool import prunable_names
-from lptool.export.markdown import percent as percent  # told alike in tables and in the card
+from lptool.tables import percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.pooling.comparisons import Barrier

@@ -17,8 +17,9 @@ from lptool.pooling.outcome import SearchTrace
 from lptool.pooling.setup import Bench
 from lptool.provenance import command_line, versions
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.inspect import ROWS, percent
+from lptool.report.inspect import ROWS
 from lptool.scoring.score import Score
+from lptool.tables import percent
 
 
 def pool_document(result: PoolResult, references: References | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from lptool.report.inspect import percent
+from lptool.tables import percent
 
 
 def train_view(files: Sequence[Path], records: Sequence[dict[str, Any]]) -> RenderableType:

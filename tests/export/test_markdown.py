@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from lptool.export.markdown import block, code, percent, table
+from lptool.export.markdown import block, code
+from lptool.tables import Table, markdown
 
 NAMES = ["plain", "a`b", "``", "`x", "*a*_b_<c>[d](e)", "a|b", "\\"]
 
@@ -28,7 +29,7 @@ def test_code_is_one_line() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cell_keeps_its_place(name: str) -> None:
-    lines = table(("a", "b"), [[code(name), "1"]]).splitlines()
+    lines = markdown(Table("", ("a", "b"), [[code(name), "1"]])).splitlines()
     assert len(lines) == 3
     assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [4, 4, 4]
 
@@ -37,7 +38,3 @@ def test_a_block_ends_where_it_ends() -> None:
     lines = block("echo '```'\n", "bash").splitlines()
     assert lines[0] == "````bash"
     assert lines[-1] == "````"
-
-
-def test_percent() -> None:
-    assert percent(0.12345) == "12.35 %"

@@ -11,7 +11,7 @@ from lptool.checkpoints.reading import file_sha256
 from lptool.evaluation.job import Evaluation, evaluate_files
 from lptool.evaluation.setup import EvaluateOptions
 from lptool.report.evaluate import evaluate_document, evaluate_view
-from lptool.report.inspect import percent
+from lptool.tables import percent
 from tests.helpers.reading import text
 
 

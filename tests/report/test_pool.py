@@ -12,6 +12,7 @@ from lptool.pooling.outcome import Coefficients
 from lptool.report import inspect as report
 from lptool.report import pool as report_pool
 from lptool.scoring.score import Score
+from lptool.tables import percent
 from tests.helpers.reading import text
 
 
@@ -33,7 +34,7 @@ def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
     shown = text(report_pool.pool_view(result))
     for row, label in report.ROWS.items():
         assert label in shown
-        assert report.percent(result.test[row].accuracy) in shown
+        assert percent(result.test[row].accuracy) in shown
     assert str(result.output) in shown
     assert "timm.create_model('resnet8_cifar', num_classes=10, in_chans=1, checkpoint_path=" in shown
 
@@ -95,4 +96,4 @@ def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
 
 def test_all_targets_in_one_table(result: PoolResult) -> None:
     shown = text(report_pool.summary_view([result, result]))
-    assert shown.count(report.percent(1 - report_pool.pool_document(result)["sparsity"])) == 2
+    assert shown.count(percent(1 - report_pool.pool_document(result)["sparsity"])) == 2

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from lptool.report import inspect as report
+from lptool import tables
 
 UNBROKEN = "\u00a0"  # a space at which no line is broken
 Z95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
@@ -15,7 +15,7 @@ Z95 = 1.96  # standard errors on either side that hold 95 % of a normal distribu
 
 def percent(fraction: float) -> str:
     """A fraction as everywhere in this tool, but never broken before its sign."""
-    return report.percent(fraction).replace(" ", UNBROKEN)
+    return tables.percent(fraction).replace(" ", UNBROKEN)
 
 
 def nll(value: float | None) -> str:
