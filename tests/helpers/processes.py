@@ -51,7 +51,7 @@ class Child:
 def begin(place: Path, program: Callable[..., object], *arguments: object, **environment: str) -> Child:
     """Call `program`, a function of a module, in a process of its own that prints to `place`.out and `place`.err."""
     given = {**os.environ, **environment}
-    process = _SERVER.Process(target=_run, args=(place, given, program, arguments), daemon=True)
+    process = _SERVER.Process(target=_run, args=(Path.cwd(), place, given, program, arguments), daemon=True)
     process.start()
     return Child(process, place)
 
@@ -77,7 +77,10 @@ def on_two_ranks(place: Path, program: Callable[..., object], *arguments: object
     return ranks
 
 
-def _run(place: Path, given: Mapping[str, str], program: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def _run(
+    folder: Path, place: Path, given: Mapping[str, str], program: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(given)
     for stream, suffix in ((sys.stdout, ".out"), (sys.stderr, ".err")):

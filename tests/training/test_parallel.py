@@ -80,7 +80,7 @@ def test_two_processes_make_the_tickets_of_one(variant: str, folder: Path, tmp_p
 
 
 def test_imagenet_presets_train_on_a_folder_of_pictures(folder: Path, image_folder: Path, tmp_path: Path) -> None:
-    """The command of eight GPUs, with few and small pictures, on two processes; and on one."""
+    """The command of eight GPUs, with a small network and few and small pictures, on two processes; and on one."""
     assert CliRunner().invoke(main, imagenet(image_folder, tmp_path)).exit_code == 0
     both = [
         [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
@@ -194,7 +194,7 @@ def test_synced_layers_keep_names_weights_and_what_eval_does() -> None:
 def imagenet(pictures: Path, out: Path) -> list[str]:
     small = ["--image-size", "32", "--epochs", "2", "--rewind-epoch", "1", "--warmup", "1", "--milestones", "1"]
     few = ["--batch-size", "8", "--levels", "1", "--precision", "fp32", "--lr", "0.01", "--device", "cpu"]
-    preset = ["--preset", "paper-imagenet-resnet18", "--dataset", f"folder:{pictures}"]
+    preset = ["--preset", "paper-imagenet-resnet18", "--arch", "test_resnet", "--dataset", f"folder:{pictures}"]
     return ["train", "-o", str(out), *preset, *small, *few]
 
 
