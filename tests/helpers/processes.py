@@ -63,6 +63,13 @@ def lptool(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
+def run_in(folder: Path, code: str) -> None:
+    """What `python -c CODE` does in a folder: what can be imported there goes before all else."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    exec(code, {"__name__": "__main__"})
+
+
 def on_two_ranks(place: Path, program: Callable[..., object], *arguments: object) -> list[Child]:
     """Call `program` on two ranks that find each other as those of torchrun do, and wait for both."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
