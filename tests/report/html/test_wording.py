@@ -31,6 +31,11 @@ def test_chance_of_a_count() -> None:
     assert "10,000 images is known to about ±0.59 points" in wording.chance({"accuracy": 0.9, "n": 10000})
 
 
+@pytest.mark.parametrize(("p", "differs"), [(0.049, True), (0.05, False), (0.07, False), (0.1, False)])
+def test_one_in_twenty_by_chance_is_no_difference(p: float, differs: bool) -> None:
+    assert (wording.verdict(p, "a", "b", 9, 5) != "no difference beyond chance") == differs
+
+
 def test_equal_counts_are_no_difference() -> None:
     assert wording.verdict(0.01, "a", "b", 5, 5) == "no difference beyond chance"
 
