@@ -12,6 +12,9 @@ class LptoolError(Exception):
     Args:
         text: what is wrong.
         options: the fields, such as `rewind_epoch`, whose values it is about; they go before the text.
+
+    >>> str(LptoolError("expected 1 or more, found 0", "passes"))
+    'passes: expected 1 or more, found 0'
     """
 
     def __init__(self, text: str, *options: str) -> None:

@@ -128,9 +128,24 @@ def _bucket(values: Tensor, n: int) -> tuple[int, int]:
 
 
 def magnitude_prune(state: Mapping[str, Tensor], names: Iterable[str], keep: int) -> tuple[State, Mask]:
-    """Prune `state` to `keep` weights over the tensors `names`, by global magnitude (see `magnitude_mask`).
+    """Prune a state dict to exactly `keep` weights by global magnitude.
 
-    Returns the pruned state (pruned weights exactly 0, the rest untouched) and its mask.
+    Args:
+        state: name → tensor of any shape; not changed.
+        names: of the float tensors to prune, over which the weights are compared together.
+        keep: how many of their weights stay, from 0 to their number.
+
+    Returns:
+        The state with pruned weights exactly 0 and the rest untouched, and its mask (True = kept).
+
+    Raises:
+        ValueError: `keep` is out of range, or a weight is NaN.
+
+    Source: see `magnitude_mask`.
+
+    >>> state, mask = magnitude_prune({"w": torch.tensor([3.0, -1.0, 2.0])}, ["w"], keep=2)
+    >>> state["w"], mask["w"]
+    (tensor([3., 0., 2.]), tensor([ True, False,  True]))
     """
     mask = magnitude_mask({name: state[name] for name in names}, keep)
     return apply_mask(state, mask), mask

@@ -25,6 +25,13 @@ class Pool(Sequence[Ticket]):
     Attributes:
         summaries: one per ticket, in order. prunable: names of the tensors that pruning may touch, in any ticket.
         warnings: what is unusual and was accepted, one line each.
+
+    >>> from torch import tensor
+    >>> dense = Ticket({"w": tensor([2.0, 1.0])}, {"w": tensor([True, True])}, file="dense")
+    >>> sparse = Ticket({"w": tensor([3.0, 0.0])}, {"w": tensor([True, False])}, file="sparse")
+    >>> pool = Pool.of([sparse, dense])
+    >>> pool.density(0), pool.density(1), pool[1].state
+    (1.0, 0.5, {'w': tensor([3., 0.])})
     """
 
     def __init__(self, summaries: Sequence[Summary], load: Callable[[Summary], Ticket]) -> None:

@@ -77,6 +77,13 @@ def evaluate_files(
 
     Raises:
         LptoolError: whatever would fail later fails before anything is computed: files, architectures, data.
+
+    >>> import lptool
+    >>> options = lptool.TrainOptions(arch="resnet8_cifar", dataset="digits", epochs=1, rewind_epoch=0)
+    >>> files = lptool.train_tickets(options, 1, "run", device="cpu")
+    >>> evaluation = lptool.evaluate_files(files)
+    >>> [result.test.score.n for result in evaluation.files], list(evaluation.comparisons)
+    ([359, 359], [(0, 1)])
     """
     return carry_out(plan_evaluation(files, options or EvaluateOptions()), on_progress)
 

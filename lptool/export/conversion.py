@@ -89,6 +89,12 @@ def convert(
     Raises:
         CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
         ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+
+    >>> import lptool
+    >>> lptool.save_ticket(lptool.Ticket({"w": torch.eye(64)}, {"w": torch.eye(64) == 1}), "dense.safetensors")
+    >>> made = lptool.convert(Path("dense.safetensors"), "packed.safetensors", Form(packed=True), SettingOptions())
+    >>> made.sizes.dense > 10 * made.sizes.packed
+    True
     """
     source = checkpoint_file(source)
     kind, output = _kind(output, form), Path(output)

@@ -44,6 +44,13 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
 
     Raises:
         ArchError: the ticket does not say its architecture, or it cannot be built.
+
+    >>> import lptool
+    >>> model = build_model("resnet8_cifar", num_classes=10)
+    >>> ticket = lptool.Ticket(model.state_dict(), {}, Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10}))
+    >>> config = lptool.as_timm_config(ticket)
+    >>> config["architecture"], config["num_classes"], config["pretrained_cfg"]["input_size"]
+    ('resnet8_cifar', 10, [3, 32, 32])
     """
     arch = _arch_of(ticket)
     if not is_timm(arch):

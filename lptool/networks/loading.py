@@ -26,6 +26,14 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
     Raises:
         ArchError: the architecture is unknown or does not fit the file.
         CheckpointError: the file cannot be read.
+
+    >>> import lptool
+    >>> from lptool.checkpoints.metadata import Metadata
+    >>> model = build_model("resnet8_cifar", num_classes=10, in_chans=1)
+    >>> metadata = Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10, "in_chans": 1})
+    >>> lptool.save_ticket(lptool.Ticket(model.state_dict(), {}, metadata), "level_00.safetensors")
+    >>> lptool.load_model("level_00.safetensors")(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 10])
     """
     ticket = load_ticket(path)
     name, kwargs = arch or told_arch(ticket.metadata, str(path)), ticket.metadata.arch_kwargs

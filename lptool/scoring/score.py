@@ -32,6 +32,9 @@ class Score:
     `complete` is False where scoring stopped early because the bar could no longer be reached; `correct` and `nll`
     then speak of the `n` images seen until then. `state` names the state scored, where the score function does, and
     `folds` are the scores of the images of even and of odd number, where it tells them.
+
+    >>> Score(correct=9, nll=0.3, n=10).accuracy
+    0.9
     """
 
     correct: int

@@ -68,6 +68,11 @@ def train_tickets(
         RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 1; rewinding as in Frankle et al. 2020.
+
+    >>> import lptool
+    >>> options = lptool.TrainOptions(arch="resnet8_cifar", dataset="digits", epochs=1, rewind_epoch=0)
+    >>> [file.name for file in lptool.train_tickets(options, 1, "run", device="cpu")]
+    ['level_00.safetensors', 'level_01.safetensors']
     """
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):

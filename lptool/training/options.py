@@ -86,6 +86,9 @@ class TrainOptions:
 
     Raises:
         TrainError: a value out of range.
+
+    >>> TrainOptions(epochs=20, rewind_epoch="3ep").rewind_epoch
+    3
     """
 
     arch: str = "resnet18_cifar"
