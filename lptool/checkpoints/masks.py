@@ -107,9 +107,10 @@ def _largest(magnitude: Tensor, keep: int) -> Tensor:
 def _nth_smallest(magnitude: Tensor, n: int) -> Tensor:
     """The value that n others are not larger than.
 
-    Floats that are not negative are in order of their bits. So counting the upper halves tells the upper half looked
-    for, and counting the lower halves below it the rest: two passes, on any device, however many values are equal.
-    A quickselect takes three times as long, and twenty times where most weights are pruned to 0 already.
+    The bits of floats that are not negative, read as integers, have the order of the floats. So one count of the upper
+    16 bits finds the upper half of the value, and one count of the lower 16 bits, among the floats with that upper
+    half, finds the rest: two passes on any device, however many values are equal. A quickselect takes three times as
+    long, and twenty times where most weights are 0 already.
     """
     if magnitude.dtype != torch.float32:
         return magnitude.kthvalue(n + 1).values

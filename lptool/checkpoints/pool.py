@@ -42,7 +42,7 @@ class Pool(Sequence[Ticket]):
             raise PoolError("\n  ".join(["these tickets cannot be pooled:", *duplicates, *problems]))
         self.summaries = tuple(in_order(kept))
         self.prunable = prunable_names(kept)
-        self.warnings = (*duplicates, *oddities(self.summaries))
+        self.warnings = (*duplicates, *unusual(self.summaries))
         self._load = load
 
     @classmethod
@@ -158,11 +158,11 @@ def _mismatches(first: Summary, other: Summary) -> list[str]:
     return problems
 
 
-# A tensor with fewer zeros than this in every ticket may have come by them in training and not by pruning.
+# A share of zeros below which a tensor of every ticket may have got them in training and not by pruning.
 _FEW_ZEROS = 0.01
 
 
-def oddities(summaries: Sequence[Summary]) -> list[str]:
+def unusual(summaries: Sequence[Summary]) -> list[str]:
     """What is unusual in an ordered pool but can be pooled, one line each."""
     names = prunable_names(summaries)
     if not names:
@@ -176,10 +176,10 @@ def oddities(summaries: Sequence[Summary]) -> list[str]:
             lines.append(f"{after.file}: as dense as {before.file} ({b:.2%})")
         elif b > a:
             lines.append(f"{after.file}: denser ({b:.2%}) than {before.file} ({a:.2%}), which comes before it")
-    return lines + _doubts_about_masks(summaries, names)
+    return lines + _unusual_masks(summaries, names)
 
 
-def _doubts_about_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
+def _unusual_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
     lines = []
     sparse = [s for s in summaries if s.density(names) < 1]
     for name in names:

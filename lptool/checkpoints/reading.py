@@ -178,7 +178,7 @@ def load_ticket(path: str | Path) -> Ticket:
     """Read one checkpoint of any program, or the only one of a folder.
 
     Args:
-        path: safetensors (dense, packed or sharded) or a PyTorch state dict, bare or nested; its content says what it is.
+        path: safetensors (dense, packed or sharded), or a PyTorch state dict, bare or nested; told apart by content.
 
     Returns:
         The ticket: weights under the network's plain names, pruned ones exactly 0, and the mask. Where the mask comes

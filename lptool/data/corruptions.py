@@ -145,7 +145,8 @@ class Corrupted:
         corrupt, strengths = KINDS[self.kind]
         chunks = [self.places[indices] for indices in order]
         for places, (images, labels) in zip(chunks, self.source.raw(chunks, torch.device("cpu")), strict=True):
-            # a generator on the CPU looks at 32 bits of its seed
+            # A generator on the CPU looks at 32 bits of its seed. The factor, a prime larger than any test set, keeps
+            # the images of two seeds from sharing generators.
             seeds = [(self.seed * 1_000_003 + place) % 2**32 for place in places.tolist()]
             yield corrupt(images, strengths[self.severity - 1], seeds).to(device), labels.to(device)
 

@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set as it comes: `val` is None where the source has none beside test, `class_names` empty where untold."""
+    """A data set as its source gives it: `val` is None where there is only test, `class_names` empty where unknown."""
 
     train: Images
     test: Images
@@ -266,11 +266,11 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
 
 
 def _labelled(make: Callable[..., Any], splits: Sequence[str]) -> Any:
-    """The first of these splits that is there and tells its classes: those of ImageNet's test are −1 on the hub."""
+    """The first of these splits that exists and has labels: ImageNet's test set on the Hub has −1 for each of them."""
     for split in splits[:-1]:
         try:
             found = make(split=split)
-        except Exception:  # whatever timm's readers raise; the last split's reason is told
+        except Exception:  # whatever timm's readers raise; the user is shown the reason of the last split
             continue
         if isinstance(found, IterableDataset) or next(iter(found), (None, 0))[1] >= 0:
             return found

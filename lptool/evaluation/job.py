@@ -94,21 +94,21 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
     sets = plan.corruptions.sets if plan.corruptions else ()
     steps = count(1)
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if on_progress is not None:
             on_progress(next(steps), len(plan.subjects) * (1 + len(sets)), text)
 
     files = []
     for subject in plan.subjects:
         files.append(_on_test(plan, subject))
-        tell(f"test {Path(subject.summary.file).name}")
+        report(f"test {Path(subject.summary.file).name}")
     for part in sets:
         images = part.images().to(plan.device)
         for subject, result in zip(plan.subjects, files, strict=True):
             subject.load()
             metrics = measure(*predicted(plan, subject, images), plan.data.num_classes)
             result.corrupted.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
-            tell(f"{part.name} {part.severity}")
+            report(f"{part.name} {part.severity}")
     return Evaluation(
         dataset=plan.data.name,
         num_classes=plan.data.num_classes,

@@ -27,7 +27,7 @@ def inspect_document(inspection: Inspection) -> dict[str, Any]:
         "pool": {
             "aligned": not inspection.problems,
             "problems": list(inspection.problems),
-            "warnings": list(inspection.oddities),
+            "warnings": list(inspection.warnings),
         },
     }
 
@@ -61,7 +61,7 @@ def inspect_view(inspection: Inspection) -> RenderableType:
     """The pool as a table; for one file its layers, and for a pooled file its members and scores."""
     findings = inspection.findings
     parts: list[RenderableType] = [_pool_table(findings)]
-    parts += [f"warning: {warning}" for warning in inspection.oddities]
+    parts += [f"warning: {warning}" for warning in inspection.warnings]
     parts += [f"warning: {warning}" for finding in findings for warning in finding.warnings]
     if len(findings) == 1:
         parts.append(_layer_table(findings[0]))

@@ -56,7 +56,7 @@ def train_tickets(
         data_dir: see `load_data`. data: used in place of loading `options.dataset`.
         device: see `pick_device`.
         ranks: the processes that train together (see `join_ranks`). Each has to call this; the first one writes.
-        watch: who is told what happens, on every rank.
+        watch: called as the run goes on, on every rank.
 
     Returns:
         The level files, densest first.

@@ -88,12 +88,12 @@ def share_buffers(model: nn.Module, ranks: Ranks) -> None:
 
 @contextmanager
 def noticing_peers(ranks: Ranks) -> Iterator[None]:
-    """Turns what torch raises where another process has gone, at whatever point, into RankError."""
-    told = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
+    """Turn what torch raises where another process has gone, at whatever point, into RankError."""
+    words = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
     try:
         yield
     except RuntimeError as error:
-        if ranks.count > 1 and (isinstance(error, distributed.DistError) or any(text in str(error) for text in told)):
+        if ranks.count > 1 and (isinstance(error, distributed.DistError) or any(text in str(error) for text in words)):
             raise RankError("another process of this run has ended; the same command goes on") from error
         raise
 

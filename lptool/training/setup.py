@@ -26,7 +26,7 @@ from lptool.training.start import initial_model
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run stands: `images` of this epoch are done out of `of`, and `step` out of `steps` of all levels.
+    """How far a run has come: `images` out of `of` in this epoch, and `step` out of `steps` over all levels.
 
     Levels and epochs count from 0.
     """
@@ -41,7 +41,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what happens: each step, and each record of `train.jsonl`."""
+    """Called as a run goes on: after each step, and with each record of `train.jsonl`."""
 
     on_step: Callable[[Where], None] = lambda where: None
     on_epoch: Callable[[Record], None] = lambda record: None
