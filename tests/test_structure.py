@@ -14,8 +14,8 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "masks metadata ticket summary pool positions packed containers dialects finding reading places writing "
-    "prune_keys inspection",
+    "checkpoints": "masks metadata ticket summary pool positions packed containers dialects finding reading places "
+    "writing prune_keys inspection",
     "scoring": "batching batchnorm score metrics cost",
     "networks": "cifar building matching loading",
     "data": "images augment pictures shards sources dataset corruptions",
