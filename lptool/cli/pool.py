@@ -14,14 +14,14 @@ import click
 from lptool.cli.options import PATH, SectionedCommand, options_of, refuse_values_alone
 from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_alone, tell_and_report, warn
 from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
-from lptool.cli.train_first import found_tickets, run_to_make
+from lptool.cli.train_first import found_tickets, run_document, run_to_make
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lptool.checkpoints.ticket import Ticket
     from lptool.checkpoints.writing import Form
-    from lptool.cli.train_first import RunToMake
+    from lptool.cli.train import RunToMake
     from lptool.pooling.job import PoolResult
     from lptool.pooling.outcome import Progress
     from lptool.pooling.setup import Bench, PoolOptions
@@ -79,7 +79,7 @@ def pool(
     ranks = join_ranks()
     run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
     if run is not None and dry_run:
-        tell_alone(run.document(), ranks)
+        tell_alone(run_document(run), ranks)
         return
 
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
@@ -107,7 +107,7 @@ def _tickets(
     if run is not None:
         if options.target != "all":  # before the hours that training may take
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
-        run.make(options, ranks)
+        run.make(ranks)
     return found_tickets(given, run)
 
 
