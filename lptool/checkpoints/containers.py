@@ -239,7 +239,7 @@ def _is_state_dict(content: Any) -> bool:
     """A dict of names in which most are tensors; a counter or a module's extra state may stand among them."""
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         return False
-    return 2 * len(_tensors_of(content)) > len(content)
+    return 2 * len(_tensors_of(content)) > len(content)  # an optimizer's state has tensors too, but deeper down
 
 
 def _tensors_of(content: dict[str, Any]) -> dict[str, Tensor]:

@@ -157,7 +157,7 @@ def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, di
     held_out = round(total * fraction)
     if not 0 < held_out < total:
         raise DataError(f"cannot hold out {fraction:g} of {total} training images for val; choose another fraction")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))  # on the CPU: the same everywhere
     val, train = order[:held_out].sort().values, order[held_out:].sort().values
     digest = hashlib.sha256(f"{total}:".encode() + val.numpy().astype("<i8").tobytes()).hexdigest()
     split = {"fraction": fraction, "seed": seed, "hash": digest, "labels": _digest_of_labels(parts.train)}
@@ -168,4 +168,4 @@ def _digest_of_labels(images: Images) -> str | None:
     """Differs between data sets of the same size; None where labels would have to be decoded with the images."""
     if not isinstance(images, InMemory):
         return None
-    return hashlib.sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+    return hashlib.sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()  # alike on any machine

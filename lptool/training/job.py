@@ -80,7 +80,7 @@ def train_tickets(
         ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
-            if not ranks.on_first(run.folder.level(level).exists):
+            if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
                 _train_level(run, level)
         ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
@@ -136,6 +136,7 @@ def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progre
     if before is None:
         return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
     state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
+    # No optimizer state: each level starts a fresh one, and of the rewind point only weights were kept.
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
 
 

@@ -78,9 +78,13 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes a run the one that a folder was begun with, besides how sparse its levels are."""
+        """What makes a run the one that a folder was begun with, besides how sparse its levels are.
+
+        A rerun with another of these would go on with weights that it could not have made.
+        """
         data = {f"data {key}": value for key, value in self.data.describe().items()}
-        processes = None if self.options.sync_bn else self.ranks.count  # else they make no difference
+        # With synchronised BatchNorm the number of processes makes no difference, so another one may go on.
+        processes = None if self.options.sync_bn else self.ranks.count
         return {**self.options.to_json(), **self.origin, **data, "processes": processes}
 
     @property
