@@ -60,7 +60,6 @@ class Learning:
 
 
 LEARNING = Learning()
-Mix = Callable[[float], tuple[State, Mask]]
 # Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
