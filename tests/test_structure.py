@@ -118,6 +118,24 @@ def test_public_names_can_be_used() -> None:
         _ = lptool.nothing
 
 
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """An imported module becomes an attribute of its package, and would hide the function of the same name."""
+    code = (
+        "import importlib, pkgutil, lptool\n"
+        "first = {name: getattr(lptool, name) for name in lptool.__all__}\n"
+        "assert all(callable(found) for found in first.values()), first\n"
+        "modules = [module.name for module in pkgutil.walk_packages(lptool.__path__, 'lptool.')]\n"
+        "for module in modules:\n"
+        "    module.endswith('__main__') or importlib.import_module(module)\n"
+        "assert {name: getattr(lptool, name) for name in lptool.__all__} == first\n"
+        "print(len(modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(ORDER)
+    assert not {path.stem for path in PACKAGE.iterdir()} & set(lptool.__all__)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
