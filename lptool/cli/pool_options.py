@@ -34,7 +34,6 @@ USED_BY = {
     "--alphas": ("greedy", "auto"),
     "--alpha-search": ("greedy", "auto"),
     "--passes": ("greedy", "average", "auto"),
-    "--folds": ("greedy", "average", "soup", "auto"),
     "--decay": ("ema", "auto"),
     "--per": ("learned",),
     "--learning-steps": ("learned",),
@@ -141,12 +140,6 @@ OPTIONS = {
             default="accuracy",
             show_default=True,
             help="What is compared on val: images right, or the negative log-likelihood.",
-        ),
-        option(
-            "--folds",
-            is_flag=True,
-            default=False,
-            help="Accept only what is at least as good on both halves of val.",
         ),
         option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration."),
         option(

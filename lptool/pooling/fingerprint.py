@@ -33,7 +33,6 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "passes": options.passes,
         "decay": options.decay,
         "select": options.select,
-        "folds": options.folds,
         "learning": [options.per, options.learning_steps, options.learning_rate],
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,

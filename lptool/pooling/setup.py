@@ -53,7 +53,7 @@ class PoolOptions(SettingOptions):
             one of the files.
         sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
         method, alphas, alpha_search, passes, decay: see `pool_tickets`.
-        select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
+        select: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
@@ -69,7 +69,6 @@ class PoolOptions(SettingOptions):
     passes: int = 1
     decay: float = 0.9
     select: str = "accuracy"
-    folds: bool = False
     per: str = "tensor"
     learning_steps: int = Learning.steps
     learning_rate: float = Learning.lr
@@ -102,7 +101,7 @@ class Bench:
     @property
     def choice(self) -> Choice:
         """How models are compared on val."""
-        return Choice(self.options.select, self.options.folds)
+        return Choice(self.options.select)
 
     @property
     def learning(self) -> Learning:

@@ -73,7 +73,6 @@ VALUES = {
     "--alphas": ["0.5"],
     "--alpha-search": ["coarse"],
     "--passes": ["2"],
-    "--folds": [],
     "--decay": ["0.5"],
     "--per": ["block"],
     "--learning-steps": ["2"],
@@ -81,12 +80,11 @@ VALUES = {
 }
 
 
-# Which methods try alphas, go through the candidates again, accept or reject, keep a running average, learn.
+# Which methods try alphas, go through the candidates again, keep a running average, learn.
 MEANT_FOR = {
     "--alphas": {"greedy", "auto"},
     "--alpha-search": {"greedy", "auto"},
     "--passes": {"greedy", "average", "auto"},
-    "--folds": {"greedy", "average", "soup", "auto"},
     "--decay": {"ema", "auto"},
     "--per": {"learned"},
     "--learning-steps": {"learned"},
@@ -120,11 +118,10 @@ def test_sparsity_and_target_exclude_each_other(tmp_path: Path) -> None:
     assert "--sparsity takes the nearest denser ticket as its target; leave out --target" in result.stderr
 
 
-def test_selection_and_folds_reach_the_search(tmp_path: Path, tickets: list[Path]) -> None:
-    options = ["--select", "nll", "--folds", "--passes", 2, "--json"]
+def test_the_selection_reaches_the_search(tmp_path: Path, tickets: list[Path]) -> None:
+    options = ["--select", "nll", "--passes", 2, "--json"]
     result = lptool("pool", *tickets[2:], "-o", tmp_path / "a.safetensors", *options, *FAST)
     assert result.exit_code == 0, result.output
-    header, *lines = map(json.loads, (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines())
-    search = header["fingerprint"]
-    assert (search["select"], search["folds"], search["passes"]) == ("nll", True, 2)
-    assert [len(line["folds"]) for line in lines] == [2 * line["complete"] for line in lines]
+    first, *_ = (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines()
+    search = json.loads(first)["fingerprint"]
+    assert (search["select"], search["passes"]) == ("nll", 2)
