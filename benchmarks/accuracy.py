@@ -31,8 +31,9 @@ from torch import Tensor
 from lptool.checkpoints.masks import State
 from lptool.data.corruptions import generated
 from lptool.data.images import Images, sample
+from lptool.pooling.catalogue import AUTO
 from lptool.pooling.choice import BY_ACCURACY, Choice
-from lptool.pooling.methods import AUTO, pool_tickets
+from lptool.pooling.methods import pool_tickets
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.metrics import measure
 from lptool.scoring.score import recalibrated

@@ -21,8 +21,8 @@ ROOMS = {
     "data": "images augment pictures shards sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
-    "pooling": "mixing choice outcome search window learned methods scorer journal gradient setup targets comparisons "
-    "fingerprint outputs job",
+    "pooling": "catalogue mixing choice outcome search window learned methods scorer journal gradient setup targets "
+    "comparisons fingerprint outputs job",
     "export": "header timm_config markdown front_matter card folder hub onnx conversion",
     "report": "inspect convert train pool evaluate",
     "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
@@ -33,7 +33,10 @@ ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
 ]
 # The search, which knows tensors and a function that scores them.
-SEARCH = [f"pooling.{module}" for module in ["mixing", "choice", "outcome", "search", "window", "learned", "methods"]]
+SEARCH = [
+    f"pooling.{module}"
+    for module in ["catalogue", "mixing", "choice", "outcome", "search", "window", "learned", "methods"]
+]
 LONGEST = 300  # lines of a file
 
 

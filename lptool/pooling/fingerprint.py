@@ -10,7 +10,7 @@ import torch
 
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
-from lptool.pooling.methods import alphas_of
+from lptool.pooling.catalogue import alphas_of
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 

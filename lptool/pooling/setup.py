@@ -33,10 +33,11 @@ from lptool.evaluation.setting import (
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
 from lptool.pooling.scorer import Scorer
-from lptool.pooling.search import PAPER_ALPHAS, Learning
+from lptool.pooling.search import Learning
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of

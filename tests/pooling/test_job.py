@@ -17,16 +17,15 @@ from lptool.checkpoints.masks import kept_count
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.data.images import Images
 from lptool.errors import ArchError, DataError
+from lptool.pooling.catalogue import METHODS, RATIOS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
 from lptool.pooling.job import pool_target
-from lptool.pooling.methods import METHODS
 from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
 from lptool.pooling.setup import NOISE, Bench, PoolOptions, open_bench
 from lptool.pooling.targets import choose_targets, kept_at
-from lptool.pooling.window import RATIOS
 from lptool.report.pool import pool_document
 from lptool.scoring.score import Score
 
