@@ -21,8 +21,8 @@ ROOMS = {
     "data": "images augment pictures shards sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
-    "pooling": "mixing choice outcome search window learned methods scorer journal gradient setup targets comparisons "
-    "fingerprint outputs job",
+    "pooling": "catalogue mixing choice outcome search window learned methods scorer journal gradient setup targets "
+    "comparisons fingerprint outputs job",
     "export": "header timm_config markdown front_matter card folder hub onnx conversion",
     "report": "inspect convert train pool evaluate",
     "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
@@ -33,7 +33,10 @@ ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
 ]
 # The search, which knows tensors and a function that scores them.
-SEARCH = [f"pooling.{module}" for module in ["mixing", "choice", "outcome", "search", "window", "learned", "methods"]]
+SEARCH = [
+    f"pooling.{module}"
+    for module in ["catalogue", "mixing", "choice", "outcome", "search", "window", "learned", "methods"]
+]
 LONGEST = 300  # lines of a file
 
 
@@ -116,6 +119,24 @@ def test_public_names_can_be_used() -> None:
         assert getattr(lptool, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lptool.nothing
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """An imported module becomes an attribute of its package, and would hide the function of the same name."""
+    code = (
+        "import importlib, pkgutil, lptool\n"
+        "first = {name: getattr(lptool, name) for name in lptool.__all__}\n"
+        "assert all(callable(found) for found in first.values()), first\n"
+        "modules = [module.name for module in pkgutil.walk_packages(lptool.__path__, 'lptool.')]\n"
+        "for module in modules:\n"
+        "    module.endswith('__main__') or importlib.import_module(module)\n"
+        "assert {name: getattr(lptool, name) for name in lptool.__all__} == first\n"
+        "print(len(modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(ORDER)
+    assert not {path.stem for path in PACKAGE.iterdir()} & set(lptool.__all__)
 
 
 @pytest.mark.parametrize(

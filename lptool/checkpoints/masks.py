@@ -37,26 +37,9 @@ def sparsity(mask: Mapping[str, Tensor]) -> float:
     return 1.0 - density(mask)
 
 
-def mask_from_zeros(state: Mapping[str, Tensor], names: Iterable[str]) -> Mask:
-    """The mask that a dense file with exact zeros implies: True where the weight is not 0."""
-    return {name: state[name] != 0 for name in names}
-
-
 def apply_mask(state: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> State:
     """The state with every pruned weight exactly +0; tensors the mask does not cover are passed on as they are."""
     return {name: torch.where(mask[name], t, torch.zeros_like(t)) if name in mask else t for name, t in state.items()}
-
-
-def is_nested(inner: Mapping[str, Tensor], outer: Mapping[str, Tensor]) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer` too, as one IMP run gives."""
-    return not any(bool((kept & ~outer[name]).any()) for name, kept in inner.items())
-
-
-def overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Share of the sparser mask's kept weights that the other keeps too, in [0, 1]; 1.0 where they are nested."""
-    smaller = min(kept_count(a), kept_count(b))
-    shared = sum(int((kept & b[name]).count_nonzero()) for name, kept in a.items())
-    return shared / smaller if smaller else 1.0
 
 
 def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str, Tensor] | None = None) -> Mask:

@@ -25,20 +25,11 @@ from lptool.cli.options import (
     report_option,
 )
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
+from lptool.pooling.catalogue import LEFT_OUT, METHODS, NAMES, PAPER_ALPHAS, users_of
 
-# Spelt out here, so that `--help` need not import torch; a test compares them with the library.
-METHODS = ("greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "auto")
-ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
-# Which methods an option does something for.
+# Which methods an option does something for, by its name on the command line.
 USED_BY = {
-    "--alphas": ("greedy", "auto"),
-    "--alpha-search": ("greedy", "auto"),
-    "--passes": ("greedy", "average", "auto"),
-    "--folds": ("greedy", "average", "soup", "auto"),
-    "--decay": ("ema", "auto"),
-    "--per": ("learned",),
-    "--learning-steps": ("learned",),
-    "--learning-rate": ("learned",),
+    f"--{option.replace('_', '-')}": users_of(option) for method in METHODS.values() for option in method.options
 }
 
 OPTIONS = {
@@ -82,16 +73,15 @@ OPTIONS = {
     "Method": [
         option(
             "--method",
-            type=Words(METHODS),
+            type=Words(NAMES),
             default="auto",
             show_default=True,
-            help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages "
-            "with weights that fall with the distance in levels; soup takes what helps a uniform mean; learned finds "
-            "coefficients by gradient on training images; auto keeps the best on val of all but learned.",
+            help="; ".join(f"{name}: {method.help}" for name, method in METHODS.items())
+            + f"; auto: the best on val of all but {' and '.join(LEFT_OUT)}.",
         ),
         option(
             "--alphas",
-            default=ALPHAS,
+            default=",".join(map(str, PAPER_ALPHAS)),
             show_default=True,
             callback=numbers,
             help="Weights of the current model, in [0, 1].",
@@ -141,12 +131,6 @@ OPTIONS = {
             default="accuracy",
             show_default=True,
             help="What is compared on val: images right, or the negative log-likelihood.",
-        ),
-        option(
-            "--folds",
-            is_flag=True,
-            default=False,
-            help="Accept only what is at least as good on both halves of val.",
         ),
         option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration."),
         option(

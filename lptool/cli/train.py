@@ -29,7 +29,6 @@ def train(
     replicates: int,
     dry_run: bool,
     preset: str | None,
-    recipe: str | None,
     levels: int | None,
     sparsities: tuple[float, ...] | None,
     sparsity: float | None,
@@ -48,7 +47,7 @@ def train(
     Under torchrun the processes share each batch and train the tickets that one process would. With --dry-run the same
     command tells what it would do: levels, steps, images, batch per process, device and bytes.
     """
-    options, by_preset = chosen(preset, None, given, recipe)
+    options, by_preset = chosen(preset, None, given)
     refuse_odd_usage(options, sparsities)
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)

@@ -22,7 +22,7 @@ from lptool.cli.options import (
     option,
 )
 from lptool.training.options import CHOICES, Levels, TrainOptions, sparsities_to
-from lptool.training.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
+from lptool.training.presets import PAPER_LEVELS, PRESETS, preset, with_given
 
 DATASETS = f"{', '.join(DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
 _DEFAULTS = TrainOptions()
@@ -69,11 +69,6 @@ OPTIONS = {
     ],
     "What is trained": [
         PRESET_OPTION,
-        option(
-            "--recipe",
-            type=Words(list(RECIPES)),
-            help="fast takes half the epochs, at some cost in accuracy; paper is what the preset says. [paper]",
-        ),
         arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]"),
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
         option(
@@ -143,13 +138,11 @@ OPTIONS = {
 }
 
 
-def chosen(
-    name: str | None, levels: Levels | None, given: dict[str, Any], recipe: str | None = None
-) -> tuple[TrainOptions, Levels]:
-    """Options given on the command line, over the recipe's, over the preset's, over the defaults."""
+def chosen(name: str | None, levels: Levels | None, given: dict[str, Any]) -> tuple[TrainOptions, Levels]:
+    """Options given on the command line, over the preset's, over the defaults."""
     base = preset(name) if name else None
-    told = {key: value for key, value in given.items() if value is not None}
-    options = with_recipe(recipe or "paper", base.options if base else _DEFAULTS, told)
+    explicitly = {key: value for key, value in given.items() if value is not None}
+    options = with_given(base.options if base else _DEFAULTS, explicitly)
     return options, levels or (base.levels if base else PAPER_LEVELS)
 
 

@@ -10,15 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lptool.data.images import Array
 from lptool.errors import DataError, first_line
 
-Array = np.ndarray[Any, Any]
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # a sample's key, and which of its files this is

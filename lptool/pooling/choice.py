@@ -1,4 +1,4 @@
-"""How models are compared on val: by images right or by likelihood, on the whole of it or on two halves that agree."""
+"""How models are compared on val: by images right or by likelihood."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ class Choice:
     Attributes:
         select: `accuracy` counts the val images right (the paper); `nll` takes the mean negative log-likelihood,
             which says something of every image and so is less noisy where val is small.
-        folds: a model replaces another only where it is at least as good on both halves of val, the images of even
-            and of odd number.
 
     Raises:
         PoolError: unknown `select`.
     """
 
     select: str = "accuracy"
-    folds: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in SELECTS:
@@ -56,22 +53,8 @@ class Choice:
         return score.complete or spent > self.allowance(bar, total)
 
     def replaces(self, new: Score, old: Score) -> bool:
-        """Whether `new` is at least as good as `old`; with `folds`, on each half too.
-
-        Raises:
-            PoolError: `folds` is asked for, and a score does not tell its halves.
-        """
-        if not new.complete or self.merit(new) < self.merit(old) or self.merit(new) == -math.inf:
-            return False
-        return not self.folds or all(
-            self.merit(a) >= self.merit(b) for a, b in zip(_halves(new), _halves(old), strict=True)
-        )
+        """Whether `new` is at least as good as `old`."""
+        return new.complete and self.merit(new) > -math.inf and self.merit(new) >= self.merit(old)
 
 
 BY_ACCURACY = Choice()
-
-
-def _halves(score: Score) -> tuple[Score, ...]:
-    if not score.folds:
-        raise PoolError("folds are asked for, but the score function gives no scores of the halves of val")
-    return score.folds

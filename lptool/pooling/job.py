@@ -243,7 +243,6 @@ def _pooled_metadata(
         "alpha_search": options.alpha_search,
         "chosen": trace.chosen,
         "select": options.select,
-        "folds": options.folds,
         "passes": options.passes,
         "decay": options.decay,
         "learning": asdict(bench.learning),

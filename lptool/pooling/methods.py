@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib import import_module
 
 from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
+from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
 from lptool.pooling.choice import BY_ACCURACY, Choice
-from lptool.pooling.learned import learned
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
 from lptool.pooling.search import (
     ALPHA_SEARCHES,
     LEARNING,
-    PAPER_ALPHAS,
     GradientFunction,
     Learning,
     Search,
     pruned_ticket,
 )
-from lptool.pooling.window import RATIOS, window
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
@@ -113,45 +112,10 @@ def _pruned_alone(search: Search, place: int, incumbent: Score) -> Score:
     return search.score_once(search.prune(state)[0], place, None, incumbent)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method, the alphas it tries (None: those asked for), and how many mixes it scores at most."""
-
-    run: Callable[[Search, Incumbent], Outcome]
-    mixes: Callable[[int, int, int], int]  # of candidates, alphas, passes
-    alphas: tuple[float, ...] | None = ()
-
-
-METHODS = {
-    "greedy": Method(greedy, lambda candidates, alphas, passes: candidates * alphas * passes, None),
-    "average": Method(average, lambda candidates, alphas, passes: candidates * passes, (0.5,)),
-    "swa": Method(swa, lambda *_: 1),
-    "ema": Method(ema, lambda *_: 1),
-    "uniform": Method(uniform, lambda *_: 1),
-    "window": Method(window, lambda *_: len(RATIOS)),
-    "soup": Method(soup, lambda candidates, *_: 2 * candidates),
-    "learned": Method(learned, lambda *_: len(RATIOS) + 1),
-}
-# What `auto` runs: all that needs no gradient. Of equally good ones the first is kept.
-AUTO = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
-
-
-def methods_of(name: str) -> tuple[str, ...]:
-    """The methods to run for the one asked for. Raises PoolError."""
-    if name not in (*METHODS, "auto"):
-        raise PoolError(f"unknown method {name!r}: expected {', '.join(METHODS)} or auto")
-    return AUTO if name == "auto" else (name,)
-
-
-def alphas_of(method: str, alphas: Sequence[float]) -> tuple[float, ...]:
-    """The coefficients that a method tries where `alphas` are asked for."""
-    own = METHODS[methods_of(method)[0]].alphas
-    return tuple(alphas) if own is None else own
-
-
-def mixes_at_most(method: str, tickets: int, alphas: int, passes: int) -> int:
-    """How many mixes a method scores at most."""
-    return sum(METHODS[name].mixes(tickets - 1, alphas, passes) for name in methods_of(method))
+def function_of(name: str) -> Callable[[Search, Incumbent], Outcome]:
+    """The function of a method of the catalogue."""
+    module = import_module(f"lptool.pooling.{METHODS[name].module}")
+    return getattr(module, name)  # type: ignore[no-any-return]
 
 
 def pool_tickets(
@@ -179,7 +143,7 @@ def pool_tickets(
         score: scores a state on val, after BN recalibration (see `Scorer`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
-        method: one of `METHODS`, or `auto` for the best on val of those that need no gradient.
+        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need no gradient.
         choice: how models are compared on val; `score` must stop early by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
@@ -204,18 +168,19 @@ def pool_tickets(
     """
     names = methods_of(method)
     _check(pool, target, keep, alphas, alpha_search, passes, decay)
-    if gradient is None and "learned" in names:
-        raise PoolError("method 'learned' needs a gradient function")
+    learning_ones = [name for name in names if METHODS[name].needs_gradient]
+    if gradient is None and learning_ones:
+        raise PoolError(f"method {learning_ones[0]!r} needs a gradient function")
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep
     tried = alphas_of(method, alphas)
-    total = mixes_at_most(method, len(pool), len(tried), passes) + learning.steps * ("learned" in names)
+    total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * len(learning_ones)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
         ranks, on_progress, total,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
-    outcomes = [METHODS[name].run(search, start) for name in names]
+    outcomes = [function_of(name)(search, start) for name in names]
     sound = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start.score)]
     best = max(sound or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
     incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)

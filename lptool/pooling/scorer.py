@@ -163,14 +163,8 @@ class Marks:
     def score(self, state: str) -> Score:
         """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
         right, loss = self.in_order_of_val()
-        complete = self.seen == len(self._order)
-        folds = tuple(_sum(right[i::2], loss[i::2]) for i in (0, 1)) if complete and self.seen > 1 else ()
         nll = float(loss.double().sum()) / self.seen
-        return Score(int(right.count_nonzero()), nll, self.seen, complete, state, folds)
-
-
-def _sum(right: Tensor, loss: Tensor) -> Score:
-    return Score(int(right.count_nonzero()), float(loss.double().mean()), len(right))
+        return Score(int(right.count_nonzero()), nll, self.seen, self.seen == len(self._order), state)
 
 
 def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:

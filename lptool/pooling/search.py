@@ -26,10 +26,6 @@ from lptool.pooling.outcome import Incumbent, OnProgress, Progress, Scored, Step
 from lptool.ranks import Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
-# Yin et al. 2023, section 3.2: the coefficients of the search.
-PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-
-
 PER = ("tensor", "block", "global")
 _LARGEST_RATE = 1000  # logits are about 1; far beyond this, Adam itself overflows
 
@@ -60,7 +56,6 @@ class Learning:
 
 
 LEARNING = Learning()
-Mix = Callable[[float], tuple[State, Mask]]
 # Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 

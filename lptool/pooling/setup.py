@@ -33,10 +33,11 @@ from lptool.evaluation.setting import (
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
 from lptool.pooling.scorer import Scorer
-from lptool.pooling.search import PAPER_ALPHAS, Learning
+from lptool.pooling.search import Learning
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
@@ -53,7 +54,7 @@ class PoolOptions(SettingOptions):
             one of the files.
         sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
         method, alphas, alpha_search, passes, decay: see `pool_tickets`.
-        select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
+        select: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
@@ -69,7 +70,6 @@ class PoolOptions(SettingOptions):
     passes: int = 1
     decay: float = 0.9
     select: str = "accuracy"
-    folds: bool = False
     per: str = "tensor"
     learning_steps: int = Learning.steps
     learning_rate: float = Learning.lr
@@ -102,7 +102,7 @@ class Bench:
     @property
     def choice(self) -> Choice:
         """How models are compared on val."""
-        return Choice(self.options.select, self.options.folds)
+        return Choice(self.options.select)
 
     @property
     def learning(self) -> Learning:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 
 from lptool.checkpoints.masks import Mask, State
+from lptool.pooling.catalogue import RATIOS
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, steps_to
 from lptool.pooling.search import Search
 from lptool.scoring.score import Score
-
-RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # with 1 all count the same
 
 
 def window(search: Search, start: Incumbent) -> Outcome:

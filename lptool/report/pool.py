@@ -56,7 +56,6 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
         "val": _scores(result.val),
         "test": _scores(result.test),
         "select": made["select"],
-        "folds": made["folds"],
         "passes": made["passes"],
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),

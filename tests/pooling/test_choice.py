@@ -15,16 +15,9 @@ BY_NLL = Choice("nll")
 INF = math.inf
 
 
-def halves(even: Score, odd: Score) -> Score:
-    """A whole score of two halves."""
-    n = even.n + odd.n
-    nll = (even.nll * even.n + odd.nll * odd.n) / n
-    return Score(even.correct + odd.correct, nll, n, folds=(even, odd))
-
-
 def test_the_selections_are_by_accuracy_and_by_likelihood() -> None:
     assert SELECTS == ("accuracy", "nll")
-    assert Choice() == BY_ACCURACY == Choice("accuracy", folds=False)
+    assert Choice() == BY_ACCURACY == Choice("accuracy")
     with pytest.raises(PoolError, match="unknown selection 'loss': expected accuracy or nll"):
         Choice("loss")
 
@@ -63,44 +56,6 @@ def test_as_good_replaces_and_worse_does_not(choice: Choice, new: Score, old: Sc
 def test_a_score_that_stopped_early_replaces_nothing(choice: Choice) -> None:
     """What it says of the images seen is no word on the others."""
     assert not choice.replaces(Score(5, 0.0, 5, complete=False), Score(1, 5.0, 9))
-
-
-@pytest.mark.parametrize("select", SELECTS)
-def test_with_folds_both_halves_must_agree(select: str) -> None:
-    """A half better by two and a half worse by one is better on the whole, and accepted without folds alone."""
-
-    def scores(even: int, odd: int) -> Score:
-        return halves(Score(even, 5.0 - even, 5), Score(odd, 5.0 - odd, 5))
-
-    old, loose, strict = scores(2, 2), Choice(select), Choice(select, folds=True)
-    for (even, odd), both, whole in [
-        ((2, 2), True, True),
-        ((3, 2), True, True),
-        ((2, 3), True, True),
-        ((4, 1), False, True),
-        ((1, 4), False, True),
-        ((1, 3), False, True),
-        ((1, 2), False, False),
-        ((1, 1), False, False),
-    ]:
-        assert strict.replaces(scores(even, odd), old) is both
-        assert loose.replaces(scores(even, odd), old) is whole
-
-
-def test_folds_go_by_the_merit_that_is_asked_for() -> None:
-    """More right on both halves, and a lower likelihood on one of them."""
-    old = halves(Score(2, 1.0, 5), Score(2, 1.0, 5))
-    new = halves(Score(3, 0.1, 5), Score(3, 1.1, 5))
-    assert Choice("accuracy", folds=True).replaces(new, old)
-    assert not Choice("nll", folds=True).replaces(new, old)
-
-
-def test_folds_need_scores_of_the_halves() -> None:
-    told, plain = halves(Score(2, 1.0, 5), Score(2, 1.0, 5)), Score(4, 1.0, 10)
-    for new, old in ((told, plain), (plain, told)):
-        with pytest.raises(PoolError, match="no scores of the halves of val"):
-            Choice(folds=True).replaces(new, old)
-    assert not Choice(folds=True).replaces(Score(3, 1.0, 10), told)  # worse on the whole, whatever the halves
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -609,31 +609,6 @@ def test_a_score_within_rounding_of_the_bar_is_taken_to_the_end() -> None:
         assert scorer.choice.replaces(again, first)
 
 
-# The halves of val
-
-
-@pytest.mark.parametrize("total", [2, 5, 6])
-def test_a_complete_score_tells_those_of_the_even_and_of_the_odd_images(total: int) -> None:
-    scorer, _ = table_scorer(total, 2)
-    for seed in range(4):  # so that the order of forwarding is another one
-        state = random_table(seed, total)
-        margins, losses = state["margins"].tolist(), losses_of(state)
-        score = scorer(state)
-        assert len(score.folds) == 2
-        for fold, places in zip(score.folds, (range(0, total, 2), range(1, total, 2)), strict=True):
-            assert (fold.correct, fold.n) == (sum(margins[i] >= 0 for i in places), len(places))
-            assert fold.nll == pytest.approx(sum(losses[i] for i in places) / len(places), rel=1e-6)
-            assert fold.complete
-        assert sum(fold.correct for fold in score.folds) == score.correct
-
-
-def test_an_incomplete_score_and_one_of_a_single_image_tell_no_halves() -> None:
-    scorer, _ = table_scorer(TOTAL, 4)
-    stopped = scorer(random_table(0), TOTAL)
-    assert (stopped.n > 1, stopped.complete, stopped.folds) == (True, False, ())
-    assert table_scorer(1)[0](random_table(0, 1)).folds == ()
-
-
 # Marks
 
 

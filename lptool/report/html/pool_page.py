@@ -212,5 +212,5 @@ def _coefficient_table(run: Document) -> Html:
 def _file_table(run: Document) -> Html:
     """What was written, and by which rules."""
     rows = [("output", run["output"]), ("sha256", run["sha256"]), ("target", run["target"]["file"])]
-    rows += [(key, str(run[key])) for key in ("select", "folds", "passes", "shipped") if key in run]
+    rows += [(key, str(run[key])) for key in ("select", "passes", "shipped") if key in run]
     return pairs("The file written, and by which rules", rows)

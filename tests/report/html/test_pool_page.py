@@ -72,7 +72,7 @@ def test_the_command_and_versions_stand_as_given() -> None:
 
 def test_a_document_without_the_parts_added_later_still_makes_a_page() -> None:
     run = one_target(random.Random(3))
-    for key in ("select", "folds", "passes", "search", "coefficients", "methods", "references", "layers"):
+    for key in ("select", "passes", "search", "coefficients", "methods", "references", "layers"):
         run.pop(key)
     for key in ("command", "versions", "device"):
         run.pop(key)
