@@ -80,6 +80,21 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
+def printable(text: str) -> str:
+    """Without what a file may hold and UTF-8, YAML or a terminal does not take: half characters, control characters."""
+    whole = text.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in whole)
+
+
+def one_line(text: str) -> str:
+    """The same with every run of white space as one space.
+
+    >>> one_line(" two\\nlines\\x1b[0m ")
+    'two lines?[0m'
+    """
+    return printable(" ".join(text.split()))
+
+
 def near_miss(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)

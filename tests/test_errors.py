@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from lptool import errors
-from lptool.errors import LptoolError, TrainError, first_ten, near_miss
+from lptool.errors import LptoolError, TrainError, first_ten, near_miss, one_line, printable
 
 
 def test_an_error_about_options_names_them_as_whoever_asks_spells_them() -> None:
@@ -49,3 +49,12 @@ def test_near_miss_is_silent_where_nothing_is_close() -> None:
 
 def test_near_miss_takes_an_iterator() -> None:
     assert near_miss("digit", iter(["digits"])) == " Did you mean 'digits'?"
+
+
+def test_text_can_always_be_written() -> None:
+    odd = "a\ud800b\x00c\x1b[0m\x85é→"
+    assert printable(odd).encode()
+    assert printable(odd).isprintable()
+    assert printable("a\n\tb") == "a\n\tb"
+    assert one_line(" a\n\r\tb ") == "a b"
+    assert one_line(odd).isprintable()

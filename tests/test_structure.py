@@ -14,8 +14,8 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "masks metadata ticket summary pool positions packed containers dialects finding reading places "
-    "writing prune_keys inspection",
+    "checkpoints": "masks header metadata ticket summary pool positions packed containers dialects finding reading "
+    "places writing prune_keys inspection",
     "scoring": "batching batchnorm score metrics cost",
     "networks": "cifar building matching loading",
     "data": "images augment pictures shards sources dataset corruptions",
@@ -23,7 +23,7 @@ ROOMS = {
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
     "pooling": "catalogue mixing choice outcome search window learned methods scorer journal gradient setup targets "
     "comparisons fingerprint outputs job",
-    "export": "header timm_config markdown front_matter card folder hub onnx conversion",
+    "export": "timm_config card folder hub onnx conversion",
     "report": "inspect convert train pool evaluate",
     "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
     "evaluate_figures evaluate_page",
@@ -158,6 +158,6 @@ def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> No
         "import sys; from lptool.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'timm', 'rich', 'jinja2', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

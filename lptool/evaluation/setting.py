@@ -82,16 +82,16 @@ def matching_data(
         DataError: neither names a data set, or it is missing or damaged.
     """
     told = telling(summaries)
-    if not told and dataset is None:
-        raise DataError(f"{summaries[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
     metadata = told[0].metadata if told else Metadata()
-    split = metadata.dataset.get("split", {})
+    name, split = dataset or metadata.data.name, metadata.data.split
+    if not name:
+        raise DataError(f"{(told or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
     return load_data(
-        dataset or metadata.dataset["name"],
+        name,
         data_dir,
-        val_fraction=_first(val_fraction, split.get("fraction"), 0.1),
-        split_seed=_first(split_seed, split.get("seed"), 0),
-        image_size=metadata.train.get("image_size"),
+        val_fraction=_first(val_fraction, split.fraction, 0.1),
+        split_seed=_first(split_seed, split.seed, 0),
+        image_size=metadata.image_size,
         normalisation=normalisation,
     )
 
@@ -104,8 +104,8 @@ def normalisation_of(
     None where it takes measuring.
     """
     told = telling(summaries)
-    trained_on = told[0].metadata.dataset if told else {}
-    mean, std = mean or trained_on.get("mean"), std or trained_on.get("std")
+    trained_on = (told[0].metadata if told else Metadata()).data
+    mean, std = mean or trained_on.mean, std or trained_on.std
     if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
         state = load_ticket(summaries[0].file).state
         mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
@@ -126,10 +126,10 @@ def check_normalisation(data: Data) -> None:
 def check_image_shape(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse images of another shape than the first file that says so was trained on. Raises DataError."""
     told = telling(summaries)
-    shape = told[0].metadata.dataset.get("image_shape") if told else None
-    if shape and list(data.shape) != shape:
+    shape = told[0].metadata.data.image_shape if told else ()
+    if shape and data.shape != shape:
         raise DataError(
-            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
+            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {list(shape)}; use their data"
         )
 
 

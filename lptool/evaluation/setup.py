@@ -18,7 +18,7 @@ from lptool.data.corruptions import Corruptions, generated, standard, standard_f
 from lptool.data.dataset import Data
 from lptool.data.images import channel_statistics
 from lptool.device import pick_device
-from lptool.errors import CheckpointError, DataError, first_ten
+from lptool.errors import CheckpointError, DataError, first_ten, one_line
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     Normalisation,
@@ -167,8 +167,12 @@ def _normalised(data: Data, normalisation: Normalisation) -> Data:
 
 def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     """A line for each file that says it was trained on another data set."""
-    names = [(summary.file, summary.metadata.dataset.get("name", data.name)) for summary in summaries]
-    return [f"{file}: was trained on {name}, and is scored on {data.name}" for file, name in names if name != data.name]
+    names = [(summary.file, summary.metadata.data.name or data.name) for summary in summaries]
+    return [
+        f"{file}: was trained on {one_line(name)}, and is scored on {data.name}"
+        for file, name in names
+        if name != data.name
+    ]
 
 
 def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: torch.device) -> list[Network]:

@@ -13,7 +13,6 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import import_timm
 from lptool.errors import ArchError
-from lptool.export.header import are_numbers
 from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
 
@@ -109,7 +108,7 @@ def _model_args(metadata: Metadata) -> dict[str, Any]:
 
 
 def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
-    classes = metadata.arch_kwargs.get("num_classes", metadata.dataset.get("num_classes"))
+    classes = metadata.arch_kwargs.get("num_classes", metadata.data.num_classes)
     known = {"num_classes": classes} if classes is not None else {}
     kwargs = _model_args(metadata)
     arguments = {"model_args": kwargs} if kwargs else {}
@@ -124,9 +123,9 @@ def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 def _images_of(metadata: Metadata) -> dict[str, Any]:
     """How images become the network's input: whole, scaled to their side, normalised. Empty where nothing is said."""
-    data = metadata.dataset
-    said = {"input_size": data.get("image_shape"), "mean": data.get("mean"), "std": data.get("std")}
-    found = {key: _plain(value) for key, value in said.items() if are_numbers(value)}
+    data = metadata.data
+    said = {"input_size": data.image_shape, "mean": data.mean, "std": data.std}
+    found = {key: list(values) for key, values in said.items() if values}
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
@@ -134,10 +133,8 @@ def _images_of(metadata: Metadata) -> dict[str, Any]:
 
 def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
     """The names of the classes in the order of the logits, where the ticket has one for each."""
-    names = metadata.dataset.get("class_names")
-    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
-        return {}
-    return {"label_names": names}
+    names = metadata.data.class_names
+    return {"label_names": list(names)} if names and len(names) == num_classes else {}
 
 
 def _plain(value: Any) -> Any:

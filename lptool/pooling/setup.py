@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lptool.checkpoints.header import Split
 from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
@@ -19,7 +20,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError
+from lptool.errors import DataError, one_line
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -225,9 +226,10 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse data of another split than the tickets say they were trained on."""
     for summary in telling(summaries):
-        if not _same_split(summary.metadata.dataset.get("split", {}), data.split):
+        trained_on = summary.metadata.data
+        if not _same_split(trained_on.split, data.split):
             raise DataError(
-                f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
+                f"{summary.file}: was trained on another split of {one_line(str(trained_on.name))}, so val would "
                 "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
             )
 
@@ -243,7 +245,6 @@ def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
     return (*lines, *[measured_note(data)] * measured)
 
 
-def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:
+def _same_split(then: Split, now: dict[str, Any]) -> bool:
     """Whether val is the same images: by its indices, and by the labels where both are known."""
-    labels = [split.get("labels") for split in (then, now)]
-    return then.get("hash") == now["hash"] and (None in labels or labels[0] == labels[1])
+    return then.hash == now["hash"] and (None in (then.labels, now["labels"]) or then.labels == now["labels"])

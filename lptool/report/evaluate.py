@@ -46,7 +46,7 @@ def _file_document(result: FileResult, source: str | None) -> dict[str, Any]:
         "kind": metadata.kind,
         "arch": result.arch,
         "level": metadata.level,
-        "method": metadata.trace.get("method"),
+        "method": metadata.search.method,
         "sparsity": 1 - summary.density(),
         "test": {
             **_metrics_document(result.test),

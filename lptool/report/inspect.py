@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.pool import prunable_names
+from lptool.errors import one_line
 from lptool.tables import percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
@@ -137,17 +138,19 @@ def _layer_table(finding: Finding) -> Table:
 
 def _pooled_tables(finding: Finding) -> list[RenderableType]:
     """Members and scores from the header; a header written by another program may lack any of it."""
-    trace, scores = finding.summary.metadata.trace, finding.summary.metadata.scores
-    members = Table("member", "level", "alpha", "accepted", title=f"pooled by {trace.get('method')}")
-    for member in trace.get("members", []):
-        cells = [member.get(key) for key in ("file", "level", "alpha")]
-        accepted = "yes" if member.get("accepted") else "no"
-        members.add_row(*("–" if c is None else f"{c:g}" if isinstance(c, float) else str(c) for c in cells), accepted)
+    metadata = finding.summary.metadata
+    method = one_line(str(metadata.search.method))
+    members = Table("member", "level", "alpha", "accepted", title=f"pooled by {method}")
+    for member in metadata.search.members:
+        file = "–" if member.file is None else one_line(member.file)
+        level = "–" if member.level is None else str(member.level)
+        alpha = "–" if member.alpha is None else f"{member.alpha:g}"
+        members.add_row(file, level, alpha, "yes" if member.accepted else "no")
     table = Table("", "val accuracy", "test accuracy", title="scores in the header")
     for row, label in ROWS.items():
-        cells = [scores.get(part, {}).get(row) for part in ("val", "test")]
-        if any(cells):
-            table.add_row(label, *(percent(cell["accuracy"]) if cell else "–" for cell in cells))
+        found = [metadata.score(part, row) for part in ("val", "test")]
+        if any(found):
+            table.add_row(label, *(percent(score.accuracy) if score else "–" for score in found))
     return [members, table]
 
 
