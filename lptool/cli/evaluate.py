@@ -79,6 +79,6 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
 
 
 def _draw(document: Document) -> str:
-    from lptool.report.html.evaluate_page import evaluate_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.evaluate import evaluate_page  # draws with matplotlib, which takes long to import
 
     return evaluate_page(document)

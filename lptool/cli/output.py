@@ -110,7 +110,7 @@ def tell_and_report(
 ) -> None:
     """A result on stdout, and where a page is asked for as HTML too."""
     if page is not None:
-        from lptool.report.html.markup import write_page
+        from lptool.report.html.page import write_page
 
         write_page(page, draw(document))
     tell(document, views, as_json=as_json)

@@ -166,7 +166,7 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
         if first:
             documents = {"trace.json": to_json(document), "report.html": _draw(document)}
             describe_weights(stage, command=command_line(), documents=documents)
-    return document, [report_pool.pool_view(result), report_pool.references_view(result, found)]
+    return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 
 
 def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Told:
@@ -177,10 +177,10 @@ def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, wi
     results = _pool_all(job, targets, outputs)
     found = job.ranks.on_first(lambda: references(job.bench)) if with_references else None
     documents = [report_pool.pool_document(result, found) for result in results]
-    views = [report_pool.references_view(results[0], found)] if found else []
+    views = [report_pool.references_view(documents[0])] if found else []
     if job.bench.options.target != "all":
         return documents[0], views
-    return report_pool.all_targets_document(documents), [report_pool.summary_view(results), *views]
+    return report_pool.all_targets_document(documents), [report_pool.summary_view(documents), *views]
 
 
 def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
@@ -251,6 +251,6 @@ def _pool_one(
 
 
 def _draw(document: Document) -> str:
-    from lptool.report.html.pool_page import pool_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.pool import pool_page  # draws with matplotlib, which takes long to import
 
     return pool_page(document)
