@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    FILES,
-    JSON,
-    MEAN,
-    STD,
-    SectionedCommand,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    options_of,
-)
+from lptool.cli import options as shared
+from lptool.cli.options import SectionedCommand, options_of
 from lptool.cli.output import clear_errors, progress_bar, tell, warn
 
 if TYPE_CHECKING:
@@ -28,19 +17,19 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "Loss barriers": [
-        dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
-        data_dir_option(),
-        arch_option(f"For files that do not say: {ARCHITECTURES}."),
-        MEAN,
-        STD,
-        DEVICE,
+        shared.dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
+        shared.data_dir_option(),
+        shared.arch_option(f"For files that do not say: {shared.ARCHITECTURES}."),
+        shared.MEAN,
+        shared.STD,
+        shared.DEVICE,
     ],
-    "Output": [JSON],
+    "Output": [shared.JSON],
 }
 
 
 @click.command(cls=SectionedCommand)
-@FILES
+@shared.FILES
 @options_of(OPTIONS)
 @clear_errors
 def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:

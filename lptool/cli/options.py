@@ -25,7 +25,8 @@ ARCHITECTURES = "timm name, or module:callable or file.py:callable, which are ru
 DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
-SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120}  # of the group and of every command
+# Of the group and of every command.
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
 
 
 class SectionedOption(click.Option):
@@ -131,7 +132,6 @@ def refuse_values_alone(packed: bool, values: str | None) -> None:
 DEVICE = option(
     "--device",
     default="auto",
-    show_default=True,
     shell_complete=offering("auto", "cpu", "cuda", "mps"),
     help="auto, cpu, cuda, cuda:1, mps.",
 )
