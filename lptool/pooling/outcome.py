@@ -29,8 +29,8 @@ class Step:
 
     Attributes:
         candidate: its place in the pool.
-        alpha: the best coefficient; None where no alpha could reach the incumbent (most were cut short), and where
-            there is one for each group of tensors.
+        alpha: the best coefficient; None where no mix replaced the incumbent (most were cut short), and where there
+            is one for each group of tensors.
         score: of the best mix; None where there is none, or where this mix was not scored by itself.
         attempts: every (alpha, score), in the order of the alphas.
         number: of the pass over the candidates, from 1.

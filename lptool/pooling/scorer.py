@@ -75,12 +75,12 @@ class Scorer:
     def _score(self, state: Mapping[str, Tensor], bar: float, calibration: Batches | None) -> Score:
         name = name_of(state)
         known = self.known.get(self._key(name, calibration))
-        if known is not None and self.choice.settles(known, bar, self.val_size):
+        if known is not None and self.choice.answers(known, bar, self.val_size):
             return known
         self.model.load_state_dict(state)
         if calibration is not None:
             self._recalibrate(calibration)
-        marks = self._mark(self.choice.allowance(bar, self.val_size))
+        marks = self._mark(bar)
         if marks.seen == self.val_size:
             self._learn(marks)
         key = self._key(name, calibration)  # now, because recalibration may have found that less fits in memory
@@ -97,15 +97,15 @@ class Scorer:
 
         self.images["calibration"] += self._calibration_batch.fit(run)
 
-    def _mark(self, allowed: float) -> Marks:
-        """Forward val, the hardest images first, until they cost more than `allowed`."""
+    def _mark(self, bar: float) -> Marks:
+        """Forward val, the hardest images first, until `bar` is out of reach."""
         marks = Marks(self._order, self.choice)
         forward = cast_forward(self.model, self._compute)
 
         def go_on(batch_size: int) -> None:
             for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
                 marks.add(*mark(forward(images), labels))
-                if marks.spent() > allowed:
+                if self.choice.out_of_reach(bar, marks.lost(), self.val_size):
                     break
 
         with in_eval_mode(self.model), torch.inference_mode():
@@ -130,23 +130,26 @@ class Marks:
     def __init__(self, order: Tensor, choice: Choice = BY_ACCURACY) -> None:
         self._order, self._choice, self._batches = order, choice, list[tuple[Tensor, Tensor]]()
         self.seen = 0
-        self._spent: Tensor | None = None
+        self._lost: Tensor | None = None
         self._before: tuple[Tensor, torch.cuda.Event] | None = None
 
     def add(self, right: Tensor, loss: Tensor) -> None:
         """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
-        cost = self._choice.cost(right, loss)
-        self._spent = cost if self._spent is None else self._spent + cost
+        lost = self._choice.lost(right, loss)
+        self._lost = lost if self._lost is None else self._lost + lost
         self._batches.append((right, loss))
         self.seen += len(right)
 
-    def spent(self) -> float:
-        """Their cost so far, see `Choice`. On CUDA as of one batch ago, so that the device need not wait to be read."""
-        assert self._spent is not None
-        if not self._spent.is_cuda:
-            return float(self._spent)
-        before, self._before = self._before, (self._spent.to("cpu", non_blocking=True), torch.cuda.Event())
-        self._before[1].record(torch.cuda.current_stream(self._spent.device))
+    def lost(self) -> float:
+        """What they have lost so far, see `Choice`.
+
+        On CUDA as of one batch ago, so that the device need not wait to be read.
+        """
+        assert self._lost is not None
+        if not self._lost.is_cuda:
+            return float(self._lost)
+        before, self._before = self._before, (self._lost.to("cpu", non_blocking=True), torch.cuda.Event())
+        self._before[1].record(torch.cuda.current_stream(self._lost.device))
         if before is None:
             return 0.0
         before[1].synchronize()

@@ -1,7 +1,7 @@
 """The common ground of the methods: an incumbent, candidates, and the sweep of Yin et al. 2023, Algorithm 2.
 
     for each alpha:  mix = prune(alpha·incumbent + (1 − alpha)·candidate);  score mix on val
-    the best mix replaces the incumbent where it is at least as good
+    the best mix replaces the incumbent where it is better, or as good with no higher NLL
 
 A search sees a pool and a function `score(state, bar)`; model, images and BN recalibration are behind that function.
 `lptool.pooling.methods` has the methods that are made of this.
@@ -122,16 +122,17 @@ class Search:
         self.on_progress(Progress(scored, incumbent, self.done, self.total))
 
     def sweep(self, incumbent: Incumbent, place: int, alphas: Sequence[float]) -> tuple[Incumbent | None, Step]:
-        """Try the alphas of one candidate; the best mix where it is at least as good as the incumbent, else None.
+        """Try the alphas of one candidate; the best mix where it replaces the incumbent, else None.
 
-        The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the
-        incumbent and beats the best of this sweep, which an earlier alpha does with an equal score. A score that is
-        not finite is a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
+        The best mix is the one of highest merit, of equal ones the first. The bar lets a scoring stop early without
+        changing any decision: a mix can only be chosen if it is as good as the incumbent, as good as the best so far of
+        the alphas after it, and better than the best so far of those before it. A score that is not finite reaches no
+        bar. The best mix is made again at the end, so that one mix is in memory at a time.
         """
         candidate = self.pool[place].state
         mix = partial(self.mix, incumbent.state, candidate)
         tried: dict[int, Score] = {}
-        best: int | None = None
+        best: int | None = None  # of those as good as the incumbent
 
         def bar(i: int) -> float:
             merit = self.choice.merit(incumbent.score if best is None else tried[best])
@@ -143,11 +144,11 @@ class Search:
                 found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
                 tried |= found
                 for i, result in sorted(found.items()):
-                    if self.choice.replaces(result, incumbent.score) and self.choice.merit(result) >= bar(i):
+                    if self.choice.reaches(result, bar(i)):
                         best = i
                 self.tell(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
         attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
-        if best is None:
+        if best is None or not self.choice.replaces(tried[best], incumbent.score):
             return None, Step(place, None, False, None, attempts)
         state, mask = mix(alphas[best])
         step = Step(place, alphas[best], True, tried[best], attempts)

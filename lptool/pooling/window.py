@@ -20,7 +20,7 @@ from lptool.scoring.score import Score
 
 
 def window(search: Search, start: Incumbent) -> Outcome:
-    """The mean whose ratio is best on val, where that is at least as good as the target."""
+    """The mean whose ratio is best on val, where that replaces the target."""
     scores = score_ratios(search, start)
     ratio = best_ratio(search, scores)
     score = scores.pop(ratio)

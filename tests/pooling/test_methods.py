@@ -70,7 +70,8 @@ def merit(score: Score, choice: Choice) -> float:
 
 
 def as_good(new: Score, old: Score, choice: Choice) -> bool:
-    return merit(new, choice) >= merit(old, choice)
+    """More right, or as many with no higher NLL; by NLL, no higher a one."""
+    return merit(new, choice) > merit(old, choice) or (merit(new, choice) == merit(old, choice) and new.nll <= old.nll)
 
 
 def drawn(seed: int) -> tuple[Pool, int, int]:
@@ -156,10 +157,10 @@ def plain_greedy(pool: Pool, target: int, keep: int, judge: Judge, alphas: Seque
         for place in nearest(target, len(pool)):
             mixes = [pruned(mixed(found.state, states[place], alpha), keep) for alpha in alphas]
             scores = [judge.of(mix) for mix in mixes]
-            allowed = [i for i in range(len(alphas)) if as_good(scores[i], found.score, judge.choice)]
-            best = max(allowed, key=lambda i: (merit(scores[i], judge.choice), -i), default=None)
-            found.decided.append((number, place, None if best is None else alphas[best]))
-            if best is not None:
+            best = max(range(len(alphas)), key=lambda i: (merit(scores[i], judge.choice), -i))
+            accepted_now = as_good(scores[best], found.score, judge.choice)
+            found.decided.append((number, place, alphas[best] if accepted_now else None))
+            if accepted_now:
                 found.state, found.score = mixes[best], scores[best]
                 accepted += 1
         if not accepted:
