@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from lptool.pooling.job import PoolResult, pool_target
-from lptool.pooling.setup import PoolOptions, open_bench
-from lptool.training.job import train_tickets
-from lptool.training.options import TrainOptions
-
-torch.set_num_threads(1)  # the files of tests are spread over the cores; and float sums depend on it
-
-# Files that start processes: begun first, so that no core waits for them at the end.
-SLOW = (
-    "test_examples_imagenet.py",
-    "test_examples_researcher.py",
-    "training/test_parallel.py",
-    "test_ranks.py",
-    "training/test_job.py",
-)
+if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands out the tests has no use for it
+    from lptool.pooling.job import PoolResult
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, each whole."""
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The files of tests are spread over the cores; and float sums depend on the number of threads."""
+    import torch
 
-    def rank(item: pytest.Item) -> int:
-        return next(
-            (place for place, name in enumerate(SLOW) if item.path.as_posix().endswith(f"tests/{name}")), len(SLOW)
-        )
-
-    items.sort(key=rank)
+    torch.set_num_threads(1)
 
 
-DIGITS = TrainOptions(
-    arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
-)
+@pytest.fixture(scope="session", autouse=True)
+def digits_are_read_once() -> Iterator[None]:
+    """Reading them anew for every command of hundreds, from text that is zipped, takes longer than most commands."""
+    from sklearn import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
+        yield
 
 
 @pytest.fixture(scope="session")
 def tickets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Four tickets of one run (levels 0 to 3). Read them; copy before you change one."""
+    from lptool.training.job import train_tickets
+    from tests.helpers.training import DIGITS
+
     return train_tickets(DIGITS, 3, tmp_path_factory.mktemp("run"))
 
 
@@ -55,6 +47,8 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Pieces of 30 to 70 pixels a side, cut from scikit-learn's two photographs; most are JPEGs, and each class has a
     grey, a palette and an RGBA PNG. Read them; copy before you change one.
     """
+    import numpy as np
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
     china, flower = load_sample_images().images  # [427, 640, 3] each
@@ -76,5 +70,8 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def result(tickets: list[Path], tmp_path_factory: pytest.TempPathFactory) -> PoolResult:
     """The tickets pooled into their sparsest."""
+    from lptool.pooling.job import pool_target
+    from lptool.pooling.setup import PoolOptions, open_bench
+
     options = PoolOptions(method="greedy", alphas=(0.5,), calibration_size=64, device="cpu")
     return pool_target(open_bench(tickets, options), 3, tmp_path_factory.mktemp("out") / "a.safetensors")

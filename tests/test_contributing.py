@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import lptool
+from tests.helpers.processes import begin, run_in
 from tests.test_structure import ROOMS
 
 GUIDE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
@@ -17,7 +16,6 @@ CHANGES = re.findall(r"^```diff\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
 PROGRAM = """
 import json
 import torch
-torch.set_num_threads(1)
 from click.testing import CliRunner
 from lptool import load_ticket
 from lptool.cli import main
@@ -62,8 +60,8 @@ def test_a_method_a_dialect_and_a_data_set_are_added_in_twenty_lines_each(tmp_pa
     for change in CHANGES:
         assert len(re.findall(r"^[+-](?!--)", change, re.MULTILINE)) <= 20
         apply(change, tmp_path)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    child = begin(tmp_path / "child", run_in, tmp_path, PROGRAM)
+    assert child.end() == 0, child.stderr
 
 
 def test_the_rooms_stand_in_the_order_of_the_house() -> None:

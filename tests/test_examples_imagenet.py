@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,38 +20,41 @@ from lptool.ranks import Ranks
 from lptool.training.plan import disk_of, plan_of
 from lptool.training.presets import PRESETS, preset
 from lptool.training.setup import UNWATCHED, open_run
-from tests.helpers.pages import ROOT
+from tests.helpers import processes
+from tests.helpers.commands import lptool
+from tests.helpers.pages import ROOT, commands_in
+from tests.helpers.processes import on_two_ranks
 
-LIMIT = 240  # seconds; it takes about 50 on a core of its own
+_TORCHRUN = 'torchrun() { note torchrun "$@"; }'  # its ranks are started here
 IMAGENET = 1_281_167  # training images; 50,000 in its val, which is test here
 
 
 @pytest.fixture(scope="module")
 def done(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder RUNS, and what was said on stdout."""
-    place = tmp_path_factory.mktemp("imagenet")
+    place, ranks = tmp_path_factory.mktemp("imagenet"), tmp_path_factory.mktemp("ranks")
+    (place / "made").mkdir()
     (place / "pictures").mkdir()
     for part in ("train", "val"):  # as ImageNet has them: val is test, and val is made from train
         (place / "pictures" / part).symlink_to(image_folder / part)
-    (place / "lptool").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lptool "$@"\n')
-    (place / "torchrun").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torch.distributed.run "$@"\n')
-    for program in ("lptool", "torchrun"):
-        (place / program).chmod(0o755)
-    told = {"DATA": "pictures", "PROCESSES": "2", "RUNS": "made", "TINY": "1", "PYTHONPATH": str(ROOT)}
-    path = f"{place}{os.pathsep}{os.environ['PATH']}"
     # 4 % of so few images would be one; and bf16 is slow where it is not at home
-    command = ["bash", str(ROOT / "examples" / "imagenet.sh"), "--val-fraction", "0.25", "--precision", "fp32"]
-    ended = subprocess.run(
-        command,
-        cwd=place,
-        env={**os.environ, **told, "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return place / "made", ended.stdout
+    given = "set -- --val-fraction 0.25 --precision fp32; DATA=pictures PROCESSES=2 RUNS=made TINY=1"
+    script = (ROOT / "examples" / "imagenet.sh").read_text(encoding="utf-8")
+    said = ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for number, (program, *words) in enumerate(commands_in(f"{given}\n{_TORCHRUN}\n{script}", place)):
+            if program == "torchrun":
+                assert words[:5] == ["--standalone", "--nproc-per-node", "2", "-m", "lptool"]
+                first, other = on_two_ranks(ranks / f"{number}-", processes.lptool, *words[5:])
+                assert (first.end(), other.end()) == (0, 0), first.stderr
+                said += first.stdout
+            else:
+                assert program == "lptool"
+                result = lptool(*words)
+                assert result.exit_code == 0, result.output
+                (place / "made" / "imagenet.json").write_text(result.stdout, encoding="utf-8")
+    return place / "made", said
 
 
 def test_the_plan_comes_first_and_the_tickets_are_those_planned(done: tuple[Path, str]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -13,29 +12,39 @@ import pytest
 
 from lptool.checkpoints.reading import file_sha256, summarise_file
 from lptool.scoring.metrics import wilson_interval
-from tests.helpers.pages import ROOT
+from tests.helpers.commands import lptool
+from tests.helpers.pages import ROOT, commands_in
 
 EXAMPLE = ROOT / "examples" / "researcher"
 
 
-def environment() -> dict[str, str]:
-    """One thread, and the programs and the lptool of this very test."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run_python(script: str, *words: str) -> None:
+    """What `python SCRIPT WORD…` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [script, *words])
+        patch.syspath_prepend(Path(script).parent)
+        runpy.run_path(script, run_name="__main__")
+    sys.modules.pop("net", None)  # the module beside it is its own
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the example leaves behind; the quickest method, its other options as they are."""
-    out = tmp_path_factory.mktemp("researcher") / "out"
-    command = [
-        "bash",
-        str(EXAMPLE / "researcher.sh"),
-        str(out),
-        *["--method", "uniform", "--calibration-size", "64", "--device", "cpu"],
-    ]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path_factory.mktemp("researcher")
+    given = f"set -- '{out}' --method uniform --calibration-size 64 --device cpu"
+    there = f"dirname() {{ echo '{EXAMPLE}'; }}; mkdir() {{ [[ -d ${{!#}} ]]; }}"
+    script = (EXAMPLE / "researcher.sh").read_text(encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(out)
+        for program, *words in commands_in(f"{there}\n{given}\n{script}", out):
+            if program == "python":
+                run_python(*words)
+            else:
+                assert program == "lptool"
+                result = lptool(*words)
+                assert result.exit_code == 0, result.output
+                if "--json" in words:
+                    Path("pooled.json").write_text(result.stdout, encoding="utf-8")
     return out
 
 
@@ -71,15 +80,15 @@ def test_the_figure_shows_the_numbers_of_the_json(folder: Path) -> None:
             assert [float(row[name]) for name in ("accuracy", "low", "high")] == pytest.approx(expected)
 
 
-def test_several_runs_are_drawn_with_their_standard_error(tmp_path: Path) -> None:
+def test_several_runs_are_drawn_with_their_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, accuracies in (("a", (0.9, 0.8)), ("b", (0.94, 0.8))):
         targets = [
             {"sparsity": sparsity, "test": {curve: {"accuracy": right, "n": 100} for curve in ("ticket", "pooled")}}
             for sparsity, right in zip((0.5, 0.9), accuracies, strict=True)
         ]
         (tmp_path / f"{name}.json").write_text(json.dumps({"targets": targets}), encoding="utf-8")
-    command = [sys.executable, str(EXAMPLE / "figure.py"), "figure.pdf", "a.json", "b.json"]
-    subprocess.run(command, cwd=tmp_path, env=environment(), check=True)
+    monkeypatch.chdir(tmp_path)
+    run_python(str(EXAMPLE / "figure.py"), "figure.pdf", "a.json", "b.json")
     assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
     found = [
         (row["curve"], *(float(row[name]) for name in ("accuracy", "low", "high")))

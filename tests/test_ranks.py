@@ -1,7 +1,4 @@
-"""Two processes come to what one comes to. Ranks are threads here where that will do, else real processes.
-
-`torchrun` starts this file too, as a program: see the end of it.
-"""
+"""Two processes come to what one comes to. Ranks are threads here where that will do, else real processes."""
 
 import atexit
 import contextlib
@@ -18,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,28 +24,17 @@ from click.testing import CliRunner
 from torch import distributed
 
 from lptool.checkpoints.reading import file_sha256
-from lptool.cli import main
+from lptool.cli import main, output
 from lptool.device import usable_cores
 from lptool.errors import DataError, LptoolError, PeerError, PoolError, RankError
 from lptool.pooling.journal import journal_of
 from lptool.pooling.scorer import Scorer
 from lptool.ranks import ALONE, Ranks, join_ranks
+from tests.helpers import processes
+from tests.helpers.processes import LIMIT, Child, on_two_ranks
 
-LIMIT = 120  # seconds
-FEW = [
-    "--method",
-    "greedy",
-    "--alphas",
-    "0.5,0.9",
-    "--calibration-size",
-    "64",
-    "--precision",
-    "fp32",
-    "--device",
-    "cpu",
-    "--json",
-]
-FULL = [*FEW[:2], *FEW[4:], "--overwrite"]  # all alphas of the paper
+PLAIN = ["--method", "greedy", "--calibration-size", "64", "--precision", "fp32", "--device", "cpu", "--json"]
+FEW, FULL = ([*PLAIN, "--alphas", alphas] for alphas in ("0.5,0.9", "0.1,0.3,0.5,0.7,0.9"))
 
 
 # One process alone.
@@ -232,11 +219,11 @@ def test_a_rank_that_ends_is_an_error_on_the_others(meeting: Callable[[int], Mee
     assert not isinstance(found[0], PeerError)
 
 
-# Ranks that are processes, two of them, which torchrun starts.
+# Ranks that are processes, two of them.
 
 
 def torchrun(*command: object) -> "subprocess.CompletedProcess[str]":
-    """Run a program on two ranks."""
+    """Run a program on two ranks that torchrun starts."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, command)]
     with subprocess.Popen(
         start,
@@ -304,8 +291,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, run: Path) -> dict[str, Any]
     return one_process(run, tmp_path_factory.mktemp("alone") / "a.safetensors", *FULL)
 
 
-def same_as_alone(document: dict[str, Any], alone: dict[str, Any]) -> bool:
-    """Whether two `pool --json` of the full search tell of the same file, by the same decisions and scorings."""
+def same_as(alone: dict[str, Any], document: dict[str, Any]) -> bool:
+    """Whether two `pool --json` of one search tell of the same file, by the same decisions and scorings."""
     own = ("output", "seconds", "command", "search")  # how far a mix that was cut short came depends on its rank
     told, expected = ({k: v for k, v in d.items() if k not in own} for d in (document, alone))
     assert told == expected
@@ -320,29 +307,30 @@ def same_as_alone(document: dict[str, Any], alone: dict[str, Any]) -> bool:
     return file_sha256(outputs[0]) == str(alone["sha256"])
 
 
-def test_two_processes_write_the_file_that_one_writes(tmp_path: Path, run: Path, alone: dict[str, Any]) -> None:
-    done = torchrun("-m", "lptool", "pool", run, "-o", tmp_path / "a.safetensors", *FULL)
+def test_under_torchrun_two_processes_write_the_file_that_one_writes(tmp_path: Path, run: Path) -> None:
+    out = tmp_path / "out"
+    done = torchrun("-m", "lptool", "pool", run, "-o", out / "a.safetensors", *FEW)
     assert done.returncode == 0, done.stderr
-    assert same_as_alone(json.loads(done.stdout), alone)
+    assert same_as(one_process(run, tmp_path / "alone.safetensors", *FEW), json.loads(done.stdout))
     assert (errors(done.stderr), done.stderr.count("incumbent")) == ([], 1)  # one progress bar
-    assert {path.name for path in tmp_path.iterdir()} == {"a.safetensors", "a.safetensors.search.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"a.safetensors", "a.safetensors.search.jsonl"}
 
 
 @dataclass(frozen=True)
 class Death:
-    """A full search of which one rank died: its output, how torchrun ended, and what there was then."""
+    """A full search of which the last rank died: its output, how the ranks ended, and what there was then."""
 
     output: Path
-    ended: "subprocess.CompletedProcess[str]"
+    ranks: list[Child]
     files: list[Path]
     journal: str
 
 
 @pytest.fixture(scope="module")
 def death(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Death:
-    output = tmp_path_factory.mktemp("death") / "a.safetensors"
-    ended = torchrun(__file__, "dying", "pool", run, "-o", output, *FULL)
-    return Death(output, ended, list(output.parent.iterdir()), journal_of(output).read_text())
+    output, said = tmp_path_factory.mktemp("death") / "a.safetensors", tmp_path_factory.mktemp("said")
+    ranks = on_two_ranks(said / "rank", dying, "pool", run, "-o", output, *FULL)
+    return Death(output, ranks, list(output.parent.iterdir()), journal_of(output).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -351,22 +339,23 @@ def seen(
 ) -> list[dict[str, Any]]:
     """What each of two ranks saw in one run of `checks`."""
     folder = tmp_path_factory.mktemp("together")
-    half = journal_of(Path(alone["output"])).read_text().splitlines(keepends=True)[:18]
+    half = journal_of(Path(alone["output"])).read_text().splitlines(keepends=True)[:9]
     journal_of(folder / "half.safetensors").write_text("".join(half))
-    ended = torchrun(__file__, "checks", run, folder, death.output)
-    assert ended.returncode == 0, ended.stderr
+    for rank in on_two_ranks(folder / "rank", checks, run, folder, death.output):
+        assert rank.end() == 0, rank.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_a_process_that_dies_ends_the_run(death: Death, alone: dict[str, Any]) -> None:
-    assert death.ended.returncode != 0
-    assert death.ended.stdout == ""
-    said = errors(death.ended.stderr)
-    assert all("another process of this run has ended; run the same command again" in line for line in said)
-    assert len(said) <= 1  # none where torchrun ended the other rank before it could speak
-    assert "lptool/search.py" not in death.ended.stderr  # so no traceback of ours
+    left, died = death.ranks
+    assert (left.end(), died.end()) == (1, 9)
+    assert (left.stdout, died.stdout) == ("", "")
+    said = errors(left.stderr)
+    assert len(said) == 1
+    assert "another process of this run has ended; run the same command again" in said[0]
+    assert "Traceback" not in left.stderr
     assert death.files == [journal_of(death.output)]
-    assert 1 + 2 + 11 < death.journal.count("\n") < 1 + alone["evaluations"]  # it died after the first candidate
+    assert 1 + 2 + 5 < death.journal.count("\n") < 1 + alone["evaluations"]  # it died after the first candidate
 
 
 def test_after_a_death_the_same_command_goes_on(
@@ -374,7 +363,7 @@ def test_after_a_death_the_same_command_goes_on(
 ) -> None:
     again = [rank["after death"] for rank in seen]
     assert [command["exit"] for command in again] == [0, 0]
-    assert same_as_alone(json.loads(again[0]["stdout"]), alone)
+    assert same_as(alone, json.loads(again[0]["stdout"]))
     assert journal_of(death.output).read_text().startswith(death.journal)
     known = death.journal.count("\n") - 1
     assert sum(rank["computed after death"] for rank in seen) == alone["evaluations"] - known
@@ -456,16 +445,16 @@ def test_a_dry_run_is_one_document(seen: list[dict[str, Any]]) -> None:
     assert done[1]["stdout"] == ""
 
 
-# What torchrun runs on each rank: `torchrun test_ranks.py checks RUN FOLDER` or `… dying pool …`.
+# What the ranks run.
 
 
-def checks(run: str, folder: str, left: str) -> None:
+def checks(run: Path, folder: Path, left: Path) -> None:
     """All that two ranks shall see, in one start; each writes what it saw to a file."""
     found: dict[str, Any] = {}
 
     def write() -> None:
         found["connected at exit"] = distributed.is_initialized()
-        Path(folder, f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
+        (folder / f"rank{ranks.rank}.json").write_text(json.dumps(found))
 
     atexit.register(write)  # the first to be registered runs last
     ranks = join_ranks()
@@ -481,12 +470,13 @@ def checks(run: str, folder: str, left: str) -> None:
         found[f"share fails on {failing}"] = attempt(lambda: ranks.share({0: task, 1: task}))
         found[f"agree fails on {failing}"] = attempt(lambda: ranks.agree(task))
     found["agreed"] = ranks.agree(lambda: ranks.rank)
-    out, half = f"{folder}/t.safetensors", f"{folder}/half.safetensors"
+    out, half = folder / "t.safetensors", folder / "half.safetensors"
+    vars(output)["time"] = SimpleNamespace(sleep=lambda seconds: None)  # for torchrun, which is not here
     found["all"] = lptool("pool", run, "-o", out, "--target", "all", *FEW)
-    found["exists"] = lptool("pool", run, "-o", f"{folder}/t_level_00.safetensors", *FEW)
+    found["exists"] = lptool("pool", run, "-o", folder / "t_level_00.safetensors", *FEW)
     found["another search"] = lptool("pool", run, "-o", half, *FEW)
     found["no target"] = lptool("pool", run, "-o", out, "--target", "9", *FEW)
-    found["no tickets"] = lptool("pool", folder + "/empty", "-o", out, *FEW)
+    found["no tickets"] = lptool("pool", folder / "empty", "-o", out, *FEW)
     found["no arch"] = lptool("pool", run, "-o", out, "--arch", "resnet8_cifer", *FEW)
     found["dry run"] = lptool("pool", run, "-o", out, "--dry-run", *FEW)
     found["half"] = lptool("pool", run, "-o", half, *FULL)
@@ -495,12 +485,12 @@ def checks(run: str, folder: str, left: str) -> None:
     found["computed after death"] = len(computed)
 
 
-def lptool(*arguments: str) -> dict[str, Any]:
+def lptool(*arguments: object) -> dict[str, Any]:
     """How one command ended on this rank, and what it said there."""
     streams = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
         try:
-            main(arguments)
+            main([str(argument) for argument in arguments])
         except SystemExit as stop:
             status = stop.code
     return {"exit": status, "stdout": streams[0].getvalue(), "stderr": streams[1].getvalue()}
@@ -521,11 +511,7 @@ def count_marks(most: float = math.inf) -> list[int]:
     return marks
 
 
-def dying(*arguments: str) -> None:
+def dying(*arguments: object) -> None:
     """A command on whose way the last rank dies."""
-    count_marks(10 if os.environ["RANK"] == "1" else math.inf)
-    main(arguments)
-
-
-if __name__ == "__main__":
-    {"checks": checks, "dying": dying}[sys.argv[1]](*sys.argv[2:])
+    count_marks(5 if os.environ["RANK"] == "1" else math.inf)
+    processes.lptool(*arguments)

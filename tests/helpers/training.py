@@ -1,4 +1,4 @@
-"""What tests of the trainer train: small networks, and random images."""
+"""What tests train: a short run on the embedded digits, and small networks on random images."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import torch
 
 from lptool.data.dataset import Data
 from lptool.data.images import InMemory
+from lptool.training.options import TrainOptions
+
+DIGITS = TrainOptions(
+    arch="resnet8_cifar", dataset="digits", epochs=3, rewind_epoch=1, rate=0.5, precision="fp32", val_fraction=0.25
+)
 
 NETWORKS = """
 from torch import nn

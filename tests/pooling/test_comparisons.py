@@ -14,7 +14,7 @@ from lptool.pooling.comparisons import POINTS, STABLE, Barrier, barriers, refere
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.score import Score
 from lptool.training.job import train_tickets
-from tests.conftest import DIGITS
+from tests.helpers.training import DIGITS
 
 
 def line(*correct: int) -> Barrier:

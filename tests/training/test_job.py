@@ -11,8 +11,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +40,9 @@ from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.schedule import learning_rate
 from lptool.training.setup import Watch
+from tests.helpers import processes
 from tests.helpers.masks import is_nested
+from tests.helpers.processes import begin
 from tests.helpers.training import DATA, NETWORKS
 
 CPU = torch.device("cpu")
@@ -476,12 +476,6 @@ def command_of(options: TrainOptions, out: Path) -> list[str]:
     return ["train", "-o", str(out), "--levels=1", "--device=cpu", *flags]
 
 
-def begin(command: list[str], **more: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", "lptool", *command], env=environment, **pipes, **more)
-
-
 @pytest.fixture(scope="session")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `SHORT` makes where nothing interrupts it."""
@@ -494,23 +488,25 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_command_stopped_at_random_moments_ends_with_the_same_tickets(
     how: signal.Signals, short: Path, tmp_path: Path
 ) -> None:
-    """A real process, stopped at a random moment of its training, started again and stopped again, and so on."""
+    """A real process, stopped at a random moment of its training, started again and stopped again."""
     out, draw = tmp_path / "stopped", random.Random(how)
     command = command_of(SHORT, out)
-    for records in sorted(draw.sample(range(1, 7), 2)):
-        process = begin(command)
+    for records in sorted(draw.sample(range(1, 5), 2)):
+        child = begin(tmp_path / "child", processes.lptool, *command)
         try:
             while whole_lines(out / "train.jsonl") < records:
-                assert process.poll() is None, "ended before it could be stopped"
+                assert child.process.is_alive(), f"ended before it could be stopped\n{child.stderr}"
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.05))
         finally:
-            process.send_signal(how)
-            _, said = process.communicate()
+            assert child.process.pid is not None
+            os.kill(child.process.pid, how)
         if how == signal.SIGINT:
-            assert process.returncode == 130
+            assert child.end() == 130
+            said = child.stderr
             assert said.splitlines()[-1].endswith(f"the same command goes on from the last finished epoch in {out}")
             assert "Traceback" not in said
+        assert child.end() in (130, -signal.SIGKILL)
     again = CliRunner().invoke(main, command)
     assert again.exit_code == 0, again.output
     assert_same_tickets(out, short)
@@ -520,18 +516,19 @@ def test_a_command_stopped_at_random_moments_ends_with_the_same_tickets(
 # A full disk
 
 
-def limit_files(size: int) -> Callable[[], None]:
-    """Makes the system refuse to write files of more bytes, as a full disk would."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def train_on_a_full_disk(size: int, *command: str) -> None:
+    """The system refuses to write files of more bytes, as a full disk would."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    processes.lptool(*command)
 
 
 def test_a_full_disk_is_one_clear_line_and_the_last_good_state_stays(short: Path, tmp_path: Path) -> None:
     out = tmp_path / "full"
     command = command_of(SHORT, out)
     rewind, epoch = 305_000, 500_000  # bytes: what is rewound to fits, what an epoch leaves does not
-    process = begin(command, preexec_fn=limit_files((rewind + epoch) // 2))
-    _, said = process.communicate()
-    assert process.returncode == 1
+    child = begin(tmp_path / "child", train_on_a_full_disk, (rewind + epoch) // 2, *command)
+    assert child.end() == 1
+    said = child.stderr
     assert re.fullmatch(
         r"Error: \S+epoch\.safetensors: cannot be written \(.*\); .* free some space", said.splitlines()[-1]
     )

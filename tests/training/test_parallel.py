@@ -1,12 +1,9 @@
-"""Two processes train what one trains. `torchrun` starts this file too, as a program: see the end of it."""
+"""Two processes train what one trains."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +25,9 @@ from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.parallel import check_processes, noticing_peers, share_buffers, spread, with_synced_bn
 from lptool.training.setup import Run, Watch, open_run, over_processes
-from tests.helpers.pages import ROOT
+from tests.helpers.processes import on_two_ranks
 from tests.helpers.training import DATA, NETWORKS
 
-LIMIT = 120  # seconds
 LEVELS = 1
 CPU = torch.device("cpu")
 
@@ -54,16 +50,8 @@ def folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """What two processes made; each variant in a folder of its own, and what each rank saw in `rankN.json`."""
     place = tmp_path_factory.mktemp("two")
     (place / "networks.py").write_text(NETWORKS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
-    done = subprocess.run(
-        [*command, str(place), str(image_folder)],
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
+    for rank in on_two_ranks(place / "rank", program, place, image_folder):
+        assert rank.end() == 0, rank.stderr
     return place
 
 
@@ -92,7 +80,7 @@ def test_two_processes_make_the_tickets_of_one(variant: str, folder: Path, tmp_p
 
 
 def test_imagenet_presets_train_on_a_folder_of_pictures(folder: Path, image_folder: Path, tmp_path: Path) -> None:
-    """The command of eight GPUs, with few and small pictures, on two processes; and on one."""
+    """The command of eight GPUs, with a small network and few and small pictures, on two processes; and on one."""
     assert CliRunner().invoke(main, imagenet(image_folder, tmp_path)).exit_code == 0
     both = [
         [json.loads(line) for line in (place / "train.jsonl").read_text().splitlines()]
@@ -206,7 +194,7 @@ def test_synced_layers_keep_names_weights_and_what_eval_does() -> None:
 def imagenet(pictures: Path, out: Path) -> list[str]:
     small = ["--image-size", "32", "--epochs", "2", "--rewind-epoch", "1", "--warmup", "1", "--milestones", "1"]
     few = ["--batch-size", "8", "--levels", "1", "--precision", "fp32", "--lr", "0.01", "--device", "cpu"]
-    preset = ["--preset", "paper-imagenet-resnet18", "--dataset", f"folder:{pictures}"]
+    preset = ["--preset", "paper-imagenet-resnet18", "--arch", "test_resnet", "--dataset", f"folder:{pictures}"]
     return ["train", "-o", str(out), *preset, *small, *few]
 
 
@@ -243,7 +231,7 @@ def through(layer: nn.Module, images: Tensor, weights: Tensor) -> tuple[Tensor, 
     return out.detach(), images.grad, torch.stack([state["running_mean"], state["running_var"]])
 
 
-# What torchrun runs on each rank
+# What the ranks run
 
 
 def attempt(task: Any) -> list[str] | None:
@@ -267,7 +255,8 @@ def lptool(arguments: list[str]) -> list[Any]:
     return [result.exit_code, result.stdout]
 
 
-def program(folder: Path, pictures: Path, ranks: Ranks) -> dict[str, Any]:
+def program(folder: Path, pictures: Path) -> None:
+    ranks = join_ranks()
     networks, found = str(folder / "networks.py"), dict[str, Any]()
 
     def go(name: str, levels: int = LEVELS, **changes: Any) -> list[Path]:
@@ -291,11 +280,5 @@ def program(folder: Path, pictures: Path, ranks: Ranks) -> dict[str, Any]:
         mine = slice(0, 3) if ranks.rank == 0 else slice(3, None)
         out, gradient, statistics = through(layer, images_for(kind)[mine], images_for(kind)[mine])
         found[f"bn {kind}"] = {"out": out.tolist(), "grad": gradient.tolist(), "statistics": statistics.tolist()}
-    return found
-
-
-if __name__ == "__main__":
-    where, here = Path(sys.argv[1]), join_ranks()
-    result = program(where, Path(sys.argv[2]), here)
-    (where / f"rank{os.environ['RANK']}.json").write_text(json.dumps(result))
+    (folder / f"rank{ranks.rank}.json").write_text(json.dumps(found))
     distributed.barrier()
