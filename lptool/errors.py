@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LptoolError(Exception):
@@ -67,6 +68,17 @@ class RankError(LptoolError):
 
 class PeerError(RankError):
     """Another rank failed and says why; this one has nothing to add."""
+
+
+@contextmanager
+def said_by(file: str | None) -> Iterator[None]:
+    """Put the file whose header is to blame before an error that does not name it; None leaves errors as they are."""
+    try:
+        yield
+    except LptoolError as error:
+        if file is None or file in error.text:
+            raise
+        raise type(error)(f"{file}: {error.text}", *error.options) from error
 
 
 def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:

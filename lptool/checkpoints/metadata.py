@@ -82,9 +82,8 @@ class Metadata:
                 raise CheckpointError(f"{file}: written in format {found}, expected {FORMAT_VERSION}; upgrade lptool")
             arch = document.get("arch") or {"name": None, "kwargs": {}}
             known = {key: document[key] for key in ("kind", "level", "dataset", "train", "trace", "scores")}
-            metadata = cls(
-                arch=arch["name"], arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known
-            )
+            name = None if arch["name"] == "" else arch["name"]
+            metadata = cls(arch=name, arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{file}: the `lptool` metadata in its header is damaged ({repr(error)[:200]})"

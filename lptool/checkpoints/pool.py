@@ -14,7 +14,7 @@ from lptool.checkpoints.masks import apply_mask
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
-from lptool.errors import PoolError, first_ten
+from lptool.errors import PoolError, first_ten, one_line
 
 
 class Pool(Sequence[Ticket]):
@@ -154,7 +154,7 @@ def _mismatches(first: Summary, other: Summary) -> list[str]:
             )
     mine, theirs = first.metadata.arch, other.metadata.arch
     if mine and theirs and mine != theirs:
-        problems.append(f"{other.file}: architecture {theirs}, expected {mine} as in {first.file}")
+        problems.append(f"{other.file}: architecture {one_line(theirs)}, expected {one_line(mine)} as in {first.file}")
     return problems
 
 

@@ -20,7 +20,7 @@ from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.summary import Summary, Tally, digest_of
 from lptool.checkpoints.ticket import Ticket
-from lptool.errors import CheckpointError, first_ten
+from lptool.errors import CheckpointError, first_ten, one_line
 
 _MASK_FILE_PREFIX = "mask.pth:"
 
@@ -162,7 +162,7 @@ def _prunable(
         beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
         return masked, MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
-        absent = [name for name in metadata.prunable if name not in own_names.values()]
+        absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
         return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"

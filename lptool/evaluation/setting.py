@@ -12,7 +12,7 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
-from lptool.errors import DataError
+from lptool.errors import DataError, said_by
 from lptool.networks.matching import guess_arch, told_arch
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
@@ -86,14 +86,15 @@ def matching_data(
     name, split = dataset or metadata.data.name, metadata.data.split
     if not name:
         raise DataError(f"{(told or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
-    return load_data(
-        name,
-        data_dir,
-        val_fraction=_first(val_fraction, split.fraction, 0.1),
-        split_seed=_first(split_seed, split.seed, 0),
-        image_size=metadata.image_size,
-        normalisation=normalisation,
-    )
+    with said_by(None if dataset else told[0].file):
+        return load_data(
+            name,
+            data_dir,
+            val_fraction=_first(val_fraction, split.fraction, 0.1),
+            split_seed=_first(split_seed, split.seed, 0),
+            image_size=metadata.image_size,
+            normalisation=normalisation,
+        )
 
 
 def normalisation_of(
@@ -129,7 +130,8 @@ def check_image_shape(data: Data, summaries: Sequence[Summary]) -> None:
     shape = told[0].metadata.data.image_shape if told else ()
     if shape and data.shape != shape:
         raise DataError(
-            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {list(shape)}; use their data"
+            f"{told[0].file}: does not go with {data.name}: images are {list(data.shape)}, the tickets were trained on "
+            f"{list(shape)}; use their data"
         )
 
 

@@ -18,7 +18,7 @@ from lptool.data.corruptions import Corruptions, generated, standard, standard_f
 from lptool.data.dataset import Data
 from lptool.data.images import channel_statistics
 from lptool.device import pick_device
-from lptool.errors import CheckpointError, DataError, first_ten, one_line
+from lptool.errors import CheckpointError, DataError, first_ten, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     Normalisation,
@@ -102,7 +102,8 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     device = pick_device(options.device)
     folder = standard_folder(options.data_dir) if options.corruptions else None
     data, normalised, doubts = _data(summaries, options, folder)
-    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], data, device)
+    told = [None if options.arch else summary.file for summary in summaries]
+    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], told, data, device)
     subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
     corruptions = None
     if options.corruptions:
@@ -144,7 +145,8 @@ def _data(
     normalised = [_normalised(data, normalisation) if normalisation else measured for normalisation in told]
     for summary, own in zip(summaries, normalised, strict=True):
         check_image_shape(own, [summary])
-        check_normalisation(own)
+        with said_by(None if options.mean or options.std else summary.file):
+            check_normalisation(own)
     silent = [f"{summaries[told.index(None)].file}: {measured_note(measured)}"] if None in told else []
     if silent and known and _normalised(data, known) != measured:
         shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
@@ -175,13 +177,16 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     ]
 
 
-def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: torch.device) -> list[Network]:
-    """The network of each file, one for all that are alike."""
+def _networks(
+    archs: Sequence[tuple[str, dict[str, Any]]], files: Sequence[str | None], data: Data, device: torch.device
+) -> list[Network]:
+    """The network of each file, one for all that are alike; a file is None where the user names its architecture."""
     built: dict[str, Network] = {}
-    for arch, kwargs in archs:
+    for (arch, kwargs), file in zip(archs, files, strict=True):
         if repr((arch, kwargs)) not in built:
-            model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
-            check_forward(model, data.shape, data.num_classes, arch)
+            with said_by(file):
+                model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
+                check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]

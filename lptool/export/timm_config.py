@@ -12,7 +12,7 @@ from torch import nn
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import import_timm
-from lptool.errors import ArchError
+from lptool.errors import ArchError, said_by
 from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
 
@@ -98,7 +98,7 @@ def _without_tag(arch: str) -> str:
 
 def _empty_network(ticket: Ticket) -> nn.Module:
     """The network with its names and shapes, and no memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), said_by(ticket.file):
         return build_model(_arch_of(ticket), **ticket.metadata.arch_kwargs)
 
 

@@ -41,7 +41,7 @@ def build_model(arch: str, num_classes: int | None = None, in_chans: int | None 
     try:
         model = _call(build, _accepted(build, wanted), optional=tuple(named))
     except Exception as error:  # a user's own code may raise anything
-        raise ArchError(f"architecture {arch!r} cannot be built with {wanted}: {error}") from error
+        raise ArchError(f"architecture {arch!r} cannot be built with {wanted}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ArchError(f"architecture {arch!r} gives a {type(model).__name__}, expected a torch.nn.Module")
     return model

@@ -10,6 +10,7 @@ from torch import nn
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
+from lptool.errors import said_by
 from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names, guess_arch, told_arch
 
@@ -39,7 +40,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
     name, kwargs = arch or told_arch(ticket.metadata, str(path)), ticket.metadata.arch_kwargs
     if name is None:
         name, kwargs, _ = guess_arch(ticket.shapes, str(path))
-    model = build_model(name, **kwargs)
+    with said_by(None if arch else str(path)):
+        model = build_model(name, **kwargs)
     model.load_state_dict(fitted_state(model, ticket, name))
     return model.to(device).eval()
 

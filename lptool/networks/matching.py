@@ -11,7 +11,7 @@ from torch import nn
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.metadata import Metadata
-from lptool.errors import ArchError, first_ten
+from lptool.errors import ArchError, first_ten, one_line
 from lptool.networks.building import build_model, timm
 from lptool.networks.cifar import OWN_ARCHS
 
@@ -75,7 +75,8 @@ def told_arch(metadata: Metadata, file: str) -> str | None:
     arch = metadata.arch
     if arch is not None and ":" in arch:
         raise ArchError(
-            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: --arch {arch}"
+            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: "
+            f"--arch {one_line(arch)}"
         )
     return arch
 

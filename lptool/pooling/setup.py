@@ -20,7 +20,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, one_line
+from lptool.errors import DataError, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -185,9 +185,10 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
     data, doubts = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
-    model = build_model(arch, **kwargs)
-    names = fit_names(model, shapes, arch, first.file)
-    check_forward(model, data.shape, data.num_classes, arch)
+    with said_by(None if options.arch else first.file):
+        model = build_model(arch, **kwargs)
+        names = fit_names(model, shapes, arch, first.file)
+        check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
@@ -217,7 +218,9 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    check_normalisation(data)
+    told = next((summary.file for summary in telling(pool.summaries)), None)
+    with said_by(None if options.mean or options.std else told):
+        check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
     return data, _doubts(pool, data, measured=normalisation is None)
