@@ -24,9 +24,8 @@ ROOMS = {
     "pooling": "mixing choice outcome search window learned methods scorer journal gradient setup targets comparisons "
     "fingerprint outputs job",
     "export": "header timm_config markdown front_matter card folder hub onnx conversion",
-    "report": "inspect convert train pool evaluate",
-    "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
-    "evaluate_figures evaluate_page",
+    "report": "tables inspect convert train pool evaluate",
+    "report.html": "drawing charts maps page pool evaluate",
     "cli": "options output train_options train train_first pool_options pool inspect evaluate convert push version",
 }
 ORDER = [
@@ -137,6 +136,6 @@ def test_help_and_usage_errors_do_not_wait_for_torch(arguments: list[str]) -> No
         "import sys; from lptool.cli import main\n"
         f"try: main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'timm', 'rich', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'timm', 'rich', 'jinja2', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -236,7 +236,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
         yield Tables([_layer_table(files, names)], "Weights remaining in each layer")
     rows = [[names[file["file"]], file["file"], str(file["arch"]), file["sha256"]] for file in files]
     columns = ("file", "arch", "sha256")
-    yield Tables([Table("Files", ("", *columns), rows, words=columns)], "The files")
+    yield Tables([Table("files", ("", *columns), rows, words=columns)], "The files")
 
 
 def _score_table(document: Document, names: dict[str, str]) -> Table:
@@ -269,7 +269,7 @@ def comparison_table(comparisons: Sequence[Document], names: dict[str, str]) -> 
         f"of {len(comparisons)} equal pairs about {0.05 * len(comparisons):.2g} would have p < 0.05."
     )
     verdicts = [verdict(c["p"], names[c["a"]], names[c["b"]], c["a_only"], c["b_only"]) for c in comparisons]
-    found = replace(found, caption=f"Pairs compared: {found.caption}. {chance}", words=("b",))
+    found = replace(found, caption=f"pairs compared: {found.caption}. {chance}", words=("b",))
     return found.plus("in words", verdicts, words=True)
 
 
@@ -284,7 +284,7 @@ def verdict(p: float, a: str, b: str, a_only: int, b_only: int) -> str:
 def _mean_table(files: Sequence[Document], names: dict[str, str]) -> Table:
     found = [(names[file["file"]], file["corruptions"]) for file in files]
     rows = [[name, each["source"], percent(each["mean_accuracy"])] for name, each in found]
-    caption = "Accuracy on corrupted images, mean over corruptions and severities"
+    caption = "accuracy on corrupted images, mean over corruptions and severities"
     return Table(caption, ["file", "source", "mean accuracy"], rows, words=("source",))
 
 
@@ -293,4 +293,4 @@ def _layer_table(files: Sequence[Document], names: dict[str, str]) -> Table:
     found = [{layer["name"]: percent(layer["density"]) for layer in file["layers"]} for file in files]
     layers = dict.fromkeys(name for some in found for name in some)
     rows = [[layer, *(some.get(layer, NOTHING) for some in found)] for layer in layers]
-    return Table("Weights remaining in each layer", ["layer", *(names[file["file"]] for file in files)], rows)
+    return Table("weights remaining in each layer", ["layer", *(names[file["file"]] for file in files)], rows)
