@@ -126,8 +126,9 @@ def figures_of(document: Document) -> Iterator[Figure]:
     files = document["files"]
     style, names = _looks(files), short_names(files)
     yield _curve(document, style)
-    bars = [Bar(names[f["file"]], f["test"]["ece"] or 0.0, style[series_of(f)], kind=series_of(f)) for f in files]
-    label = Label("calibration", "Calibration", calibration_caption(files, names))
+    finite = [file for file in files if file["test"]["ece"] is not None]
+    bars = [Bar(names[f["file"]], f["test"]["ece"], style[series_of(f)], kind=series_of(f)) for f in finite]
+    label = Label("calibration", "Calibration", calibration_caption(finite, names))
     yield drawn(label, charts.bars(label, bars, "expected calibration error, points"))
     if found := corrupted(files):
         yield _means(found, style, names)
@@ -161,10 +162,9 @@ def curve_of(files: Sequence[Document]) -> tuple[list[Series], dict[str, float]]
 def calibration_caption(files: Sequence[Document], names: dict[str, str]) -> str:
     """Whose confidence can be trusted most, and least."""
     text = "Expected calibration error: how far confidence lies from accuracy, in points on average. Shorter is better"
-    finite = [file for file in files if file["test"]["ece"] is not None]
-    ends = [pick(finite, key=lambda file: file["test"]["ece"]) for pick in (min, max)] if finite else []
-    if not ends or ends[0] is ends[1]:
+    if len(files) < 2:
         return f"{text}."
+    ends = (pick(files, key=lambda file: file["test"]["ece"]) for pick in (min, max))
     shown = (f"{names[file['file']]} ({100 * file['test']['ece']:.2f})" for file in ends)
     return f"{text}: from {' to '.join(shown)}."
 
@@ -224,7 +224,9 @@ def tables_of(document: Document) -> Iterator[Tables]:
     """Scores, cost, pairs, corruptions, layers, and the files themselves."""
     files = document["files"]
     names = short_names(files)
-    yield Tables([_score_table(document, names), tables.cost(files, [names[f["file"]] for f in files], saved)])
+    cost = tables.cost(files, [names[file["file"]] for file in files], saved)
+    cost = replace(cost, caption=f"{cost.caption}, and how many times less")
+    yield Tables([_score_table(document, names), cost])
     if pairs := document["comparisons"]:
         summary = f"All {len(pairs)} pairs compared" if len(pairs) > _FEW else ""
         yield Tables([comparison_table(pairs, names)], summary)

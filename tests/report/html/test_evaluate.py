@@ -213,5 +213,13 @@ def test_cost_is_shown_from_dense_to_kept() -> None:
     assert "41 M → 0 (–)" in cells
 
 
+def test_what_is_not_finite_is_said_and_drawn_nowhere() -> None:
+    document = evaluate_document(1, files=3)
+    document["files"][0]["test"] |= {"nll": None, "ece": None}
+    assert check_page(evaluate_page(document)).cells.count("not finite") >= 2
+    calibration = next(one for one in figures_of(document) if one.title == "Calibration")
+    assert len(marks(figure(str(calibration.drawing)), "mark-bar")) == 2
+
+
 def test_equal_documents_make_equal_bytes() -> None:
     assert evaluate_page(evaluate_document(3)) == evaluate_page(evaluate_document(3))
