@@ -24,9 +24,8 @@ ROOMS = {
     "pooling": "catalogue mixing choice outcome search window learned methods scorer journal gradient setup targets "
     "comparisons fingerprint outputs job",
     "export": "timm_config card folder hub onnx conversion",
-    "report": "inspect convert train pool evaluate",
-    "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
-    "evaluate_figures evaluate_page",
+    "report": "tables inspect convert train pool evaluate",
+    "report.html": "drawing charts maps page pool evaluate",
     "cli": "options output train_options train train_first pool_options pool inspect evaluate convert push version",
 }
 ORDER = [

@@ -126,8 +126,9 @@ def figures_of(document: Document) -> Iterator[Figure]:
     files = document["files"]
     style, names = _looks(files), short_names(files)
     yield _curve(document, style)
-    bars = [Bar(names[f["file"]], f["test"]["ece"] or 0.0, style[series_of(f)], kind=series_of(f)) for f in files]
-    label = Label("calibration", "Calibration", calibration_caption(files, names))
+    finite = [file for file in files if file["test"]["ece"] is not None]
+    bars = [Bar(names[f["file"]], f["test"]["ece"], style[series_of(f)], kind=series_of(f)) for f in finite]
+    label = Label("calibration", "Calibration", calibration_caption(finite, names))
     yield drawn(label, charts.bars(label, bars, "expected calibration error, points"))
     if found := corrupted(files):
         yield _means(found, style, names)
@@ -161,10 +162,9 @@ def curve_of(files: Sequence[Document]) -> tuple[list[Series], dict[str, float]]
 def calibration_caption(files: Sequence[Document], names: dict[str, str]) -> str:
     """Whose confidence can be trusted most, and least."""
     text = "Expected calibration error: how far confidence lies from accuracy, in points on average. Shorter is better"
-    finite = [file for file in files if file["test"]["ece"] is not None]
-    ends = [pick(finite, key=lambda file: file["test"]["ece"]) for pick in (min, max)] if finite else []
-    if not ends or ends[0] is ends[1]:
+    if len(files) < 2:
         return f"{text}."
+    ends = (pick(files, key=lambda file: file["test"]["ece"]) for pick in (min, max))
     shown = (f"{names[file['file']]} ({100 * file['test']['ece']:.2f})" for file in ends)
     return f"{text}: from {' to '.join(shown)}."
 
@@ -224,7 +224,9 @@ def tables_of(document: Document) -> Iterator[Tables]:
     """Scores, cost, pairs, corruptions, layers, and the files themselves."""
     files = document["files"]
     names = short_names(files)
-    yield Tables([_score_table(document, names), tables.cost(files, [names[f["file"]] for f in files], saved)])
+    cost = tables.cost(files, [names[file["file"]] for file in files], saved)
+    cost = replace(cost, caption=f"{cost.caption}, and how many times less")
+    yield Tables([_score_table(document, names), cost])
     if pairs := document["comparisons"]:
         summary = f"All {len(pairs)} pairs compared" if len(pairs) > _FEW else ""
         yield Tables([comparison_table(pairs, names)], summary)
@@ -236,7 +238,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
         yield Tables([_layer_table(files, names)], "Weights remaining in each layer")
     rows = [[names[file["file"]], file["file"], str(file["arch"]), file["sha256"]] for file in files]
     columns = ("file", "arch", "sha256")
-    yield Tables([Table("Files", ("", *columns), rows, words=columns)], "The files")
+    yield Tables([Table("files", ("", *columns), rows, words=columns)], "The files")
 
 
 def _score_table(document: Document, names: dict[str, str]) -> Table:
@@ -269,7 +271,7 @@ def comparison_table(comparisons: Sequence[Document], names: dict[str, str]) -> 
         f"of {len(comparisons)} equal pairs about {0.05 * len(comparisons):.2g} would have p < 0.05."
     )
     verdicts = [verdict(c["p"], names[c["a"]], names[c["b"]], c["a_only"], c["b_only"]) for c in comparisons]
-    found = replace(found, caption=f"Pairs compared: {found.caption}. {chance}", words=("b",))
+    found = replace(found, caption=f"pairs compared: {found.caption}. {chance}", words=("b",))
     return found.plus("in words", verdicts, words=True)
 
 
@@ -284,7 +286,7 @@ def verdict(p: float, a: str, b: str, a_only: int, b_only: int) -> str:
 def _mean_table(files: Sequence[Document], names: dict[str, str]) -> Table:
     found = [(names[file["file"]], file["corruptions"]) for file in files]
     rows = [[name, each["source"], percent(each["mean_accuracy"])] for name, each in found]
-    caption = "Accuracy on corrupted images, mean over corruptions and severities"
+    caption = "accuracy on corrupted images, mean over corruptions and severities"
     return Table(caption, ["file", "source", "mean accuracy"], rows, words=("source",))
 
 
@@ -293,4 +295,4 @@ def _layer_table(files: Sequence[Document], names: dict[str, str]) -> Table:
     found = [{layer["name"]: percent(layer["density"]) for layer in file["layers"]} for file in files]
     layers = dict.fromkeys(name for some in found for name in some)
     rows = [[layer, *(some.get(layer, NOTHING) for some in found)] for layer in layers]
-    return Table("Weights remaining in each layer", ["layer", *(names[file["file"]] for file in files)], rows)
+    return Table("weights remaining in each layer", ["layer", *(names[file["file"]] for file in files)], rows)

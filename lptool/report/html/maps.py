@@ -14,14 +14,13 @@ HEATS = 9  # colours of the scale in page.css: as many as an eye tells apart
 
 
 class Step(NamedTuple):
-    """One candidate in one pass.
+    """One candidate; in a search of several passes, in one of them.
 
     `tries` has the value on val of each alpha tried, None where it has no place on the scale; `taken` is the alpha
     accepted.
     """
 
     name: str
-    lap: int
     tries: Mapping[float, float | None]
     taken: float | None
 
@@ -71,15 +70,15 @@ def alpha_name(alpha: float | None) -> str:
 
 def steps_of(run: Document) -> list[Step]:
     """The search step by step; nothing where no alpha was tried."""
-    key = chosen_by(run)
+    key, found = chosen_by(run), (run.get("search") or {"steps": []})["steps"]
+    several = len({step["pass"] for step in found}) > 1
     steps = [
         Step(
-            name_of(step),
-            step["pass"],
+            f"pass {step['pass']}: {name_of(step)}" if several else name_of(step),
             {a["alpha"]: _value(a, key) for a in step["attempts"] if a["alpha"] is not None},
             step["alpha"] if step["accepted"] else None,
         )
-        for step in (run.get("search") or {"steps": []})["steps"]
+        for step in found
     ]
     return steps if any(step.tries for step in steps) else []
 
@@ -99,10 +98,10 @@ def search_map(run: Document) -> Table:
     def shown(value: float | None) -> str:
         return "" if value is None else show(value)
 
-    rows = [["start", "", *[""] * len(alphas), show(search["start"][key])]]
-    rows += [[s.name, str(s.lap), *(shown(s.tries.get(a)) for a in alphas), shown(s.incumbent)] for s in steps]
-    looks = {(i, j): _look(s, a, scale) for i, s in enumerate(steps, 1) for j, a in enumerate(alphas, 2)}
-    return Table("", ["alpha", "pass", *map(alpha_name, alphas), "val"], rows, looks=looks)
+    rows = [["start", *[""] * len(alphas), show(search["start"][key])]]
+    rows += [[step.name, *(shown(step.tries.get(a)) for a in alphas), shown(step.incumbent)] for step in steps]
+    looks = {(i, j): _look(step, a, scale) for i, step in enumerate(steps, 1) for j, a in enumerate(alphas, 1)}
+    return Table("", ["alpha →", *map(alpha_name, alphas), "val"], rows, looks=looks)
 
 
 def _values(steps: Sequence[Step]) -> list[float]:

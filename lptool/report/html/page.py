@@ -43,7 +43,7 @@ def made_by(document: Document) -> dict[str, object]:
     """How to do it again: the exact command, and what it ran on."""
     device = {"device": document["device"]} if document.get("device") else {}
     rows = [(name, str(value)) for name, value in (device | (document.get("versions") or {})).items()]
-    return {"command": document.get("command"), "versions": Table("Versions", ("", ""), rows, words=("",))}
+    return {"command": document.get("command"), "versions": Table("versions", ("", ""), rows, words=("",))}
 
 
 def points(gain: float) -> str:
@@ -53,11 +53,12 @@ def points(gain: float) -> str:
 
 def render(template: str, **content: object) -> str:
     """The whole file: its style is inside, and it loads nothing."""
-    return _templates().get_template(template).render(content)
+    return templates().get_template(template).render(content)
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Where a variable is escaped by itself, and an unknown one is an error."""
     found = Environment(
         loader=PackageLoader("lptool.report.html", "."),
         autoescape=True,

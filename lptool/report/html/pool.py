@@ -38,13 +38,12 @@ def pool_page(document: Document) -> str:
 
 def _parts(run: Document, prefix: str) -> dict[str, Any]:
     """What the template shows of one target; `prefix` keeps the ids of its figures apart."""
-    dense = {"dense": member for member in members_of([run]) if member["sparsity"] == 0}
     return {
         "run": run,
         "headline": headline([run]),
         "taken": sum(bool(member["accepted"]) for member in run["members"]),
         "warnings": warnings_of(run),
-        "numbers": {name: scores for name, scores in (rows_of(run) | dense).items() if scores["test"]},
+        "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),
         "has_map": bool(steps_of(run)),
         "tables": list(tables_of(run)),
@@ -117,6 +116,12 @@ def rows_of(run: Document) -> dict[str, Document]:
     """Name → scores on val and test, of the controls and then the methods."""
     controls = {tables.ROWS[row]: {part: run[part][row] for part in PARTS} for row in controls_of(run["val"])}
     return controls | methods_of(run)
+
+
+def numbers_of(run: Document) -> dict[str, Document]:
+    """The few scores that most readers come for: those on test, and the dense ticket's."""
+    dense = [("dense", member) for member in members_of([run]) if member["sparsity"] == 0]
+    return {name: scores for name, scores in [*rows_of(run).items(), *dense[:1]] if scores["test"]}
 
 
 def references_of(runs: Sequence[Document]) -> Document | None:
@@ -231,7 +236,7 @@ def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:
 def target_table(runs: Sequence[Document]) -> Table:
     """A row for each target, with what was gained there."""
     controls = f"the stronger control ({_all_controls(runs)})"
-    caption = f"Accuracy on val / test by target; the gain is in points over {controls}"
+    caption = f"accuracy on val / test by target; the gain is in points over {controls}"
     gains = [points(gain_of(run["test"], stronger(run["test"]))) for run in runs]
     return tables.targets(caption, runs, rows_of).plus("gain on test", gains)
 
@@ -240,14 +245,14 @@ def tables_of(run: Document) -> Iterator[Tables]:
     """Scores, steps and attempts, layers, and the file written."""
     search = run.get("search")
     steps = search["steps"] if search else run["members"]
-    taken = tables.members("Members", steps, digits=3)
+    taken = tables.members("members", steps, digits=3)
     if search:
         start = f"{percent(search['start']['accuracy'])}, NLL {number(search['start']['nll'])}"
-        caption = f"Steps of the search; the incumbent began at {start}"
+        caption = f"steps of the search; the incumbent began at {start}"
         taken = replace(taken, caption=caption).plus("pass", [str(step["pass"]) for step in steps])
-    yield Tables([tables.scores("Scores", rows_of(run), FULL), taken])
+    yield Tables([tables.scores("scores", rows_of(run), FULL), taken])
     if any(step.get("attempts") for step in steps):
-        accuracy = attempt_table("Accuracy on val by alpha", steps, _accuracy)
+        accuracy = attempt_table("accuracy on val by alpha", steps, _accuracy)
         nll = attempt_table("NLL on val by alpha", steps, lambda a: number(a["nll"]) if a["complete"] else "cut short")
         yield Tables([accuracy, nll], "All attempts")
     if layers := run.get("layers"):
@@ -276,10 +281,10 @@ def _layer_table(layers: Sequence[Document]) -> Table:
         [layer["name"], "×".join(map(str, layer["shape"])), percent(layer["before"]), percent(layer["after"])]
         for layer in layers
     ]
-    return Table("Density of each layer", ["layer", "shape", "weights remaining before", "after"], rows)
+    return Table("density of each layer", ["layer", "shape", "weights remaining before", "after"], rows)
 
 
 def _file_table(run: Document) -> Table:
     rows = [("output", run["output"]), ("sha256", run["sha256"]), ("target", run["target"]["file"])]
     rows += [(key, str(run[key])) for key in ("select", "passes", "shipped") if key in run]
-    return Table("The file written, and by which rules", ("", ""), rows, words=("",))
+    return Table("the file written, and by which rules", ("", ""), rows, words=("",))
