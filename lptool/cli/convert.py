@@ -9,7 +9,7 @@ import click
 
 from lptool.cli import options as shared
 from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_values_alone
-from lptool.cli.output import clear_errors, tell, warn
+from lptool.cli.output import clear_errors, print_result, warn
 
 OPTIONS = {
     "Output": [
@@ -49,7 +49,7 @@ def convert(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write a ticket or a pooled model in another form, which the name of OUT tells.
+    """Write a ticket or a pooled model in another form, chosen by the name of OUT.
 
     \b
     lptool convert pooled.safetensors small.safetensors --packed
@@ -71,4 +71,4 @@ def convert(
     conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
     warn(conversion.warnings)
     document, view = report_export.conversion_document(conversion), report_export.conversion_view(conversion)
-    tell(document, [view], as_json=as_json)
+    print_result(document, [view], as_json=as_json)

@@ -9,7 +9,7 @@ import click
 
 from lptool.cli import options as shared
 from lptool.cli.options import SectionedCommand, option, options_of
-from lptool.cli.output import Document, check_page, clear_errors, progress_bar, tell_and_report, warn
+from lptool.cli.output import Document, check_page, clear_errors, print_and_report, progress_bar, warn
 
 OPTIONS = {
     "Data": [
@@ -54,7 +54,7 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     with progress_bar("evaluating") as advance:
         evaluation = carry_out(plan, advance)
     document, view = report_evaluate.evaluate_document(evaluation), report_evaluate.evaluate_view(evaluation)
-    tell_and_report(document, [view], _draw, page=page, as_json=as_json)
+    print_and_report(document, [view], _draw, page=page, as_json=as_json)
 
 
 def _draw(document: Document) -> str:

@@ -10,7 +10,7 @@ import click
 
 from lptool.cli import options as shared
 from lptool.cli.options import SectionedCommand, options_of
-from lptool.cli.output import clear_errors, progress_bar, tell, warn
+from lptool.cli.output import clear_errors, print_result, progress_bar, warn
 
 if TYPE_CHECKING:
     from lptool.pooling.comparisons import Barrier
@@ -52,7 +52,7 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     barriers = _barriers(found, given) if given["dataset"] and comparable else []
     document = report.inspect_document(inspection)
     document["pool"]["barriers"] = report.barrier_documents(barriers)
-    tell(
+    print_result(
         document, [report.inspect_view(inspection), *[report.barrier_view(barriers)] * bool(barriers)], as_json=as_json
     )
 

@@ -38,7 +38,7 @@ class SectionedOption(click.Option):
 
 
 class Words(click.Choice[str]):
-    """One of some words; a near miss is told which one is meant."""
+    """One of some words; the error for another word names the closest."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """As click words it, and the closest."""
@@ -119,7 +119,7 @@ PACKED = option("--packed", is_flag=True, help="Write kept weights and their pos
 VALUES_OPTION = option(
     "--values",
     type=Words(["bf16", "fp16"]),
-    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is told.",
+    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is printed.",
 )
 
 

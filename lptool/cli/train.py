@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.options import SectionedCommand, options_of
-from lptool.cli.output import Document, clear_errors, show, tell_alone, warn
+from lptool.cli.output import Document, clear_errors, print_document, show, warn
 from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
 from lptool.training.options import Levels, TrainOptions, check_levels, count_of
 
@@ -45,7 +45,7 @@ def train(
     torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
 
     Under torchrun the processes share each batch and train the tickets that one process would. With --dry-run the same
-    command tells what it would do: levels, steps, images, batch per process, device and bytes.
+    command prints what it would do: levels, steps, images, batch per process, device and bytes.
     """
     options, by_preset = chosen(preset, None, given)
     refuse_odd_usage(options, sparsities)
@@ -62,7 +62,7 @@ def train(
     ]
     if dry_run:
         plans = [run.plan(ranks) for run in runs]
-        tell_alone(plans[0] if replicates == 1 else {"runs": plans}, ranks)
+        print_document(plans[0] if replicates == 1 else {"runs": plans}, ranks)
         return
     for run in runs:
         _show_result(run, run.make(ranks), ranks)
@@ -155,16 +155,16 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
 
 
 def _outlook() -> Callable[[Where], str]:
-    """How long all levels will take, said once, after ten steps; empty else, and where it is under a minute."""
+    """Once, after ten steps, a line on how long all levels will take; empty otherwise, and where it is under a minute."""
     first: tuple[int, float] | None = None
-    said = False
+    given = False
 
     def outlook(at: Where) -> str:
-        nonlocal first, said
+        nonlocal first, given
         first = first or (at.step, time.perf_counter())
-        if said or at.step < first[0] + 10:
+        if given or at.step < first[0] + 10:
             return ""
-        said = True
+        given = True
         seconds = (time.perf_counter() - first[1]) / (at.step - first[0]) * (at.steps - at.step)
         return (
             "" if seconds < 60 else f"about {_duration(seconds)} to go for all levels, at the rate of the first steps"

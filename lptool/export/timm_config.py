@@ -124,8 +124,8 @@ def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
 def _images_of(metadata: Metadata) -> dict[str, Any]:
     """How images become the network's input: whole, scaled to their side, normalised. Empty where nothing is said."""
     data = metadata.data
-    said = {"input_size": data.image_shape, "mean": data.mean, "std": data.std}
-    found = {key: list(values) for key, values in said.items() if values}
+    given = {"input_size": data.image_shape, "mean": data.mean, "std": data.std}
+    found = {key: list(values) for key, values in given.items() if values}
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}

@@ -12,7 +12,7 @@ from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import said_by
 from lptool.networks.building import build_model
-from lptool.networks.matching import fit_names, guess_arch, told_arch
+from lptool.networks.matching import arch_in_header, fit_names, guess_arch
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str | None = None) -> nn.Module:
@@ -37,7 +37,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str |
     torch.Size([2, 10])
     """
     ticket = load_ticket(path)
-    name, kwargs = arch or told_arch(ticket.metadata, str(path)), ticket.metadata.arch_kwargs
+    name, kwargs = arch or arch_in_header(ticket.metadata, str(path)), ticket.metadata.arch_kwargs
     if name is None:
         name, kwargs, _ = guess_arch(ticket.shapes, str(path))
     with said_by(None if arch else str(path)):

@@ -65,7 +65,7 @@ def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[s
     return found
 
 
-def told_arch(metadata: Metadata, file: str) -> str | None:
+def arch_in_header(metadata: Metadata, file: str) -> str | None:
     """The architecture that a header says; None where it says none.
 
     Raises:

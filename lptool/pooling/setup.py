@@ -29,8 +29,8 @@ from lptool.evaluation.setting import (
     check_normalisation,
     matching_data,
     measured_note,
+    naming_data,
     normalisation_of,
-    telling,
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
@@ -218,7 +218,7 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    told = next((summary.file for summary in telling(pool.summaries)), None)
+    told = next((summary.file for summary in naming_data(pool.summaries)), None)
     with said_by(None if options.mean or options.std else told):
         check_normalisation(data)
     check_image_shape(data, pool.summaries)
@@ -228,7 +228,7 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
 
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse data of another split than the tickets say they were trained on."""
-    for summary in telling(summaries):
+    for summary in naming_data(summaries):
         trained_on = summary.metadata.data
         if not _same_split(trained_on.split, data.split):
             raise DataError(
