@@ -155,7 +155,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
 
 
 def _outlook() -> Callable[[Where], str]:
-    """Once, after ten steps, a line on how long all levels will take; empty otherwise, and where it is under a minute."""
+    """Once, after ten steps, a line on how long all levels will take; else, and where it is under a minute, nothing."""
     first: tuple[int, float] | None = None
     given = False
 
