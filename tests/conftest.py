@@ -13,6 +13,39 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands o
     from lptool.pooling.job import PoolResult
 
 
+# Files that begin processes. One worker has them all, as what the processes are forked off takes seconds to start; and
+# it begins with them, so that no core waits for them at the end.
+PROCESSES = (
+    "test_ranks.py",
+    "training/test_job.py",
+    "training/test_parallel.py",
+    "test_examples_imagenet.py",
+    "test_contributing.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files above first; each file whole."""
+
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, name in enumerate(PROCESSES) if item.nodeid.startswith(f"tests/{name}")), 99)
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """`--dist loadfile`, for which the files above are one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "processes" if file.removeprefix("tests/") in PROCESSES else file
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """The files of tests are spread over the cores; and float sums depend on the number of threads."""

@@ -241,6 +241,14 @@ def test_layouts_of_names() -> None:
     }
 
 
+def test_a_tensor_that_is_called_orig_and_has_no_mask_keeps_its_name(tmp_path: Path) -> None:
+    state = {"a.weight_orig": torch.ones(2, 2), "b.weight_orig": torch.ones(2, 2), "b.weight_mask": torch.eye(2)}
+    save_file(state, tmp_path / "a.safetensors")
+    ticket = load_ticket(tmp_path / "a.safetensors")
+    assert ticket.state.keys() == {"a.weight_orig", "b.weight"}
+    assert ticket.mask.keys() == {"b.weight"}
+
+
 @pytest.mark.parametrize(
     ("names", "plain"),
     [
@@ -259,6 +267,8 @@ def test_wrappers_come_off_where_most_names_bear_them(names: list[str], plain: l
     ("mask", "message"),
     [
         (torch.ones(2, 3), r"mask w_mask is \[2, 3\], expected \[2, 2\] as w is"),
+        (torch.ones(4), r"mask w_mask is \[4\], expected \[2, 2\] as w is"),
+        (torch.ones(4, 1), r"mask w_mask is \[4, 1\], expected \[2, 2\] as w is"),
         (torch.full((2, 2), 0.5), r"mask w_mask has 4 values other than 0 and 1, such as 0\.5"),
     ],
 )
@@ -266,6 +276,17 @@ def test_masks_that_are_none(tmp_path: Path, mask: Tensor, message: str) -> None
     save_file({"w": torch.ones(2, 2), "w_mask": mask}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=message):
         load_ticket(tmp_path / "a.safetensors")
+
+
+def test_a_files_own_masks_go_before_those_of_the_file_beside_it(tmp_path: Path) -> None:
+    own, beside = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    weights = {"v": torch.full((2, 2), 3.0), "w": torch.full((2, 2), 5.0)}
+    torch.save({**weights, "w_mask": own}, tmp_path / "model_ep1_it0.pth")
+    torch.save({"v": beside, "w": beside}, tmp_path / "mask.pth")
+    ticket = load_ticket(tmp_path / "model_ep1_it0.pth")
+    assert torch.equal(ticket.state["w"], 5 * own)
+    assert torch.equal(ticket.state["v"], 3 * beside)
+    assert torch.equal(ticket.mask["w"], own.bool())
 
 
 def test_a_mask_file_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -165,6 +166,30 @@ def test_areas_and_places_spread_over_their_whole_range() -> None:
     free = 200 - tall > 50
     for start, side in ((top, tall), (left, wide)):
         assert float((start / (200 - side))[free].mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def spread(values: Tensor, low: float, high: float, bins: int) -> None:
+    """Assert that the values are uniform, to within five standard deviations of the count in each bin."""
+    counts = torch.histc(values, bins, low, high)
+    expected = len(values) / bins
+    assert int(counts.sum()) == len(values)
+    assert float((counts - expected).abs().max()) < 5 * math.sqrt(expected)
+
+
+def test_sides_are_drawn_evenly_by_the_logarithm_of_their_ratio() -> None:
+    """Twice as wide is as likely as twice as high. Boxes of less than half the area fit whatever their ratio."""
+    _, _, tall, wide = random_boxes(40_000, 2000, 2000, generator()).double().unbind(1)
+    ratio = (wide / tall).log()[tall * wide < 2000**2 / 2]
+    spread(ratio.clamp(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])), *map(math.log, CROP_RATIO), 10)
+
+
+def test_a_box_may_lie_at_every_place_with_the_same_probability() -> None:
+    """At the first and the last, too."""
+    top, left, tall, wide = random_boxes(20_000, 5, 5, generator()).unbind(1)
+    for start, side in ((top, tall), (left, wide)):
+        for length in (2, 3, 4):
+            places = start[side == length].double()
+            spread(places, -0.5, 5 - length + 0.5, 5 - length + 1)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -101,6 +102,25 @@ def test_noise_is_as_wide_as_its_table_says() -> None:
         noise = applied("gaussian_noise", severity, grey).float() - 128
         assert float(noise.std()) == pytest.approx(255 * sigma, rel=0.03)
         assert abs(float(noise.mean())) < 1
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_noise_beyond_black_and_white_is_black_and_white(value: int) -> None:
+    flat = InMemory(torch.full((20, 1, 32, 32), value, dtype=torch.uint8), torch.zeros(20, dtype=torch.int64))
+    away = (applied("gaussian_noise", 1, flat).float() - value).abs()
+    assert float((away == 0).float().mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(away.max()) < 6 * 255 * KINDS["gaussian_noise"][1][0]
+
+
+def test_blur_turns_an_edge_into_the_normal_distribution() -> None:
+    """Black to the left, white from the middle on; far from the border, which is mirrored."""
+    side = 64
+    edge = (torch.arange(side) >= side // 2).byte().mul(255).expand(1, 1, side, side)
+    for severity, share in zip(SEVERITIES, KINDS["gaussian_blur"][1], strict=True):
+        row = applied("gaussian_blur", severity, InMemory(edge, torch.tensor([0])))[0, 0, side // 2]
+        for place in range(side // 4, 3 * side // 4):
+            expected = 255 * NormalDist(side / 2 - 0.5, share * side).cdf(place)
+            assert abs(int(row[place]) - expected) < 4, (severity, place)
 
 
 def test_a_shift_is_a_share_of_the_side() -> None:

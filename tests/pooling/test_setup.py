@@ -53,6 +53,19 @@ def test_a_state_in_the_search_scores_as_it_does_in_the_report(tickets: list[Pat
     assert bench.scorer(state).correct == bench.score(bench.recalibrated(state), bench.data.val).correct
 
 
+def test_the_seed_chooses_the_images_of_calibration(tickets: list[Path]) -> None:
+    """So of few of them another seed leaves other statistics behind, and of all of them the same."""
+
+    def statistics(seed: int, size: int) -> torch.Tensor:
+        bench = open_bench(tickets, replace(OPTIONS, precision="fp32", calibration_size=size, seed=seed))
+        bench.scorer(bench.pool[2].state)
+        return next(t for name, t in bench.model.state_dict().items() if name.endswith("running_mean")).clone()
+
+    assert torch.equal(statistics(0, 100), statistics(0, 100))
+    assert not torch.equal(statistics(0, 100), statistics(1, 100))
+    assert torch.equal(statistics(0, 10**6), statistics(1, 10**6))
+
+
 def test_a_batch_that_does_not_fit_is_halved(tickets: list[Path], caplog: pytest.LogCaptureFixture) -> None:
     small, large = (open_bench(tickets, replace(OPTIONS, batch_size=size)) for size in (100, 400))
 

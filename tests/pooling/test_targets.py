@@ -7,8 +7,9 @@ import pytest
 
 import lptool
 from lptool.errors import PoolError
-from lptool.pooling.setup import open_bench
+from lptool.pooling.setup import Bench, open_bench
 from lptool.pooling.targets import choose_targets, kept_at
+from lptool.scoring.score import Score
 from tests.pooling.test_job import QUICK, right
 
 
@@ -21,6 +22,17 @@ def test_targets(tickets: list[Path]) -> None:
         assert choose_targets(replace(bench, options=replace(QUICK, target=target))) == places
     with pytest.raises(PoolError, match=r"no target '7': expected .* a level \(0, 1, 2, 3\)"):
         choose_targets(replace(bench, options=replace(QUICK, target="7")))
+
+
+@pytest.mark.parametrize(
+    ("correct", "place"), [((50, 52, 50, 49), 2), ((50, 49, 48, 50), 3), ((50, 49, 49, 49), 0), ((50, 50, 50, 51), 3)]
+)
+def test_matching_is_the_sparsest_that_gets_no_fewer_right_than_the_densest(
+    tickets: list[Path], monkeypatch: pytest.MonkeyPatch, correct: tuple[int, ...], place: int
+) -> None:
+    scores = iter([Score(right, 1.0, 100) for right in correct])
+    monkeypatch.setattr(Bench, "score", lambda *_: next(scores))
+    assert choose_targets(open_bench(tickets, replace(QUICK, target="matching"))) == [place]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
-from lptool.scoring.score import Batch, Score, cast_forward, evaluate, mark, recalibrated
+from lptool.scoring.score import Batch, Score, cast_forward, evaluate, mark, merged, recalibrated, score_of
 
 SIZES = (7, 7, 7, 4)
 TOTAL = sum(SIZES)
@@ -80,6 +80,17 @@ def test_each_image_is_marked_by_hand() -> None:
     right, loss = mark(torch.tensor([[0.0, 0.0], [0.0, 0.0], [9.0, -9.0]]), torch.tensor([0, 1, 1]))
     assert right.tolist() == [True, False, False]
     assert loss.tolist() == pytest.approx([math.log(2), math.log(2), 18 + math.exp(-18)])
+
+
+@pytest.mark.parametrize("sizes", [(25,), (24, 1), (3, 14, 8)])
+def test_scores_of_parts_of_any_size_come_to_that_of_all_images(sizes: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, labels = 3 * torch.randn(25, 4, generator=generator), torch.randint(4, (25,), generator=generator)
+    parts = [score_of(*part) for part in zip(logits.split(sizes), labels.split(sizes), strict=True)]
+    whole, found = score_of(logits, labels), merged(parts)
+    assert (found.correct, found.n, found.complete) == (whole.correct, 25, True)
+    assert found.nll == pytest.approx(whole.nll, rel=1e-6)
+    assert len(sizes) == 1 or found.nll != pytest.approx(sum(p.nll for p in parts) / len(parts), rel=0.01)
 
 
 def test_batches_may_be_an_iterator() -> None:

@@ -99,6 +99,11 @@ def test_costs_are_short() -> None:
     assert (saved(25, 10), saved(25, 0)) == ("25 → 10 (2.5×)", "25 → 0 (–)")
 
 
+@pytest.mark.parametrize(("p", "differs"), [(0.049, True), (0.05, False), (0.07, False), (0.1, False)])
+def test_one_in_twenty_by_chance_is_no_difference(p: float, differs: bool) -> None:
+    assert (verdict(p, "a", "b", 9, 5) != "no difference beyond chance") == differs
+
+
 def test_equal_counts_are_no_difference() -> None:
     assert verdict(0.01, "a", "b", 5, 5) == "no difference beyond chance"
 
