@@ -35,7 +35,7 @@ def nested(depth: int) -> Any:
 
 
 NUMBERS = [-1, 0, 1.5, math.nan, math.inf, 10**400, 10**20, True]
-VALUES = [None, *NUMBERS, "", "x", HOSTILE, [], {}, [3], ["x"], [{}], {"a": 1}, nested(60), nested(900), GONE]
+VALUES = [None, *NUMBERS, "", "x", HOSTILE, [], {}, [3], ["x"], [{}], {"arch": "x"}, nested(60), nested(900), GONE]
 
 
 def places(value: Any, at: Place = ()) -> Iterator[Place]:

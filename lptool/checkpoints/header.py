@@ -47,13 +47,6 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Training:
-    """The options of training that matter afterwards: the side that images were resized to, in pixels."""
-
-    image_size: int | None
-
-
-@dataclass(frozen=True)
 class Member:
     """A ticket of the pool: its file, without a folder where lptool wrote it; `alpha` is in [0, 1] as a rule."""
 
@@ -104,21 +97,16 @@ class SavedScore:
 def typed(kind: type[Typed], document: Any) -> Typed:
     """Each field from the key of its name, where the value is of the field's type. Raises nothing.
 
-    >>> typed(Training, {"image_size": 32, "epochs": 3}), typed(Training, {"image_size": "32"}), typed(Training, [])
-    (Training(image_size=32), Training(image_size=None), Training(image_size=None))
+    >>> typed(Member, {"file": "a.safetensors", "level": "3", "sha256": "0f"})
+    Member(file='a.safetensors', level=None, alpha=None, accepted=None)
     """
     found = _object(document)
     return kind(**{f.name: _READ[str(f.type)](found.get(f.name)) for f in fields(kind)})  # type: ignore[arg-type]
 
 
-def score_in(scores: Any, part: str, row: str) -> SavedScore | None:
-    """One score of a header; None where it is no such thing.
-
-    Args:
-        part: `val` or `test`.
-        row: `ticket`, `ticket_bn` or `pooled`.
-    """
-    found = _object(_object(_object(scores).get(part)).get(row))
+def score_in(scores: dict[str, Any], part: str, row: str) -> SavedScore | None:
+    """A score of `val` or `test`, in the row `ticket`, `ticket_bn` or `pooled`; None where it is no such thing."""
+    found = _object(_object(scores.get(part)).get(row))
     accuracy, n = _number(found.get("accuracy")), whole_number(found.get("n"))
     if accuracy is None or n is None or not 0 <= accuracy <= 1 or n <= 0:
         return None
@@ -151,9 +139,7 @@ def _all(read: Callable[[Any], Typed | None], values: Any) -> tuple[Typed, ...]:
 
 def _members(values: Any) -> tuple[Member, ...]:
     """The objects of a list; what else is in it is left out."""
-    return (
-        tuple(typed(Member, value) for value in values if isinstance(value, dict)) if isinstance(values, list) else ()
-    )
+    return tuple(typed(Member, value) for value in _instance(list, values) or () if isinstance(value, dict))
 
 
 def _shares(value: Any) -> Shares | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, Training, score_in, typed, whole_number
+from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, score_in, typed, whole_number
 from lptool.errors import CheckpointError, one_line
 
 FORMAT_VERSION = 1
@@ -56,11 +56,11 @@ class Metadata:
     @property
     def image_size(self) -> int | None:
         """The side in pixels that images were resized to; None where they were not, or have another in `dataset`."""
-        side, shape = typed(Training, self.train).image_size, self.data.image_shape
+        side, shape = whole_number(self.train.get("image_size")), self.data.image_shape
         return None if side is None or side < 1 or (shape and shape[1:] != (side, side)) else side
 
     def score(self, part: str, row: str) -> SavedScore | None:
-        """A score of a pooled model and its controls; None where there is none, or no sound one: see `score_in`."""
+        """A score of a pooled model or its controls; None where there is no sound one: see `score_in`."""
         return score_in(self.scores, part, row)
 
     def to_json(self, sparsity: float) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from lptool.checkpoints.header import SavedScore, SearchRecord
 from lptool.checkpoints.masks import Mask, density
 from lptool.checkpoints.metadata import Metadata
@@ -56,6 +58,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         template_path=str(_TEMPLATE),
         code=code,
         block=block,
+        table=table,
         base_name=base_name,
         title=title(ticket),
         metadata=metadata,
@@ -72,7 +75,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         named=json.dumps(arch_name(arch)) if ":" in arch else "",  # its file may lie elsewhere here
         ours=arch in OWN_ARCHS,
         layers=_layers(ticket.mask),
-        sizes=_sizes(sizes),
+        sizes=sizes,
         command=printable(command or ""),
         files=sorted(set(files)),
     )
@@ -129,7 +132,7 @@ def _eval_result(metadata: Metadata) -> EvalResult | None:
 
 def _data_id(name: str | None) -> str | None:
     """The data set's id on the Hub, where it is known to be there."""
-    found = (name or "").removeprefix("hfds/") if (name or "").startswith("hfds/") else _ON_HUB.get(name or "")
+    found = name.removeprefix("hfds/") if name and name.startswith("hfds/") else _ON_HUB.get(name or "")
     return found if found and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", found, re.ASCII) else None
 
 
@@ -139,7 +142,7 @@ def _data_id(name: str | None) -> str | None:
 def _results(metadata: Metadata) -> str:
     head = ("", "val accuracy", "val NLL", "test accuracy [95 %]", "test NLL", "test images")
     scores = [(label, metadata.score("val", row), metadata.score("test", row)) for row, label in _ROWS.items()]
-    return _table(head, [_result_row(label, val, test) for label, val, test in scores if val or test])
+    return table(head, [_result_row(label, val, test) for label, val, test in scores if val or test])
 
 
 def _result_row(label: str, val: SavedScore | None, test: SavedScore | None) -> list[str]:
@@ -161,16 +164,12 @@ def _interval(score: SavedScore | None) -> str:
 
 def _members(search: SearchRecord) -> str:
     """The candidates in the order in which the search took them."""
+    verdicts = {True: "yes", False: "no", None: "–"}
     rows = [
-        [
-            code(base_name(member.file)) if member.file is not None else "–",
-            _cell(member.level, "d"),
-            _cell(member.alpha, "g"),
-            {True: "yes", False: "no", None: "–"}[member.accepted],
-        ]
-        for member in search.members
+        [code(base_name(m.file or "")), _cell(m.level, "d"), _cell(m.alpha, "g"), verdicts[m.accepted]]
+        for m in search.members
     ]
-    return _table(("file", "level", "alpha", "accepted"), rows)
+    return table(("file", "level", "alpha", "accepted"), rows)
 
 
 def _coefficients(search: SearchRecord) -> str:
@@ -182,35 +181,21 @@ def _coefficients(search: SearchRecord) -> str:
     levels = {ticket.level for ticket in (search.target, *search.members) if ticket.level is not None}
     names = [f"level {n}" for n in sorted(levels)] if len(levels) == count else [str(n + 1) for n in range(count)]
     rows = zip(found.groups, found.values, strict=True)
-    return _table(("group", *names), [[code(group), *(f"{value:.3f}" for value in row)] for group, row in rows])
+    return table(("group", *names), [[code(group), *(f"{value:.3f}" for value in row)] for group, row in rows])
 
 
 def _layers(masks: Mask) -> str:
-    rows = [
-        [
-            code(name),
-            "×".join(map(str, mask.shape)),
-            f"{int(mask.count_nonzero()):,} / {mask.numel():,}",
-            percent(1 - density({name: mask})),
-        ]
-        for name, mask in masks.items()
-    ]
-    return _table(("tensor", "shape", "kept / total", "sparsity"), rows)
+    head = ("tensor", "shape", "kept / total", "sparsity")
+    return table(head, [_layer_row(name, mask) for name, mask in masks.items()])
 
 
-def _sizes(sizes: Sizes | None) -> str:
-    if sizes is None:
-        return ""
-    rows = [
-        ["dense, as here", f"{sizes.dense:,}"],
-        ["dense, through gzip", f"{sizes.gzip:,}"],
-        ["packed: kept weights and their positions", f"{sizes.packed:,}"],
-    ]
-    return _table(("file", "bytes"), rows)
+def _layer_row(name: str, mask: Tensor) -> list[str]:
+    kept = f"{int(mask.count_nonzero()):,} / {mask.numel():,}"
+    return [code(name), "×".join(map(str, mask.shape)), kept, percent(1 - density({name: mask}))]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Nothing where there are no rows."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown; nothing where there are no rows."""
     return markdown(Table("", head, rows)) if rows else ""
 
 
@@ -229,21 +214,13 @@ def title(ticket: Ticket) -> str:
 
 
 def arch_name(arch: str) -> str:
-    """An architecture without the folders of its file.
-
-    >>> arch_name("/home/me/net.py:make")
-    'net.py:make'
-    """
+    """An architecture without the folders of its file: `net.py:make` of `/home/me/net.py:make`."""
     source, colon, name = one_line(arch).rpartition(":")
     return f"{base_name(source)}{colon}{base_name(name)}"
 
 
 def data_name(name: str | None) -> str:
-    """A data set without the folders it lies in.
-
-    >>> data_name("folder:/home/me/photos")
-    'folder:photos'
-    """
+    """A data set without the folders it lies in: `folder:photos` of `folder:/home/me/photos`."""
     name = one_line(name or "")
     if name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds"):
         return name
