@@ -91,11 +91,11 @@ def pool(
         return
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
     if folder:
-        told = _pool_into_folder(job, targets[0], outputs[0])
+        result = _pool_into_folder(job, targets[0], outputs[0])
     else:
-        told = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
+        result = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
     if ranks.rank == 0:
-        tell_and_report(*told, _draw, page=page, as_json=as_json)
+        tell_and_report(*result, _draw, page=page, as_json=as_json)
 
 
 def _tickets(
@@ -134,7 +134,7 @@ class Job:
 
     Attributes:
         form: of the files.
-        shown: whether a person reads along; each result is then told as it comes.
+        shown: whether a person reads along; each result is then shown as it comes.
     """
 
     bench: Bench
@@ -144,10 +144,10 @@ class Job:
     shown: bool
 
 
-Told = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
+Result = tuple[Document, "list[RenderableType]"]  # for a program; and for a person, what was not shown on the way
 
 
-def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
+def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     """Pool one target into a folder in the Hugging Face layout, which appears whole."""
     from lptool.checkpoints.places import WEIGHTS, new_folder
     from lptool.export.folder import describe_weights
@@ -169,7 +169,7 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
     return document, [report_pool.pool_view(result), report_pool.references_view(result, found)]
 
 
-def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Told:
+def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Result:
     """Pool each target into a file, and sum up."""
     from lptool.pooling.comparisons import references
     from lptool.report import pool as report_pool
@@ -190,17 +190,17 @@ def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list
 
     ranks = job.ranks
     dealt = ranks.count > 1 and len(targets) > 1
-    told = job.shown and ranks.rank == 0
+    shown = job.shown and ranks.rank == 0
 
     def run(target: int, output: Path) -> PoolResult:
         result = _pool_one(job, target, output, ALONE if dealt else ranks)
-        if told and not dealt:
+        if shown and not dealt:
             show(report_pool.pool_view(result))
         return result
 
     tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
     results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
-    for result in results * (told and dealt):
+    for result in results * (shown and dealt):
         show(report_pool.pool_view(result))
     return results
 
@@ -214,7 +214,7 @@ def _pool_one(
     within: Path | None = None,
     fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
 ) -> PoolResult:
-    """Pool one target under a progress bar; Ctrl-C tells how far it came.
+    """Pool one target under a progress bar; Ctrl-C reports how far it came.
 
     Args:
         ranks: that search it together.

@@ -43,7 +43,7 @@ _SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first i
 
 @dataclass(frozen=True)
 class PoolResult:
-    """One pooled model, as written; plain values, which one process can tell another.
+    """One pooled model, as written; plain values, which one process can send to another.
 
     Attributes:
         sparsity: of the file. target_sparsity: of the target as it was.
