@@ -48,7 +48,7 @@ def greedy(search: Search, start: Incumbent, alphas: Sequence[float] | None = No
 
 def average(search: Search, start: Incumbent) -> Outcome:
     """Like `greedy`, with alpha 0.5 only. Source: Yin et al. 2023, section 3.2."""
-    return greedy(search, start, alphas=(0.5,), name="average")
+    return greedy(search, start, METHODS["average"].alphas, "average")
 
 
 def swa(search: Search, start: Incumbent) -> Outcome:
@@ -69,7 +69,12 @@ def uniform(search: Search, start: Incumbent) -> Outcome:
 def _without_choice(
     search: Search, start: Incumbent, name: str, alpha_of: Callable[[int], float], *, prune_each: bool = True
 ) -> Outcome:
-    """Mix in every candidate with the alpha that follows from how many were mixed; score the last mix alone."""
+    """Mix in every candidate, nearest first, and score the last mix alone.
+
+    Args:
+        alpha_of: the weight of the mix so far, by how many tickets are in it.
+        prune_each: prune after each candidate, or once at the end.
+    """
     alphas = {place: alpha_of(members) for members, place in enumerate(search.order, start=1)}
     state = search.pool[search.target].state
     for candidate, alpha in alphas.items():
@@ -84,7 +89,7 @@ def _without_choice(
 
 
 def soup(search: Search, start: Incumbent) -> Outcome:
-    """The mean of the target and those candidates that each make it no worse, the best by themselves first.
+    """The mean of the target and those candidates that make it no worse, tried in the order of their own scores.
 
     A candidate by itself is scored pruned to the result's sparsity. The mean is taken of the tickets as they are, and
     pruned for scoring.
@@ -98,6 +103,7 @@ def soup(search: Search, start: Incumbent) -> Outcome:
         members = 1 + sum(step.accepted for step in steps)
         alpha = members / (members + 1)
         grown = interpolate(mean, search.pool[candidate].state, alpha)
+        # Pruned in place, so in a copy: the mean itself stays whole.
         state, mask = search.prune(dict(grown) | {name: grown[name].clone() for name in search.pool.prunable})
         score = search.score_once(state, candidate, alpha, incumbent.score)
         accepted = search.choice.replaces(score, incumbent.score)
@@ -138,30 +144,45 @@ def pool_tickets(
 ) -> tuple[Incumbent, SearchTrace]:
     """Pool tickets into one model.
 
+    >>> import torch
+    >>> from lptool import Pool, Score, Ticket
+    >>> dense = Ticket({"w": torch.tensor([2.0, 1.0])}, mask={})
+    >>> sparse = Ticket({"w": torch.tensor([0.0, 3.0])}, mask={"w": torch.tensor([False, True])})
+    >>> def score(state, bar=-math.inf):  # of 10 images: the more right, the nearer the weights are to [0, 2]
+    ...     distance = float((state["w"] - torch.tensor([0.0, 2.0])).norm())
+    ...     return Score(correct=round(10 - distance), nll=distance, n=10)
+    >>> best, trace = pool_tickets(Pool.of([dense, sparse]), score, alphas=(0.25, 0.5, 0.75))
+    >>> best.state["w"], best.mask["w"], best.score.correct  # [1, 2] = 0.5·sparse + 0.5·dense, pruned to one weight
+    (tensor([0., 2.]), tensor([False,  True]), 10)
+    >>> [(step.candidate, step.alpha, step.accepted) for step in trace.steps]
+    [(0, 0.5, True)]
+
     Args:
-        pool: at least two tickets.
-        score: scores a state on val, after BN recalibration (see `Scorer`).
+        pool: at least two tickets, aligned: tensors of the same names and shapes, on one device.
+        score: scores a state dict on val, after BN recalibration (see `Scorer`): images right, and the mean negative
+            log-likelihood in nats. It may stop early, with `complete=False`, where `bar` is out of reach (see
+            `Choice`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
         method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need no gradient.
-        choice: how models are compared on val; `score` must stop early by the same.
+        choice: how models are compared on val; a `score` that stops early must do so by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
         passes: how often `greedy` and `average` go through the candidates.
         decay: of `ema`, in [0, 1].
         learning, gradient: of `learned`.
-        score_as_is: scores the target without BN recalibration, so that the search starts from the better of the
-            two; None where `score` does not recalibrate.
+        score_as_is: scores a state dict with the BN statistics it has, so that the search starts from the better of
+            target and recalibrated target; None where `score` does not recalibrate.
         ranks: the processes to spread the alphas over. The result is the same however many they are.
         on_progress: called after each round of scorings, on every rank.
 
     Returns:
         The best model, with exactly `keep` kept weights, and the trace of the search. Where no candidate was accepted
         the model is the target, with the BatchNorm statistics that score better. The result of `swa`, `ema`, `uniform`
-        and `learned` is what they make, better than the target or not: compare its score with `trace.ticket`.
+        and `learned` is what they make, better than the target or not: compare its score with `trace.start`.
 
     Raises:
-        PoolError: an unknown or impossible option.
+        PoolError: an unknown or impossible option, or `learned` without a `gradient`, or one that is not finite.
         RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
@@ -181,8 +202,7 @@ def pool_tickets(
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
     outcomes = [function_of(name)(search, start) for name in names]
-    sound = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start.score)]
-    best = max(sound or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
+    best = _best_of(outcomes, choice, start.score)
     incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)
     scores = [score for outcome in outcomes for score in outcome.scores]
     return incumbent, SearchTrace(
@@ -199,6 +219,12 @@ def pool_tickets(
         evaluations=1 + (ticket_bn is not None) + len(scores),
         not_finite=sum(not math.isfinite(score.nll) for score in scores),
     )
+
+
+def _best_of(outcomes: Sequence[Outcome], choice: Choice, start: Score) -> Outcome:
+    """The best on val of those that may replace the start; of all, where none may (`swa` alone can be worse)."""
+    no_worse = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start)]
+    return max(no_worse or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
 
 
 def _check(
@@ -225,7 +251,7 @@ def _check(
 
 
 def _start(search: Search, score_as_is: ScoreFunction | None) -> tuple[Incumbent, Score, Score | None]:
-    """The incumbent to beat, the target as it is or recalibrated where that is better; and both scores."""
+    """The first incumbent: the target as it is, or with BN recalibrated where that is better; and both scores."""
     state, mask = pruned_ticket(search.pool, search.target, search.keep)
     if score_as_is is None:
         found, with_bn = search.score(state), None

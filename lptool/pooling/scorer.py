@@ -20,8 +20,8 @@ class Scorer:
     """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
 
     It learns as it goes which val images are hard, and takes those first, so that a state that cannot reach the bar
-    is found out early. A complete score does not depend on that order but
-    for rounding. A state scored before is not scored again.
+    is found out early. But for rounding, a complete score does not depend on that order. A state scored before is not
+    scored again.
 
     Args:
         model: the network; on the device of the batches.

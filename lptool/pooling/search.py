@@ -27,7 +27,7 @@ from lptool.ranks import Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
 PER = ("tensor", "block", "global")
-_LARGEST_RATE = 1000  # logits are about 1; far beyond this, Adam itself overflows
+_LARGEST_RATE = 1000  # logits lie about 1; with a rate far beyond this, Adam itself overflows
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Learning:
 
 
 LEARNING = Learning()
-# Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
+# Chooses which alphas to score next, by their places in the list of alphas; none ends the sweep. It is given that list,
+# the places scored so far, and the place of the best of them: None as long as none is as good as the incumbent.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
 
@@ -68,15 +69,16 @@ class GradientFunction(Protocol):
 
 @dataclass
 class Search:
-    """What stays the same from candidate to candidate, and how many mixes were scored so far.
+    """What every method is given: all that stays the same while it runs, and how many mixes were scored so far.
 
     Attributes:
         pool: the tickets. target: the place of the one to improve. keep: how many weights the result keeps.
         score: scores a state on val. choice: how scores are compared.
         alphas, explore: which coefficients are tried, and in what order.
         passes: how often the candidates are gone through. decay: of `ema`.
-        gradient: for `learned`. ranks: the processes that scorings are spread over.
-        on_progress: called after each round of scorings. total: of mixes, at most.
+        learning, gradient: for `learned`. ranks: the processes that scorings are spread over.
+        on_progress: called after each round of scorings.
+        total: of mixes and learning steps, at most. done: of them, so far.
     """
 
     pool: Pool
@@ -111,13 +113,13 @@ class Search:
     def score_once(
         self, state: State, place: int | None, alpha: float | None, incumbent: Score, bar: float = -math.inf
     ) -> Score:
-        """Score one state, by default whole: on one rank, for all of them."""
+        """Score one state on the first rank, and give every rank its score; without a `bar` on all of val."""
         score = self.ranks.on_first(partial(self.score, state, bar))
-        self.tell((Scored(place, alpha, score),), incumbent)
+        self.report((Scored(place, alpha, score),), incumbent)
         return score
 
-    def tell(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
-        """Count mixes that were scored, and say where the search stands."""
+    def report(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
+        """Count mixes that were scored, and report how far the search has come."""
         self.done += len(scored)
         self.on_progress(Progress(scored, incumbent, self.done, self.total))
 
@@ -139,14 +141,14 @@ class Search:
             return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
         while places := self.explore(alphas, tried, best):
-            for start in range(0, len(places), self.ranks.count):
+            for start in range(0, len(places), self.ranks.count):  # a round: one scoring on each rank
                 bars = {i: bar(i) for i in places[start : start + self.ranks.count]}
                 found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
                 tried |= found
-                for i, result in sorted(found.items()):
+                for i, result in sorted(found.items()):  # in the order that one rank alone would go
                     if self.choice.reaches(result, bar(i)):
                         best = i
-                self.tell(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
+                self.report(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
         attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
         if best is None or not self.choice.replaces(tried[best], incumbent.score):
             return None, Step(place, None, False, None, attempts)
@@ -155,7 +157,7 @@ class Search:
         return Incumbent(state, mask, tried[best], recalibrated=True), step
 
     def _scores(self, tasks: dict[int, tuple[Callable[[], tuple[State, Mask]], float]]) -> dict[int, Score]:
-        """The scores of these mixes with their bars, by place; at most one for each rank."""
+        """The scores of one round, by place: of each a function that makes the mix, and its bar; one for each rank."""
 
         def scoring(mix: Callable[[], tuple[State, Mask]], bar: float) -> Score:
             return self.score(mix()[0], bar)
@@ -165,9 +167,9 @@ class Search:
 
 
 def pruned_ticket(pool: Pool, target: int, keep: int) -> tuple[State, Mask]:
-    """A ticket's weights and mask with `keep` weights kept: its own mask where that keeps as many."""
+    """A ticket's weights and mask with `keep` weights kept."""
     ticket = pool[target]
-    if kept_count(ticket.mask) == keep:
+    if kept_count(ticket.mask) == keep:  # pruned anew, weights of the mask that are 0 could be changed for others
         return ticket.state, ticket.mask
     return prune(ticket.state, pool.prunable, keep)
 
@@ -191,7 +193,7 @@ def grid(alphas: Sequence[float], tried: Collection[int], best: int | None) -> l
 
 
 def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
-    """Every second alpha by size; then the neighbours of the best, until it is the best of its neighbours."""
+    """Every second alpha by size; then the neighbours of the best so far, until neither of them is better."""
     by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
     if not tried:
         return by_size[1::2] or by_size

@@ -183,7 +183,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     first = pool.summaries[0]  # the others have the same names and shapes
     shapes = first.shapes
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
-    data, doubts = _matching_data(pool, options)
+    data, assumed = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
     with said_by(None if options.arch else first.file):
         model = build_model(arch, **kwargs)
@@ -192,7 +192,14 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
-    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
+    warnings = (
+        *notes,
+        *pool.warnings,
+        *not_nested(pool.summaries),
+        *guessed,
+        *assumed,
+        *_carried(shapes, names, first),
+    )
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     bench = Bench(
         pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
@@ -214,7 +221,11 @@ def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: S
 
 
 def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
-    """The data the tickets were trained on, split as it was then; val must hold no image that they were trained on."""
+    """The data the tickets were trained on, split as it was then, and warnings.
+
+    Raises:
+        DataError: val would hold images that the tickets were trained on, or images do not fit the network.
+    """
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
@@ -223,7 +234,7 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
         check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
-    return data, _doubts(pool, data, measured=normalisation is None)
+    return data, _assumed(pool, data, measured=normalisation is None)
 
 
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
@@ -237,8 +248,8 @@ def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
             )
 
 
-def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
-    """What the tickets do not say and was assumed."""
+def _assumed(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
+    """Warnings of what the tickets do not say, and was assumed."""
     lines = []
     silent = next((s.file for s in pool.summaries if not s.metadata.dataset), None)
     if silent is not None:

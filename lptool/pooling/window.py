@@ -32,7 +32,7 @@ def window(search: Search, start: Incumbent) -> Outcome:
 
 
 def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:
-    """The score on val of the mean of each ratio; cut short where it cannot be the best any more."""
+    """The score on val of the mean of each ratio; a scoring stops where that ratio cannot be the best any more."""
     scores: dict[float, Score] = {}
     for ratio in RATIOS:
         bar = max((search.choice.merit(score) for score in scores.values() if score.complete), default=-math.inf)
