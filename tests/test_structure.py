@@ -115,7 +115,7 @@ def test_no_file_is_too_long_to_read() -> None:
 
 def test_public_names_can_be_used() -> None:
     for name in lptool.__all__:
-        assert getattr(lptool, name).__doc__, name
+        assert ">>> " in (getattr(lptool, name).__doc__ or ""), f"{name} lacks a runnable example"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lptool.nothing
 

@@ -42,6 +42,9 @@ class EvaluateOptions(SettingOptions):
 
     Attributes:
         corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
+
+    >>> EvaluateOptions(dataset="npz:photos.npz", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).batch_size is None
+    True
     """
 
     corruptions: bool = False

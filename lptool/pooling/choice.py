@@ -36,6 +36,10 @@ class Choice:
 
     Raises:
         PoolError: unknown `select`.
+
+    >>> surer, righter = Score(correct=8, nll=0.4, n=10), Score(correct=9, nll=0.6, n=10)
+    >>> Choice().replaces(righter, surer), Choice("nll").replaces(righter, surer)
+    (True, False)
     """
 
     select: str = "accuracy"

@@ -35,6 +35,16 @@ class Scorer:
     Attributes:
         known: what is known of each state, by its key.
         images: how many were forwarded so far, of `val` and of `calibration`.
+
+    Raises:
+        DataError: there is no image to score on.
+
+    >>> images, labels = torch.eye(2)[:, :, None, None], torch.tensor([0, 1])
+    >>> def val(batch_size, *, order=None):
+    ...     yield images[order], labels[order]
+    >>> score = Scorer(nn.Flatten(), val, val_size=2, calibration=None)  # its logits are the pixels
+    >>> score({}).accuracy
+    1.0
     """
 
     def __init__(
