@@ -31,8 +31,9 @@ from torch import Tensor
 from lptool.checkpoints.masks import State
 from lptool.data.corruptions import generated
 from lptool.data.images import Images, sample
+from lptool.pooling.catalogue import AUTO
 from lptool.pooling.choice import BY_ACCURACY, Choice
-from lptool.pooling.methods import AUTO, pool_tickets
+from lptool.pooling.methods import pool_tickets
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.metrics import measure
 from lptool.scoring.score import recalibrated
@@ -75,8 +76,6 @@ VARIANTS = {
     "average": Variant("average"),
     "greedy": Variant("greedy"),
     "greedy, NLL": Variant("greedy", Choice("nll")),
-    "greedy, folds": Variant("greedy", Choice(folds=True)),
-    "greedy, NLL, folds": Variant("greedy", Choice("nll", folds=True)),
     "window": Variant("window"),
     "window, NLL": Variant("window", Choice("nll")),
     "soup": Variant("soup"),
@@ -223,8 +222,14 @@ def load(name: str) -> list[Row]:
 Of = Callable[[Row], float]
 
 
+def measured(cells: list[Row]) -> list[str]:
+    """What every run has, in the order measured: also variants that lptool had when they were measured."""
+    rows = [level["methods"] for cell in cells for level in cell["levels"]]
+    return [m for m in rows[0] if m not in (*CONTROLS, "auto") and all(m in row for row in rows)]
+
+
 def setting_tables(name: str, cells: list[Row]) -> str:
-    methods = ["ticket", "ticket + BN", *VARIANTS, "auto", "ensemble"]
+    methods = ["ticket", "ticket + BN", *measured(cells), "auto", "ensemble"]
     levels = range(1, len(cells[0]["levels"]))  # the dense level is no pruned model
     half = len(levels) // 2 + 1
     fits = ", ".join(f"{cell['train_accuracy']:.1%}" for cell in cells)

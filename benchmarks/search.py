@@ -46,9 +46,10 @@ from torch.utils.data import DataLoader, Dataset
 from lptool.checkpoints.finding import find_checkpoints
 from lptool.data.images import InMemory
 from lptool.networks.building import build_model
+from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Progress, SearchTrace
-from lptool.pooling.search import PAPER_ALPHAS, adjacent, coarse
+from lptool.pooling.search import adjacent, coarse
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Score, cast_forward

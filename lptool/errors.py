@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LptoolError(Exception):
@@ -12,6 +13,9 @@ class LptoolError(Exception):
     Args:
         text: what is wrong.
         options: the fields, such as `rewind_epoch`, whose values it is about; they go before the text.
+
+    >>> str(LptoolError("expected 1 or more, found 0", "passes"))
+    'passes: expected 1 or more, found 0'
     """
 
     def __init__(self, text: str, *options: str) -> None:
@@ -66,6 +70,17 @@ class PeerError(RankError):
     """Another rank failed and says why; this one has nothing to add."""
 
 
+@contextmanager
+def said_by(file: str | None) -> Iterator[None]:
+    """Put the file whose header is to blame before an error that does not name it; None leaves errors as they are."""
+    try:
+        yield
+    except LptoolError as error:
+        if file is None or file in error.text:
+            raise
+        raise type(error)(f"{file}: {error.text}", *error.options) from error
+
+
 def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
     """Join up to ten items; a count stands for the rest."""
     rest = [f"… and {len(items) - 10} more"] if len(items) > 10 else []
@@ -75,6 +90,21 @@ def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line that is not too long."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def printable(text: str) -> str:
+    """Without what a file may hold and UTF-8, YAML or a terminal does not take: half characters, control characters."""
+    whole = text.encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in whole)
+
+
+def one_line(text: str) -> str:
+    """The same with every run of white space as one space.
+
+    >>> one_line(" two\\nlines\\x1b[0m ")
+    'two lines?[0m'
+    """
+    return printable(" ".join(text.split()))
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:

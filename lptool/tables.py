@@ -5,8 +5,8 @@ A result makes a `Table` of ready cells; `report.tables` shows it by rich, `repo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -17,16 +17,29 @@ class Table:
         caption: what the table shows; may be empty where a heading above says it.
         headings: one per column. rows: of as many cells each, as a person reads them.
         words: headings of further columns that hold text, which stands left too.
+        looks: (row, column) → how a page colours that cell, in class names of its style sheet.
     """
 
     caption: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Collection[str] = ()
+    looks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a row does not fit: a cell under a wrong heading would be a wrong number."""
+        if any(len(row) != len(self.headings) for row in self.rows):
+            raise ValueError(f"{self.caption!r}: a row has not {len(self.headings)} cells, one for each heading")
 
     def is_text(self, column: int) -> bool:
         """Whether a column stands left."""
         return column == 0 or self.headings[column] in self.words
+
+    def plus(self, heading: str, cells: Sequence[str], *, words: bool = False) -> Table:
+        """The same with one more column."""
+        rows = [[*row, cell] for row, cell in zip(self.rows, cells, strict=True)]
+        named = (*self.words, heading) if words else self.words
+        return replace(self, headings=(*self.headings, heading), rows=rows, words=named)
 
 
 def markdown(table: Table) -> str:

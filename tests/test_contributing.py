@@ -25,6 +25,7 @@ def run(*arguments):
     assert result.exit_code == 0, result.output
     return result.stdout
 
+assert "nearest: the mean with the nearest neighbour" in " ".join(run("pool", "--help").split())
 small = ["--arch", "resnet8_cifar", "--levels", 1, "--epochs", 1, "--device", "cpu", "--precision", "fp32"]
 run("train", "-o", "run", "--dataset", "stripes", *small)
 document = json.loads(run("pool", "run", "-o", "a.safetensors", "--method", "nearest", "--device", "cpu", "--json"))

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lptool.checkpoints.containers import open_file
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.packed import LAYOUT_KEY, LAYOUT_VERSION, encode_gaps
+from lptool.checkpoints.packed import LAYOUT_KEY, LAYOUT_VERSION
+from lptool.checkpoints.positions import encode_gaps
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed
 from lptool.cli import main

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from lptool import errors
-from lptool.errors import LptoolError, TrainError, first_ten, near_miss
+from lptool.errors import LptoolError, TrainError, first_ten, near_miss, one_line, printable, said_by
 
 
 def test_an_error_about_options_names_them_as_whoever_asks_spells_them() -> None:
@@ -49,3 +49,21 @@ def test_near_miss_is_silent_where_nothing_is_close() -> None:
 
 def test_near_miss_takes_an_iterator() -> None:
     assert near_miss("digit", iter(["digits"])) == " Did you mean 'digits'?"
+
+
+def test_text_can_always_be_written() -> None:
+    odd = "a\ud800b\x00c\x1b[0m\x85é→"
+    assert printable(odd).encode()
+    assert printable(odd).isprintable()
+    assert printable("a\n\tb") == "a\n\tb"
+    assert one_line(" a\n\r\tb ") == "a b"
+    assert one_line(odd).isprintable()
+
+
+def test_an_error_about_a_header_names_its_file_once() -> None:
+    for text, expected in (("unknown", "a.pt: unknown"), ("a.pt: damaged", "a.pt: damaged")):
+        with pytest.raises(TrainError) as raised, said_by("a.pt"):
+            raise TrainError(text, "rate")
+        assert (raised.value.text, raised.value.options) == (expected, ("rate",))
+    with pytest.raises(TrainError, match=r"^unknown$"), said_by(None):
+        raise TrainError("unknown")

@@ -14,26 +14,28 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "masks metadata ticket summary pool packed containers dialects finding reading places writing "
-    "prune_keys inspection",
+    "checkpoints": "masks header metadata ticket summary pool positions packed containers dialects finding reading "
+    "places writing prune_keys inspection",
     "scoring": "batching batchnorm score metrics cost",
     "networks": "cifar building matching loading",
     "data": "images augment pictures shards sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
-    "pooling": "mixing choice outcome search window learned methods scorer journal gradient setup targets comparisons "
-    "fingerprint outputs job",
-    "export": "header timm_config markdown front_matter card folder hub onnx conversion",
-    "report": "inspect convert train pool evaluate",
-    "report.html": "drawing charts heatmaps markup wording pool_story pool_figures pool_page evaluate_story "
-    "evaluate_figures evaluate_page",
+    "pooling": "catalogue mixing choice outcome search window learned methods scorer journal gradient setup targets "
+    "comparisons fingerprint outputs job",
+    "export": "timm_config card folder hub onnx conversion",
+    "report": "tables inspect convert train pool evaluate",
+    "report.html": "drawing charts maps page pool evaluate",
     "cli": "options output train_options train train_first pool_options pool inspect evaluate convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
 ]
 # The search, which knows tensors and a function that scores them.
-SEARCH = [f"pooling.{module}" for module in ["mixing", "choice", "outcome", "search", "window", "learned", "methods"]]
+SEARCH = [
+    f"pooling.{module}"
+    for module in ["catalogue", "mixing", "choice", "outcome", "search", "window", "learned", "methods"]
+]
 LONGEST = 300  # lines of a file
 
 
@@ -113,9 +115,27 @@ def test_no_file_is_too_long_to_read() -> None:
 
 def test_public_names_can_be_used() -> None:
     for name in lptool.__all__:
-        assert getattr(lptool, name).__doc__, name
+        assert ">>> " in (getattr(lptool, name).__doc__ or ""), f"{name} lacks a runnable example"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lptool.nothing
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    """An imported module becomes an attribute of its package, and would hide the function of the same name."""
+    code = (
+        "import importlib, pkgutil, lptool\n"
+        "first = {name: getattr(lptool, name) for name in lptool.__all__}\n"
+        "assert all(callable(found) for found in first.values()), first\n"
+        "modules = [module.name for module in pkgutil.walk_packages(lptool.__path__, 'lptool.')]\n"
+        "for module in modules:\n"
+        "    module.endswith('__main__') or importlib.import_module(module)\n"
+        "assert {name: getattr(lptool, name) for name in lptool.__all__} == first\n"
+        "print(len(modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= len(ORDER)
+    assert not {path.stem for path in PACKAGE.iterdir()} & set(lptool.__all__)
 
 
 def test_help_and_usage_errors_do_not_wait_for_torch() -> None:

@@ -1,5 +1,7 @@
 """Tables in their skins."""
 
+import pytest
+
 from lptool.tables import Table, markdown, percent
 
 
@@ -15,3 +17,20 @@ def test_a_table_in_markdown() -> None:
 
 def test_a_fraction_as_percent() -> None:
     assert percent(0.12345) == "12.35 %"
+
+
+def test_a_table_whose_rows_do_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not 2 cells"):
+        Table("", ["", "a"], [["row", "1", "2"]])
+    with pytest.raises(ValueError, match="zip"):
+        Table("", ["a"], [["1"]]).plus("b", [])
+
+
+def test_one_more_column() -> None:
+    table = Table("what", ("file", "how"), [("a", "soup"), ("b", "swa")], words=("how",)).plus("n", ["1", "2"])
+    assert (list(table.headings), [list(row) for row in table.rows]) == (
+        ["file", "how", "n"],
+        [["a", "soup", "1"], ["b", "swa", "2"]],
+    )
+    more = table.plus("why", ["x", "y"], words=True)
+    assert [more.is_text(column) for column in range(4)] == [True, True, False, True]

@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
+from lptool.checkpoints.packed import LAYOUT_KEY, LazyTensors, PackedTensors
 from lptool.errors import CheckpointError, first_ten
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
@@ -79,7 +79,7 @@ def read_header(path: str | Path) -> dict[str, str]:
     return SafetensorsFile(Path(path)).header
 
 
-class SafetensorsFile(Mapping[str, Tensor]):
+class SafetensorsFile(LazyTensors):
     """The tensors of one safetensors file, each read from disk when asked for."""
 
     def __init__(self, path: Path) -> None:
@@ -87,12 +87,16 @@ class SafetensorsFile(Mapping[str, Tensor]):
         self._path = path
         try:
             self._file: Any = safe_open(path, framework="pt")
-            self._names = list(self._file.keys())
+            self._names = dict.fromkeys(self._file.keys())
             self.header: dict[str, str] = dict(self._file.metadata() or {})
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise self._damaged(error) from error
         if not self._names:
             raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._names
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
@@ -103,21 +107,12 @@ class SafetensorsFile(Mapping[str, Tensor]):
             raise self._damaged(error) from error
         return tensor
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
     def _damaged(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"{self._path}: not a whole safetensors file ({error}); copy or export it again")
 
 
 @dataclass(frozen=True)
-class _Shards(Mapping[str, Tensor]):
+class _Shards(LazyTensors):
     """Tensors spread over several files."""
 
     files: dict[str, SafetensorsFile]
@@ -125,11 +120,9 @@ class _Shards(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.files[name][name]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)
-
-    def __len__(self) -> int:
-        return len(self.files)
+    @property
+    def names(self) -> Collection[str]:
+        return self.files
 
 
 def _sharded(index: Path) -> Contents:
@@ -246,7 +239,7 @@ def _is_state_dict(content: Any) -> bool:
     """A dict of names in which most are tensors; a counter or a module's extra state may stand among them."""
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         return False
-    return 2 * len(_tensors_of(content)) > len(content)
+    return 2 * len(_tensors_of(content)) > len(content)  # an optimizer's state has tensors too, but deeper down
 
 
 def _tensors_of(content: dict[str, Any]) -> dict[str, Tensor]:

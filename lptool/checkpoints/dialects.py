@@ -74,15 +74,15 @@ def with_mask_file(layout: Layout, masks: Collection[str], prefix: str) -> Layou
 def unwrapped(names: Collection[str]) -> dict[str, str]:
     """Name without the prefixes of wrappers → name as given.
 
-    A prefix, or a stack of them, is taken off where most names bear it, and no two names become one; names without
-    it, such as a Lightning module's loss weights, stay as they are.
+    A prefix, or several one after the other, is taken off where most names have it and no two names become equal. Names
+    without it, such as the weights of a Lightning module's loss, stay as they are.
     """
     plain = {name: name for name in names}
     while True:
         for prefix in _WRAPPERS:
             stripped = {short.removeprefix(prefix): full for short, full in plain.items()}
-            borne = sum(short.startswith(prefix) for short in plain)
-            if 2 * borne > len(plain) and len(stripped) == len(plain) and "" not in stripped:
+            bearing = sum(short.startswith(prefix) for short in plain)
+            if 2 * bearing > len(plain) and len(stripped) == len(plain) and "" not in stripped:
                 plain = stripped
                 break
         else:

@@ -40,6 +40,13 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
 
     Raises:
         CheckpointError: a path does not exist, or a folder or glob holds no checkpoint.
+
+    >>> import lptool
+    >>> Path("run").mkdir()
+    >>> for level in (10, 9):
+    ...     Path(f"run/level_{level}.pt").touch()
+    >>> [path.name for path in lptool.find_checkpoints(["run"])]
+    ['level_9.pt', 'level_10.pt']
     """
     return [found for path in paths for found in _expanded(Path(path))]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lptool.checkpoints.pool import find_problems, in_order, oddities, prunable_names, without_duplicates
+from lptool.checkpoints.pool import find_problems, in_order, prunable_names, unusual, without_duplicates
 from lptool.checkpoints.reading import Checkpoint, open_checkpoint, summarise_file
 from lptool.checkpoints.summary import Summary, l2_distance
 from lptool.errors import first_ten
@@ -56,14 +56,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Findings in the order of the pool, what keeps the files from being pooled, and what is unusual.
+    """Findings in the order of the pool, what keeps the files from being pooled, and what else is unusual.
 
-    A single file has neither problems nor oddities: it is no pool.
+    A single file is no pool, and has neither problems nor warnings here.
     """
 
     findings: tuple[Finding, ...]
     problems: tuple[str, ...] = ()
-    oddities: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def inspect_files(files: Sequence[str | Path]) -> Inspection:
@@ -79,7 +79,7 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
         return Inspection(findings)
     distinct, duplicates = without_duplicates(summaries)
     problems = find_problems(distinct)
-    return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else oddities(distinct))))
+    return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else unusual(distinct))))
 
 
 def not_nested(summaries: Sequence[Summary]) -> list[str]:

@@ -37,26 +37,9 @@ def sparsity(mask: Mapping[str, Tensor]) -> float:
     return 1.0 - density(mask)
 
 
-def mask_from_zeros(state: Mapping[str, Tensor], names: Iterable[str]) -> Mask:
-    """The mask that a dense file with exact zeros implies: True where the weight is not 0."""
-    return {name: state[name] != 0 for name in names}
-
-
 def apply_mask(state: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> State:
     """The state with every pruned weight exactly +0; tensors the mask does not cover are passed on as they are."""
     return {name: torch.where(mask[name], t, torch.zeros_like(t)) if name in mask else t for name, t in state.items()}
-
-
-def is_nested(inner: Mapping[str, Tensor], outer: Mapping[str, Tensor]) -> bool:
-    """Whether every weight that `inner` keeps is kept by `outer` too, as one IMP run gives."""
-    return not any(bool((kept & ~outer[name]).any()) for name, kept in inner.items())
-
-
-def overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Share of the sparser mask's kept weights that the other keeps too, in [0, 1]; 1.0 where they are nested."""
-    smaller = min(kept_count(a), kept_count(b))
-    shared = sum(int((kept & b[name]).count_nonzero()) for name, kept in a.items())
-    return shared / smaller if smaller else 1.0
 
 
 def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str, Tensor] | None = None) -> Mask:
@@ -107,9 +90,10 @@ def _largest(magnitude: Tensor, keep: int) -> Tensor:
 def _nth_smallest(magnitude: Tensor, n: int) -> Tensor:
     """The value that n others are not larger than.
 
-    Floats that are not negative are in order of their bits. So counting the upper halves tells the upper half looked
-    for, and counting the lower halves below it the rest: two passes, on any device, however many values are equal.
-    A quickselect takes three times as long, and twenty times where most weights are pruned to 0 already.
+    The bits of floats that are not negative, read as integers, have the order of the floats. So one count of the upper
+    16 bits finds the upper half of the value, and one count of the lower 16 bits, among the floats with that upper
+    half, finds the rest: two passes on any device, however many values are equal. A quickselect takes three times as
+    long, and twenty times where most weights are 0 already.
     """
     if magnitude.dtype != torch.float32:
         return magnitude.kthvalue(n + 1).values
@@ -128,9 +112,24 @@ def _bucket(values: Tensor, n: int) -> tuple[int, int]:
 
 
 def magnitude_prune(state: Mapping[str, Tensor], names: Iterable[str], keep: int) -> tuple[State, Mask]:
-    """Prune `state` to `keep` weights over the tensors `names`, by global magnitude (see `magnitude_mask`).
+    """Prune a state dict to exactly `keep` weights by global magnitude.
 
-    Returns the pruned state (pruned weights exactly 0, the rest untouched) and its mask.
+    Args:
+        state: name → tensor of any shape; not changed.
+        names: of the float tensors to prune, over which the weights are compared together.
+        keep: how many of their weights stay, from 0 to their number.
+
+    Returns:
+        The state with pruned weights exactly 0 and the rest untouched, and its mask (True = kept).
+
+    Raises:
+        ValueError: `keep` is out of range, or a weight is NaN.
+
+    Source: see `magnitude_mask`.
+
+    >>> state, mask = magnitude_prune({"w": torch.tensor([3.0, -1.0, 2.0])}, ["w"], keep=2)
+    >>> state["w"], mask["w"]
+    (tensor([3., 0., 2.]), tensor([ True, False,  True]))
     """
     mask = magnitude_mask({name: state[name] for name in names}, keep)
     return apply_mask(state, mask), mask

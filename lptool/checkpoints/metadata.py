@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from lptool.errors import CheckpointError
+from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, score_in, typed, whole_number
+from lptool.errors import CheckpointError, one_line
 
 FORMAT_VERSION = 1
+_DEEPEST = 50  # of objects and lists in one another; ours have four, and Python's JSON fails at some hundreds
 
 
 @dataclass(frozen=True)
 class Metadata:
     """What a file says of itself; the JSON document under `lptool` in a safetensors header.
+
+    `dataset`, `train`, `trace` and `scores` are documents as they stand in the file, carried along whole, unknown keys
+    too. They are read through `data`, `image_size`, `search` and `score`, which leave out what is not as it should be.
 
     Attributes:
         kind: `ticket`, or `pooled` for the output of a search.
@@ -37,6 +43,26 @@ class Metadata:
     trace: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def data(self) -> DataSet:
+        """What `dataset` says, as far as it is sound."""
+        return typed(DataSet, self.dataset)
+
+    @cached_property
+    def search(self) -> SearchRecord:
+        """What `trace` says, as far as it is sound."""
+        return typed(SearchRecord, self.trace)
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels that images were resized to; None where they were not, or have another in `dataset`."""
+        side, shape = whole_number(self.train.get("image_size")), self.data.image_shape
+        return None if side is None or side < 1 or (shape and shape[1:] != (side, side)) else side
+
+    def score(self, part: str, row: str) -> SavedScore | None:
+        """A score of a pooled model or its controls; None where there is no sound one: see `score_in`."""
+        return score_in(self.scores, part, row)
+
     def to_json(self, sparsity: float) -> str:
         """The header document, with the sparsity of the state it describes."""
         document = asdict(self)
@@ -49,15 +75,20 @@ class Metadata:
         """Read a header document. Raises CheckpointError where it is not one of ours, or of a later version."""
         try:
             document = json.loads(text)
+            _check_depth(document)
             version = document["version"]
             if version != FORMAT_VERSION:
-                raise CheckpointError(f"{file}: written in format {version}, expected {FORMAT_VERSION}; upgrade lptool")
+                found = one_line(str(version))[:40]
+                raise CheckpointError(f"{file}: written in format {found}, expected {FORMAT_VERSION}; upgrade lptool")
             arch = document.get("arch") or {"name": None, "kwargs": {}}
             known = {key: document[key] for key in ("kind", "level", "dataset", "train", "trace", "scores")}
-            found = cls(arch=arch["name"], arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known)
+            name = None if arch["name"] == "" else arch["name"]
+            metadata = cls(arch=name, arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{file}: the `lptool` metadata in its header is damaged ({error!r})") from error
-        return found._checked(file)
+            raise CheckpointError(
+                f"{file}: the `lptool` metadata in its header is damaged ({repr(error)[:200]})"
+            ) from error
+        return metadata._checked(file)
 
     def _checked(self, file: str) -> Metadata:
         check_arguments(self.arch_kwargs, file)
@@ -65,7 +96,7 @@ class Metadata:
         sound = (
             self.kind in ("ticket", "pooled")
             and isinstance(self.arch, str | None)
-            and (self.level is None or type(self.level) is int)
+            and (self.level is None or whole_number(self.level) is not None)
             and all(isinstance(name, str) for name in self.prunable)
             and all(isinstance(document, dict) for document in documents)
         )
@@ -85,6 +116,14 @@ def check_arguments(kwargs: Any, file: str) -> None:
         raise CheckpointError(
             f"{file}: wants its architecture built with {', '.join(loading)}, which could load anything"
         )
+
+
+def _check_depth(document: Any, left: int = _DEEPEST) -> None:
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    if not left:
+        raise ValueError(f"more than {_DEEPEST} objects in one another")
+    for value in inner:
+        _check_depth(value, left - 1)
 
 
 def _names(value: Any) -> tuple[str, ...]:

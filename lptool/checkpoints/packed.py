@@ -8,74 +8,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.positions import Positions, decode_bitmask, decode_gaps, encode_bitmask, encode_gaps
 from lptool.errors import CheckpointError, OutputError, first_line, first_ten
 
 LAYOUT_KEY = "lptool_packed"  # of the safetensors metadata
 LAYOUT_VERSION = 1
-_ESCAPE = 255  # a byte of gaps that stands for so many pruned weights, with no kept one after them
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of a weight → what numpy, which lacks bfloat16, copies
 
-Positions = npt.NDArray[np.int64]  # of the kept weights in a flattened tensor, rising
-
 
 class PackError(OutputError):
     """Weights that cannot be packed; the message lacks the file, which who writes it knows."""
-
-
-def encode_bitmask(kept: Tensor) -> Tensor:
-    """One bit per weight of a bool mask, flattened, the lowest bit of a byte first: uint8 [ceil(numel / 8)]."""
-    return torch.from_numpy(np.packbits(kept.flatten().numpy(), bitorder="little"))
-
-
-def decode_bitmask(bitmask: Tensor, size: int) -> Positions:
-    """The kept ones of `size` weights. Raises ValueError where the bytes do not fit that size."""
-    expected = (size + 7) // 8
-    if len(bitmask) != expected:
-        raise ValueError(f"a bitmask of {len(bitmask)} bytes, expected {expected} for {size} weights")
-    bits = np.unpackbits(bitmask.numpy(), bitorder="little")
-    if bits[size:].any():
-        raise ValueError("a bitmask with bits set after its last weight")
-    positions: Positions = np.flatnonzero(bits.view(np.bool_))  # many times as fast as on bytes
-    return positions
-
-
-def encode_gaps(kept: Tensor) -> Tensor:
-    """How many pruned weights lie before each kept one, a byte each; 255 stands for 255 pruned ones and no kept one.
-
-    Of the pruned weights after the last kept one only whole 255s are told; fewer than that follow.
-    """
-    positions = kept.flatten().nonzero().flatten().numpy()
-    gaps = np.diff(positions, prepend=-1, append=kept.numel()) - 1
-    escapes = gaps // _ESCAPE
-    # Each gap is its escapes and then what is left of it; of the last one, after which nothing is kept, only escapes.
-    ends = np.cumsum(escapes[:-1] + 1) - 1
-    encoded = np.full(int(escapes.sum()) + len(positions), _ESCAPE, np.uint8)
-    encoded[ends] = gaps[:-1] % _ESCAPE
-    return torch.from_numpy(encoded)
-
-
-def decode_gaps(gaps: Tensor, size: int) -> Positions:
-    """The kept ones of `size` weights. Raises ValueError where the bytes do not fit that size."""
-    steps = gaps.numpy()
-    counts = steps != _ESCAPE
-    after = np.cumsum(steps + counts, dtype=np.int64)  # uint8 holds the sum: only steps under 255 gain one
-    left = size - (int(after[-1]) if len(after) else 0)
-    if not 0 <= left < _ESCAPE:
-        raise ValueError(f"gaps that lead over {size - left} weights, expected {size}")
-    positions: Positions = after[counts] - 1
-    return positions
 
 
 _DECODERS = {"bitmask": decode_bitmask, "gaps": decode_gaps}
@@ -147,9 +99,9 @@ def packed_bytes(tensor: Tensor, kept: Tensor) -> int:
 
 
 def _smallest(kept: Tensor) -> tuple[str, Tensor]:
-    """The kind of positions that takes the fewest bytes, and they."""
+    """The shorter encoding of where the kept weights lie: its kind, and its bytes."""
     bitmask = encode_bitmask(kept)
-    if int(kept.count_nonzero()) >= len(bitmask):  # gaps take a byte at least for each kept weight
+    if int(kept.count_nonzero()) >= len(bitmask):  # gaps take at least a byte for each kept weight
         return "bitmask", bitmask
     gaps = encode_gaps(kept)
     return ("gaps", gaps) if len(gaps) < len(bitmask) else ("bitmask", bitmask)
@@ -161,8 +113,26 @@ def _parts(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (name,) if kind == "zeros" else (f"{name}.values", f"{name}.{kind}")
 
 
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors by name, each read only when asked for. A subclass says the names, and reads one."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """In order."""
+        raise NotImplementedError
+
+    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
+        return name in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass(frozen=True)
-class PackedTensors(Mapping[str, Tensor]):
+class PackedTensors(LazyTensors):
     """The tensors of a packed file as they were, each unpacked when asked for, and the mask of `X` as `X.mask`.
 
     Attributes:
@@ -197,8 +167,8 @@ class PackedTensors(Mapping[str, Tensor]):
         return cls(stored, entries, file)
 
     @cached_property
-    def _names(self) -> dict[str, None]:
-        """In order, as in a dense file, so that ties between weights are broken alike."""
+    def names(self) -> Collection[str]:
+        """Sorted as in a dense file: ties between weights are broken by this order, and packing must not change it."""
         parts = {part for name, entry in self.layout.items() for part in _parts(name, entry)}
         masks = {f"{name}.mask" for name in self.layout}
         return dict.fromkeys(sorted({*self.stored, *masks} - parts | self.layout.keys()))
@@ -209,18 +179,9 @@ class PackedTensors(Mapping[str, Tensor]):
             return self._mask(owner)
         if name in self.layout and self.layout[name]["positions"] != "zeros":
             return self._unpacked(name)
-        if name not in self._names:
+        if name not in self.names:
             raise KeyError(name)
         return self.stored[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
     def _mask(self, name: str) -> Tensor:
         entry = self.layout[name]
@@ -246,7 +207,7 @@ class PackedTensors(Mapping[str, Tensor]):
         return dense.view(entry["shape"])
 
     def _parts_of(self, name: str) -> tuple[Positions, Tensor]:
-        """Where its kept weights lie, and they. Raises CheckpointError where shape, positions and values disagree."""
+        """Where its kept weights lie, and their values. Raises CheckpointError where these do not fit its shape."""
         shape, dtype, kind = (self.layout[name][key] for key in ("shape", "dtype", "positions"))
         encoded, values = self.stored[f"{name}.{kind}"], self.stored[f"{name}.values"]
         if encoded.dtype != torch.uint8 or encoded.dim() != 1:

@@ -165,7 +165,7 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
         temporary.chmod(0o777 & ~umask())  # mkdtemp's are private; a result is an ordinary folder
         yield temporary
         _flush(temporary)
-        _check_replaceable(path, place, overwrite=overwrite)  # it may have come to be meanwhile
+        _check_replaceable(path, place, overwrite=overwrite)  # again: hours may have passed since the first check
         _put(temporary, place)
     except OutputError as error:
         raise OutputError(str(error).replace(str(temporary), str(path))) from error  # the place that a person knows

@@ -14,7 +14,7 @@ from lptool.checkpoints.masks import apply_mask
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
-from lptool.errors import PoolError, first_ten
+from lptool.errors import PoolError, first_ten, one_line
 
 
 class Pool(Sequence[Ticket]):
@@ -25,6 +25,13 @@ class Pool(Sequence[Ticket]):
     Attributes:
         summaries: one per ticket, in order. prunable: names of the tensors that pruning may touch, in any ticket.
         warnings: what is unusual and was accepted, one line each.
+
+    >>> from torch import tensor
+    >>> dense = Ticket({"w": tensor([2.0, 1.0])}, {"w": tensor([True, True])}, file="dense")
+    >>> sparse = Ticket({"w": tensor([3.0, 0.0])}, {"w": tensor([True, False])}, file="sparse")
+    >>> pool = Pool.of([sparse, dense])
+    >>> pool.density(0), pool.density(1), pool[1].state
+    (1.0, 0.5, {'w': tensor([3., 0.])})
     """
 
     def __init__(self, summaries: Sequence[Summary], load: Callable[[Summary], Ticket]) -> None:
@@ -35,7 +42,7 @@ class Pool(Sequence[Ticket]):
             raise PoolError("\n  ".join(["these tickets cannot be pooled:", *duplicates, *problems]))
         self.summaries = tuple(in_order(kept))
         self.prunable = prunable_names(kept)
-        self.warnings = (*duplicates, *oddities(self.summaries))
+        self.warnings = (*duplicates, *unusual(self.summaries))
         self._load = load
 
     @classmethod
@@ -147,15 +154,15 @@ def _mismatches(first: Summary, other: Summary) -> list[str]:
             )
     mine, theirs = first.metadata.arch, other.metadata.arch
     if mine and theirs and mine != theirs:
-        problems.append(f"{other.file}: architecture {theirs}, expected {mine} as in {first.file}")
+        problems.append(f"{other.file}: architecture {one_line(theirs)}, expected {one_line(mine)} as in {first.file}")
     return problems
 
 
-# A tensor with fewer zeros than this in every ticket may have come by them in training and not by pruning.
+# A share of zeros below which a tensor of every ticket may have got them in training and not by pruning.
 _FEW_ZEROS = 0.01
 
 
-def oddities(summaries: Sequence[Summary]) -> list[str]:
+def unusual(summaries: Sequence[Summary]) -> list[str]:
     """What is unusual in an ordered pool but can be pooled, one line each."""
     names = prunable_names(summaries)
     if not names:
@@ -169,10 +176,10 @@ def oddities(summaries: Sequence[Summary]) -> list[str]:
             lines.append(f"{after.file}: as dense as {before.file} ({b:.2%})")
         elif b > a:
             lines.append(f"{after.file}: denser ({b:.2%}) than {before.file} ({a:.2%}), which comes before it")
-    return lines + _doubts_about_masks(summaries, names)
+    return lines + _unusual_masks(summaries, names)
 
 
-def _doubts_about_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
+def _unusual_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
     lines = []
     sparse = [s for s in summaries if s.density(names) < 1]
     for name in names:

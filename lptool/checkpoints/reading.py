@@ -20,7 +20,7 @@ from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.summary import Summary, Tally, digest_of
 from lptool.checkpoints.ticket import Ticket
-from lptool.errors import CheckpointError, first_ten
+from lptool.errors import CheckpointError, first_ten, one_line
 
 _MASK_FILE_PREFIX = "mask.pth:"
 
@@ -162,7 +162,7 @@ def _prunable(
         beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
         return masked, MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
-        absent = [name for name in metadata.prunable if name not in own_names.values()]
+        absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
         return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
@@ -175,7 +175,24 @@ def _has_zeros(tensor: Tensor) -> bool:
 
 
 def load_ticket(path: str | Path) -> Ticket:
-    """Read one checkpoint, or the only one of a folder: see `open_checkpoint` for formats, masks and errors."""
+    """Read one checkpoint of any program, or the only one of a folder.
+
+    Args:
+        path: safetensors (dense, packed or sharded), or a PyTorch state dict, bare or nested; told apart by content.
+
+    Returns:
+        The ticket: weights under the network's plain names, pruned ones exactly 0, and the mask. Where the mask comes
+        from see `open_checkpoint`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
+
+    >>> import lptool
+    >>> torch.save({"conv.weight": torch.tensor([[1.5, 0.0], [0.0, 2.0]])}, "ticket.pt")
+    >>> lptool.load_ticket("ticket.pt").mask
+    {'conv.weight': tensor([[ True, False],
+            [False,  True]])}
+    """
     return open_checkpoint(checkpoint_file(path)).ticket()
 
 
@@ -183,7 +200,12 @@ def load_state_dict(path: str | Path) -> State:
     """The tensors of any checkpoint, dense or packed, or of a folder with one: dense, under its own program's names.
 
     Raises:
-        CheckpointError: as `open_checkpoint`.
+        CheckpointError: as `load_ticket`.
+
+    >>> import lptool
+    >>> torch.save({"state_dict": {"module.w": torch.ones(2), "module.b": torch.zeros(1)}, "epoch": 9}, "ticket.pt")
+    >>> lptool.load_state_dict("ticket.pt")
+    {'module.w': tensor([1., 1.]), 'module.b': tensor([0.])}
     """
     return load_ticket(path).tensors()
 
@@ -196,9 +218,22 @@ def summarise_file(path: str | Path) -> Summary:
 def load_pool(paths: Sequence[str | Path]) -> Pool:
     """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
 
+    Args:
+        paths: two files or more, in any order; see `find_checkpoints` for folders and globs.
+
+    Returns:
+        The tickets by level where every file says one, else densest first.
+
     Raises:
         CheckpointError: a file cannot be read.
         PoolError: the tickets do not fit together; lists every mismatch.
+
+    >>> import lptool
+    >>> torch.save({"w": torch.tensor([[3.0, 0.0]])}, "sparse.pt")
+    >>> torch.save({"w": torch.tensor([[1.0, 2.0]])}, "dense.pt")
+    >>> pool = lptool.load_pool(["sparse.pt", "dense.pt"])
+    >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
+    [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
     return Pool([summarise_file(path) for path in paths], lambda summary: load_ticket(summary.file))
 

@@ -22,6 +22,10 @@ class Ticket:
         file: where it came from, for messages.
         own_names: plain name → name that the file's program gives the tensor, where it differs.
         extras: tensors that are no part of the network, such as a module that normalises; carried into the output.
+
+    >>> ticket = Ticket({"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([True, False])})
+    >>> ticket.shapes
+    {'w': (2,)}
     """
 
     state: State

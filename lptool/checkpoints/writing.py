@@ -32,7 +32,13 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     existing one is replaced.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or a weight is not finite.
+
+    >>> import lptool
+    >>> ticket = lptool.Ticket({"w": torch.tensor([[3.0, 0.0]])}, {"w": torch.tensor([[True, False]])})
+    >>> lptool.save_ticket(ticket, "level_01.safetensors")
+    >>> lptool.load_ticket("level_01.safetensors").state
+    {'w': tensor([[3., 0.]])}
     """
     check_finite(ticket, path)
     write_tensors(ticket.tensors(), _header(ticket), path)
@@ -45,7 +51,16 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> 
         values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
 
     Raises:
-        OutputError: the file cannot be written, or a weight does not fit the type.
+        OutputError: the file cannot be written, a weight is not finite, or does not fit the type.
+
+    >>> import lptool, os
+    >>> weights = torch.zeros(100, 100)
+    >>> weights[0] = 1.0
+    >>> ticket = lptool.Ticket({"w": weights}, {"w": weights != 0})
+    >>> lptool.save_ticket(ticket, "dense.safetensors")
+    >>> lptool.save_packed(ticket, "packed.safetensors")
+    >>> os.path.getsize("packed.safetensors") < os.path.getsize("dense.safetensors") / 10
+    True
     """
     check_finite(ticket, path)
     try:

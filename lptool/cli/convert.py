@@ -7,43 +7,30 @@ from typing import Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    JSON,
-    MEAN,
-    PATH,
-    STD,
-    VALUES_OPTION,
-    SectionedCommand,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    option,
-    options_of,
-    overwrite_option,
-    refuse_values_alone,
-)
-from lptool.cli.output import clear_errors, tell, warn
+from lptool.cli import options as shared
+from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_values_alone
+from lptool.cli.output import clear_errors, print_result, warn
 
 OPTIONS = {
     "Output": [
         option(
             "--packed/--dense",
             default=False,
-            help="A .safetensors of kept weights and their positions alone, or of all weights, with zeros. [dense]",
+            help="A .safetensors of kept weights and their positions alone, or of all weights, with zeros.",
         ),
-        VALUES_OPTION,
-        overwrite_option("Replace the output where it exists."),
-        JSON,
+        shared.VALUES_OPTION,
+        shared.overwrite_option("Replace the output where it exists."),
+        shared.JSON,
     ],
     "For files that do not say": [
-        arch_option(f"{ARCHITECTURES}. [as the file says, else guessed]"),
-        dataset_option("What it was trained on, as for train: for config.json, and to check --values and .onnx."),
-        data_dir_option(),
-        MEAN,
-        STD,
-        DEVICE,
+        shared.arch_option(f"{shared.ARCHITECTURES}. [as the file says, else guessed]"),
+        shared.dataset_option(
+            "What it was trained on, as for train: for config.json, and to check --values and .onnx."
+        ),
+        shared.data_dir_option(),
+        shared.MEAN,
+        shared.STD,
+        shared.DEVICE,
     ],
 }
 
@@ -62,7 +49,7 @@ def convert(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write a ticket or a pooled model in another form, which the name of OUT tells.
+    """Write a ticket or a pooled model in another form, chosen by the name of OUT.
 
     \b
     lptool convert pooled.safetensors small.safetensors --packed
@@ -84,4 +71,4 @@ def convert(
     conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
     warn(conversion.warnings)
     document, view = report_export.conversion_document(conversion), report_export.conversion_view(conversion)
-    tell(document, [view], as_json=as_json)
+    print_result(document, [view], as_json=as_json)

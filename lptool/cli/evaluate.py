@@ -7,31 +7,17 @@ from typing import Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    FILES,
-    JSON,
-    MEAN,
-    STD,
-    SectionedCommand,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    option,
-    options_of,
-    overwrite_option,
-    report_option,
-)
-from lptool.cli.output import Document, check_page, clear_errors, progress_bar, tell_and_report, warn
+from lptool.cli import options as shared
+from lptool.cli.options import SectionedCommand, option, options_of
+from lptool.cli.output import Document, check_page, clear_errors, print_and_report, progress_bar, warn
 
 OPTIONS = {
     "Data": [
-        dataset_option("Whose test images: as for train. [as the files say]"),
-        data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
-        arch_option(f"{ARCHITECTURES}. [as each file says]"),
-        MEAN,
-        STD,
+        shared.dataset_option("Whose test images: as for train. [as the files say]"),
+        shared.data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
+        shared.arch_option(f"{shared.ARCHITECTURES}. [as each file says]"),
+        shared.MEAN,
+        shared.STD,
         option(
             "--corruptions",
             is_flag=True,
@@ -39,20 +25,13 @@ OPTIONS = {
             "folder, else C-style ones made of the test images.",
         ),
     ],
-    "Output": [
-        report_option(),
-        overwrite_option("Replace the report where it exists."),
-        JSON,
-    ],
-    "Computing": [
-        DEVICE,
-        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
-    ],
+    "Output": [shared.report_option(), shared.overwrite_option("Replace the report where it exists."), shared.JSON],
+    "Computing": [shared.DEVICE, option("--batch-size", type=click.IntRange(1), help="Images at once. [256]")],
 }
 
 
 @click.command(cls=SectionedCommand)
-@FILES
+@shared.FILES
 @options_of(OPTIONS)
 @clear_errors
 def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_json: bool, **given: Any) -> None:
@@ -75,10 +54,10 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     with progress_bar("evaluating") as advance:
         evaluation = carry_out(plan, advance)
     document, view = report_evaluate.evaluate_document(evaluation), report_evaluate.evaluate_view(evaluation)
-    tell_and_report(document, [view], _draw, page=page, as_json=as_json)
+    print_and_report(document, [view], _draw, page=page, as_json=as_json)
 
 
 def _draw(document: Document) -> str:
-    from lptool.report.html.evaluate_page import evaluate_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.evaluate import evaluate_page  # draws with matplotlib, which takes long to import
 
     return evaluate_page(document)

@@ -8,39 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    FILES,
-    JSON,
-    MEAN,
-    STD,
-    SectionedCommand,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    options_of,
-)
-from lptool.cli.output import clear_errors, progress_bar, tell, warn
+from lptool.cli import options as shared
+from lptool.cli.options import SectionedCommand, options_of
+from lptool.cli.output import clear_errors, print_result, progress_bar, warn
 
 if TYPE_CHECKING:
     from lptool.pooling.comparisons import Barrier
 
 OPTIONS = {
     "Loss barriers": [
-        dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
-        data_dir_option(),
-        arch_option(f"For files that do not say: {ARCHITECTURES}."),
-        MEAN,
-        STD,
-        DEVICE,
+        shared.dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
+        shared.data_dir_option(),
+        shared.arch_option(f"For files that do not say: {shared.ARCHITECTURES}."),
+        shared.MEAN,
+        shared.STD,
+        shared.DEVICE,
     ],
-    "Output": [JSON],
+    "Output": [shared.JSON],
 }
 
 
 @click.command(cls=SectionedCommand)
-@FILES
+@shared.FILES
 @options_of(OPTIONS)
 @clear_errors
 def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
@@ -63,7 +52,7 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     barriers = _barriers(found, given) if given["dataset"] and comparable else []
     document = report.inspect_document(inspection)
     document["pool"]["barriers"] = report.barrier_documents(barriers)
-    tell(
+    print_result(
         document, [report.inspect_view(inspection), *[report.barrier_view(barriers)] * bool(barriers)], as_json=as_json
     )
 

@@ -25,7 +25,8 @@ ARCHITECTURES = "timm name, or module:callable or file.py:callable, which are ru
 DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
-SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120}  # of the group and of every command
+# Of the group and of every command.
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
 
 
 class SectionedOption(click.Option):
@@ -37,7 +38,7 @@ class SectionedOption(click.Option):
 
 
 class Words(click.Choice[str]):
-    """One of some words; a near miss is told which one is meant."""
+    """One of some words; the error for another word names the closest."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """As click words it, and the closest."""
@@ -118,7 +119,7 @@ PACKED = option("--packed", is_flag=True, help="Write kept weights and their pos
 VALUES_OPTION = option(
     "--values",
     type=Words(["bf16", "fp16"]),
-    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is told.",
+    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is printed.",
 )
 
 
@@ -131,7 +132,6 @@ def refuse_values_alone(packed: bool, values: str | None) -> None:
 DEVICE = option(
     "--device",
     default="auto",
-    show_default=True,
     shell_complete=offering("auto", "cpu", "cuda", "mps"),
     help="auto, cpu, cuda, cuda:1, mps.",
 )

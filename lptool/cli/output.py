@@ -81,7 +81,7 @@ def show(view: RenderableType) -> None:
     console.print(view)
 
 
-def tell_alone(document: Document, ranks: Ranks) -> None:
+def print_document(document: Document, ranks: Ranks) -> None:
     """A document on stdout, by the first process."""
     from lptool.report.inspect import to_json
 
@@ -89,7 +89,7 @@ def tell_alone(document: Document, ranks: Ranks) -> None:
         click.echo(to_json(document))
 
 
-def tell(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:
+def print_result(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:
     """A result on stdout: its document for a program, or the same as views for a person."""
     from lptool.report.inspect import to_json
 
@@ -100,7 +100,7 @@ def tell(document: Document, views: Iterable[RenderableType], *, as_json: bool) 
         show(view)
 
 
-def tell_and_report(
+def print_and_report(
     document: Document,
     views: Iterable[RenderableType],
     draw: Callable[[Document], str],
@@ -110,10 +110,10 @@ def tell_and_report(
 ) -> None:
     """A result on stdout, and where a page is asked for as HTML too."""
     if page is not None:
-        from lptool.report.html.markup import write_page
+        from lptool.report.html.page import write_page
 
         write_page(page, draw(document))
-    tell(document, views, as_json=as_json)
+    print_result(document, views, as_json=as_json)
     if page is not None and not as_json:
         click.echo(f"report: {page}")
 

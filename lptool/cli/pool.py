@@ -12,16 +12,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.options import PATH, SectionedCommand, options_of, refuse_values_alone
-from lptool.cli.output import Document, check_page, clear_errors, progress_bar, show, tell_alone, tell_and_report, warn
+from lptool.cli.output import (
+    Document,
+    check_page,
+    clear_errors,
+    print_and_report,
+    print_document,
+    progress_bar,
+    show,
+    warn,
+)
 from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
-from lptool.cli.train_first import found_tickets, run_to_make
+from lptool.cli.train_first import found_tickets, run_document, run_to_make
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from lptool.checkpoints.ticket import Ticket
     from lptool.checkpoints.writing import Form
-    from lptool.cli.train_first import RunToMake
+    from lptool.cli.train import RunToMake
     from lptool.pooling.job import PoolResult
     from lptool.pooling.outcome import Progress
     from lptool.pooling.setup import Bench, PoolOptions
@@ -79,7 +88,7 @@ def pool(
     ranks = join_ranks()
     run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
     if run is not None and dry_run:
-        tell_alone(run.document(), ranks)
+        print_document(run_document(run), ranks)
         return
 
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
@@ -87,15 +96,15 @@ def pool(
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
     if dry_run:
-        tell_alone(_plan(bench, targets, outputs), ranks)
+        print_document(_plan(bench, targets, outputs), ranks)
         return
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
     if folder:
-        told = _pool_into_folder(job, targets[0], outputs[0])
+        result = _pool_into_folder(job, targets[0], outputs[0])
     else:
-        told = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
+        result = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
     if ranks.rank == 0:
-        tell_and_report(*told, _draw, page=page, as_json=as_json)
+        print_and_report(*result, _draw, page=page, as_json=as_json)
 
 
 def _tickets(
@@ -107,7 +116,7 @@ def _tickets(
     if run is not None:
         if options.target != "all":  # before the hours that training may take
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
-        run.make(options, ranks)
+        run.make(ranks)
     return found_tickets(given, run)
 
 
@@ -134,7 +143,7 @@ class Job:
 
     Attributes:
         form: of the files.
-        shown: whether a person reads along; each result is then told as it comes.
+        shown: whether a person reads along; each result is then shown as it comes.
     """
 
     bench: Bench
@@ -144,10 +153,10 @@ class Job:
     shown: bool
 
 
-Told = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
+Result = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
 
 
-def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
+def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     """Pool one target into a folder in the Hugging Face layout, which appears whole."""
     from lptool.checkpoints.places import WEIGHTS, new_folder
     from lptool.export.folder import describe_weights
@@ -166,10 +175,10 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Told:
         if first:
             documents = {"trace.json": to_json(document), "report.html": _draw(document)}
             describe_weights(stage, command=command_line(), documents=documents)
-    return document, [report_pool.pool_view(result), report_pool.references_view(result, found)]
+    return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 
 
-def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Told:
+def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Result:
     """Pool each target into a file, and sum up."""
     from lptool.pooling.comparisons import references
     from lptool.report import pool as report_pool
@@ -177,10 +186,10 @@ def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, wi
     results = _pool_all(job, targets, outputs)
     found = job.ranks.on_first(lambda: references(job.bench)) if with_references else None
     documents = [report_pool.pool_document(result, found) for result in results]
-    views = [report_pool.references_view(results[0], found)] if found else []
+    views = [report_pool.references_view(documents[0])] if found else []
     if job.bench.options.target != "all":
         return documents[0], views
-    return report_pool.all_targets_document(documents), [report_pool.summary_view(results), *views]
+    return report_pool.all_targets_document(documents), [report_pool.summary_view(documents), *views]
 
 
 def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
@@ -190,17 +199,17 @@ def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list
 
     ranks = job.ranks
     dealt = ranks.count > 1 and len(targets) > 1
-    told = job.shown and ranks.rank == 0
+    shown = job.shown and ranks.rank == 0
 
     def run(target: int, output: Path) -> PoolResult:
         result = _pool_one(job, target, output, ALONE if dealt else ranks)
-        if told and not dealt:
+        if shown and not dealt:
             show(report_pool.pool_view(result))
         return result
 
     tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
     results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
-    for result in results * (told and dealt):
+    for result in results * (shown and dealt):
         show(report_pool.pool_view(result))
     return results
 
@@ -214,7 +223,7 @@ def _pool_one(
     within: Path | None = None,
     fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
 ) -> PoolResult:
-    """Pool one target under a progress bar; Ctrl-C tells how far it came.
+    """Pool one target under a progress bar; on Ctrl-C the user reads how far it came.
 
     Args:
         ranks: that search it together.
@@ -251,6 +260,6 @@ def _pool_one(
 
 
 def _draw(document: Document) -> str:
-    from lptool.report.html.pool_page import pool_page  # draws with matplotlib, which takes long to import
+    from lptool.report.html.pool import pool_page  # draws with matplotlib, which takes long to import
 
     return pool_page(document)

@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DEVICE,
-    JSON,
-    MEAN,
-    PACKED,
-    SEED,
-    STD,
-    VALUES_OPTION,
-    Words,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    explicit,
-    numbers,
-    offering,
-    option,
-    overwrite_option,
-    report_option,
-)
+from lptool.cli import options as shared
+from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
+from lptool.pooling.catalogue import LEFT_OUT, METHODS, NAMES, PAPER_ALPHAS, users_of
 
-# Spelt out here, so that `--help` need not import torch; a test compares them with the library.
-METHODS = ("greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "auto")
-ALPHAS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,0.95"
-# Which methods an option does something for.
+# Which methods an option does something for, by its name on the command line.
 USED_BY = {
-    "--alphas": ("greedy", "auto"),
-    "--alpha-search": ("greedy", "auto"),
-    "--passes": ("greedy", "average", "auto"),
-    "--folds": ("greedy", "average", "soup", "auto"),
-    "--decay": ("ema", "auto"),
-    "--per": ("learned",),
-    "--learning-steps": ("learned",),
-    "--learning-rate": ("learned",),
+    f"--{option.replace('_', '-')}": users_of(option) for method in METHODS.values() for option in method.options
 }
 
 OPTIONS = {
@@ -51,23 +24,22 @@ OPTIONS = {
             help="What to write: FILE.safetensors, or a folder, whose name has no suffix or ends in /: in the Hugging "
             "Face layout, with model card, report and timm's config; with --target all a folder of files.",
         ),
-        PACKED,
-        VALUES_OPTION,
-        report_option("; adds --references"),
+        shared.PACKED,
+        shared.VALUES_OPTION,
+        shared.report_option("; adds --references"),
         option(
             *("--references", "with_references"),
             is_flag=True,
             help="Also score each ticket of the pool and the ensemble of them all; reported, never chosen.",
         ),
-        JSON,
-        overwrite_option("Replace the output where it exists, and a journal of another search."),
+        shared.JSON,
+        shared.overwrite_option("Replace the output where it exists, and a journal of another search."),
         option("--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing."),
     ],
     "What is pooled": [
         option(
             "--target",
             default="sparsest",
-            show_default=True,
             shell_complete=offering("sparsest", "matching", "all", files=True),
             help="Ticket to improve: sparsest, matching (the sparsest as accurate on val as the densest), all (one "
             "file each), a level, or a file.",
@@ -82,17 +54,14 @@ OPTIONS = {
     "Method": [
         option(
             "--method",
-            type=Words(METHODS),
+            type=Words(NAMES),
             default="auto",
-            show_default=True,
-            help="greedy and average are the paper's; swa, ema and uniform average without choosing; window averages "
-            "with weights that fall with the distance in levels; soup takes what helps a uniform mean; learned finds "
-            "coefficients by gradient on training images; auto keeps the best on val of all but learned.",
+            help="; ".join(f"{name}: {method.help}" for name, method in METHODS.items())
+            + f"; auto: the best on val of all but {' and '.join(LEFT_OUT)}.",
         ),
         option(
             "--alphas",
-            default=ALPHAS,
-            show_default=True,
+            default=",".join(map(str, PAPER_ALPHAS)),
             callback=numbers,
             help="Weights of the current model, in [0, 1].",
         ),
@@ -100,37 +69,22 @@ OPTIONS = {
             "--alpha-search",
             type=Words(["grid", "coarse"]),
             default="grid",
-            show_default=True,
             help="grid tries every alpha; coarse every second one, then the neighbours of the best: less work, other "
             "results.",
         ),
-        option(
-            "--passes",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Times greedy and average see each candidate.",
-        ),
-        option(
-            "--decay",
-            type=click.FloatRange(0, 1),
-            default=0.9,
-            show_default=True,
-            help="Weight of ema's running average.",
-        ),
+        option("--passes", type=click.IntRange(1), default=1, help="Times greedy and average see each candidate."),
+        option("--decay", type=click.FloatRange(0, 1), default=0.9, help="Weight of ema's running average."),
         option(
             "--per",
             type=Words(["tensor", "block", "global"]),
             default="tensor",
-            show_default=True,
             help="What shares one coefficient per ticket in learned.",
         ),
-        option("--learning-steps", type=click.IntRange(1), default=150, show_default=True, help="Of learned."),
+        option("--learning-steps", type=click.IntRange(1), default=150, help="Of learned."),
         option(
             "--learning-rate",
             type=click.FloatRange(0, min_open=True),
             default=0.02,
-            show_default=True,
             help="Of learned (Adam), falling to 0.",
         ),
     ],
@@ -139,32 +93,24 @@ OPTIONS = {
             "--select",
             type=Words(["accuracy", "nll"]),
             default="accuracy",
-            show_default=True,
             help="What is compared on val: images right, or the negative log-likelihood.",
         ),
-        option(
-            "--folds",
-            is_flag=True,
-            default=False,
-            help="Accept only what is at least as good on both halves of val.",
-        ),
-        option("--bn-recal/--no-bn-recal", "recalibrate", default=True, show_default=True, help="BN recalibration."),
+        option("--bn-recal/--no-bn-recal", "recalibrate", default=True, help="BN recalibration."),
         option(
             "--calibration-size",
             type=click.IntRange(1),
             default=1024,
-            show_default=True,
             help="Training images for BN recalibration in the search; all of them once at the end.",
         ),
     ],
     "Data": [
-        arch_option(f"{ARCHITECTURES}. [as the tickets say, else guessed]"),
-        dataset_option(f"{DATASETS}. [as the tickets say]"),
-        data_dir_option(),
+        shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
+        shared.dataset_option(f"{DATASETS}. [as the tickets say]"),
+        shared.data_dir_option(),
         option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),
         option("--split-seed", type=SEED, help="Of the choice of val. [as the tickets say, else 0]"),
-        MEAN,
-        STD,
+        shared.MEAN,
+        shared.STD,
     ],
     "Training the tickets first": [
         option("--train", "train_first", is_flag=True, help="Train the tickets first where none are given or found."),
@@ -172,12 +118,11 @@ OPTIONS = {
         LEVELS_OPTION,
     ],
     "Computing": [
-        DEVICE,
+        shared.DEVICE,
         option(
             "--precision",
             type=Words(["auto", "fp32", "bf16"]),
             default="auto",
-            show_default=True,
             help="Of the search: bf16 is autocast, auto takes it where it is fast. Scores reported are always fp32.",
         ),
         option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lptool.cli.options import JSON, PATH, SectionedCommand, option, options_of
-from lptool.cli.output import Document, clear_errors, tell
+from lptool.cli.output import Document, clear_errors, print_result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,7 +57,7 @@ def push(
         "uploaded": not dry_run,
         "url": url,
     }
-    tell(document, _views(document), as_json=as_json)
+    print_result(document, _views(document), as_json=as_json)
 
 
 def _views(document: Document) -> Sequence[RenderableType]:
@@ -69,10 +69,10 @@ def _views(document: Document) -> Sequence[RenderableType]:
         table.add_row(file["file"], f"{file['bytes']:,}")
     table.add_section()
     table.add_row("all", f"{document['bytes']:,}")
-    return table, _told(document)
+    return table, _outcome(document)
 
 
-def _told(document: Document) -> str:
+def _outcome(document: Document) -> str:
     if document["uploaded"]:
         return f"uploaded to {document['url']}"
     kind = "private repository" if document["private"] else "repository"

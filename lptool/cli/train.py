@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lptool.cli.options import SectionedCommand, options_of
-from lptool.cli.output import Document, clear_errors, show, tell_alone, warn
+from lptool.cli.output import Document, clear_errors, print_document, show, warn
 from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
 from lptool.training.options import Levels, TrainOptions, check_levels, count_of
 
@@ -29,7 +29,6 @@ def train(
     replicates: int,
     dry_run: bool,
     preset: str | None,
-    recipe: str | None,
     levels: int | None,
     sparsities: tuple[float, ...] | None,
     sparsity: float | None,
@@ -46,64 +45,80 @@ def train(
     torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
 
     Under torchrun the processes share each batch and train the tickets that one process would. With --dry-run the same
-    command tells what it would do: levels, steps, images, batch per process, device and bytes.
+    command prints what it would do: levels, steps, images, batch per process, device and bytes.
     """
-    options, by_preset = chosen(preset, None, given, recipe)
+    options, by_preset = chosen(preset, None, given)
     refuse_odd_usage(options, sparsities)
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)
     from lptool.ranks import join_ranks
 
     ranks = join_ranks()
-    runs = [replace(options, seed=options.seed + number) for number in range(replicates)]
-    folders = {run.seed: out / f"seed_{run.seed}" if replicates > 1 else out for run in runs}
+    seeds = range(options.seed, options.seed + replicates)
+    folders = [out / f"seed_{seed}" if replicates > 1 else out for seed in seeds]
+    runs = [
+        RunToMake(replace(options, seed=seed), asked, folder, data_dir, device)
+        for seed, folder in zip(seeds, folders, strict=True)
+    ]
     if dry_run:
-        plans = [_plan(run, asked, folders[run.seed], data_dir, device, ranks) for run in runs]
-        tell_alone(plans[0] if replicates == 1 else {"runs": plans}, ranks)
+        plans = [run.plan(ranks) for run in runs]
+        print_document(plans[0] if replicates == 1 else {"runs": plans}, ranks)
         return
     for run in runs:
-        train_and_tell(run, asked, folders[run.seed], data_dir, device, ranks)
+        _show_result(run, run.make(ranks), ranks)
 
 
-def _plan(
-    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
-) -> Document:
-    """What `--dry-run` says of one run; warns where the disk is too small for it."""
-    from lptool.training.plan import plan_training
+@dataclass(frozen=True)
+class RunToMake:
+    """A run that the command line asks for."""
 
-    plan = plan_training(options, levels, out, data_dir=data_dir, device=device, ranks=ranks)
-    needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
-    warn([f"{out}: the run writes {needed:,} bytes, and {free:,} are free there"] * (ranks.rank == 0 and needed > free))
-    return plan
+    options: TrainOptions
+    levels: Levels
+    folder: Path
+    data_dir: Path | None
+    device: str
+
+    def plan(self, ranks: Ranks) -> Document:
+        """What `--dry-run` prints; warns where the disk is too small."""
+        from lptool.training.plan import plan_training
+
+        plan = plan_training(
+            self.options, self.levels, self.folder, data_dir=self.data_dir, device=self.device, ranks=ranks
+        )
+        needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
+        if ranks.rank == 0 and needed > free:
+            warn([f"{self.folder}: the run writes {needed:,} bytes, and {free:,} are free there"])
+        return plan
+
+    def make(self, ranks: Ranks) -> list[Path]:
+        """Train it under progress bars, or go on where it was cut off; gives the files."""
+        from lptool.training.job import train_tickets
+
+        try:
+            with _bars(self.options, self.levels, shown=ranks.rank == 0) as watch:
+                return train_tickets(
+                    *(self.options, self.levels, self.folder),
+                    data_dir=self.data_dir,
+                    device=self.device,
+                    ranks=ranks,
+                    watch=watch,
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted; the same command goes on from the last finished epoch in {self.folder}"
+            ) from None
 
 
-def train_and_tell(
-    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
-) -> None:
-    """Train one run, then its table and what to do next, on the first rank."""
+def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
+    """The table of a run and what to do next, on the first rank."""
     from lptool.report.train import train_view
     from lptool.training.folder import RunFolder
 
-    files = train_under_bars(options, levels, out, data_dir, device, ranks)
     if ranks.rank == 0:
-        show(train_view(files, RunFolder(out).records()))
-        code = f" --arch {options.arch}" if ":" in options.arch else ""  # a header's code is run only where it is named
-        click.echo(f"next: lptool pool {out} -o pooled.safetensors{code}")
-
-
-def train_under_bars(
-    options: TrainOptions, levels: Levels, out: Path, data_dir: Path | None, device: str, ranks: Ranks
-) -> list[Path]:
-    """Train under progress bars; gives the files."""
-    from lptool.training.job import train_tickets
-
-    try:
-        with _bars(options, levels, shown=ranks.rank == 0) as watch:
-            return train_tickets(options, levels, out, data_dir=data_dir, device=device, ranks=ranks, watch=watch)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"Interrupted; the same command goes on from the last finished epoch in {out}"
-        ) from None
+        arch = run.options.arch
+        show(train_view(files, RunFolder(run.folder).records()))
+        code = f" --arch {arch}" if ":" in arch else ""  # a header's code is run only where the user names it
+        click.echo(f"next: lptool pool {run.folder} -o pooled.safetensors{code}")
 
 
 @contextmanager
@@ -140,16 +155,16 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
 
 
 def _outlook() -> Callable[[Where], str]:
-    """How long all levels will take, said once, after ten steps; empty else, and where it is under a minute."""
+    """Once, after ten steps, a line on how long all levels will take; else, and where it is under a minute, nothing."""
     first: tuple[int, float] | None = None
-    said = False
+    given = False
 
     def outlook(at: Where) -> str:
-        nonlocal first, said
+        nonlocal first, given
         first = first or (at.step, time.perf_counter())
-        if said or at.step < first[0] + 10:
+        if given or at.step < first[0] + 10:
             return ""
-        said = True
+        given = True
         seconds = (time.perf_counter() - first[1]) / (at.step - first[0]) * (at.steps - at.step)
         return (
             "" if seconds < 60 else f"about {_duration(seconds)} to go for all levels, at the rate of the first steps"

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lptool.cli.train import train_under_bars
+from lptool.cli.train import RunToMake
 from lptool.cli.train_options import chosen
 from lptool.errors import CheckpointError
-from lptool.training.options import Levels, TrainOptions
 
 if TYPE_CHECKING:
     from lptool.cli.output import Document
     from lptool.pooling.setup import PoolOptions
-    from lptool.ranks import Ranks
-
-
-@dataclass(frozen=True)
-class RunToMake:
-    """A run that has to be trained before there is anything to pool."""
-
-    folder: Path
-    options: TrainOptions
-    levels: Levels
-
-    def document(self) -> Document:
-        """What `--dry-run` says of it."""
-        return {"train": {"folder": str(self.folder), "levels": self.levels, **self.options.to_json()}}
-
-    def make(self, options: PoolOptions, ranks: Ranks) -> None:
-        """Train it under progress bars; a run that was cut off goes on."""
-        train_under_bars(self.options, self.levels, self.folder, options.data_dir, options.device, ranks)
 
 
 def run_to_make(
@@ -50,7 +30,13 @@ def run_to_make(
         return None
     shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
     precision = None if options.precision == "auto" else options.precision
-    return RunToMake(folder, *chosen(preset, levels, {**shaped, "precision": precision, "seed": seed}))
+    shape, levels_to_make = chosen(preset, levels, {**shaped, "precision": precision, "seed": seed})
+    return RunToMake(shape, levels_to_make, folder, options.data_dir, options.device)
+
+
+def run_document(run: RunToMake) -> Document:
+    """What `--dry-run` of `pool --train` prints of the run that comes first."""
+    return {"train": {"folder": str(run.folder), "levels": run.levels, **run.options.to_json()}}
 
 
 def found_tickets(given: Sequence[Path], made: RunToMake | None) -> list[Path]:

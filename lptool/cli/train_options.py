@@ -6,25 +6,12 @@ from typing import Any
 
 import click
 
-from lptool.cli.options import (
-    ARCHITECTURES,
-    DATA_SETS,
-    DEVICE,
-    PATH,
-    SEED,
-    Words,
-    arch_option,
-    data_dir_option,
-    dataset_option,
-    explicit,
-    numbers,
-    offering,
-    option,
-)
+from lptool.cli import options as shared
+from lptool.cli.options import PATH, SEED, Words, explicit, numbers, offering, option
 from lptool.training.options import CHOICES, Levels, TrainOptions, sparsities_to
-from lptool.training.presets import PAPER_LEVELS, PRESETS, RECIPES, preset, with_recipe
+from lptool.training.presets import PAPER_LEVELS, PRESETS, preset, with_given
 
-DATASETS = f"{', '.join(DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
+DATASETS = f"{', '.join(shared.DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a timm data set such as torch/mnist"
 _DEFAULTS = TrainOptions()
 
 
@@ -48,10 +35,7 @@ def _epochs(context: click.Context, parameter: click.Parameter, text: str | None
 
 # What `pool --train` takes too. None means here: what the preset says, else the default.
 PRESET_OPTION = option(
-    "--preset",
-    metavar="P",
-    shell_complete=offering(*PRESETS),
-    help=f"Start from the options of: {', '.join(PRESETS)}.",
+    "--preset", metavar="P", shell_complete=offering(*PRESETS), help=f"Start from the options of: {', '.join(PRESETS)}."
 )
 LEVELS_OPTION = option("--levels", type=click.IntRange(1), help=f"Prunings after the dense level 0. [{PAPER_LEVELS}]")
 
@@ -62,19 +46,13 @@ OPTIONS = {
             "--replicates",
             type=click.IntRange(1),
             default=1,
-            show_default=True,
             help="Runs, one after the other, with seeds from --seed on; each in a folder seed_N.",
         ),
         option("--dry-run", is_flag=True, help="Check everything, print the plan as JSON, train and write nothing."),
     ],
     "What is trained": [
         PRESET_OPTION,
-        option(
-            "--recipe",
-            type=Words(list(RECIPES)),
-            help="fast takes half the epochs, at some cost in accuracy; paper is what the preset says. [paper]",
-        ),
-        arch_option(f"{ARCHITECTURES}. [{_DEFAULTS.arch}]"),
+        shared.arch_option(f"{shared.ARCHITECTURES}. [{_DEFAULTS.arch}]"),
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
         option(
             "--init-checkpoint",
@@ -82,8 +60,8 @@ OPTIONS = {
             metavar="FILE",
             help="Start level 0 from the weights of a file, of any kind.",
         ),
-        dataset_option(f"{DATASETS}. [{_DEFAULTS.dataset}]"),
-        data_dir_option(),
+        shared.dataset_option(f"{DATASETS}. [{_DEFAULTS.dataset}]"),
+        shared.data_dir_option(),
         option(
             "--image-size",
             type=click.IntRange(1),
@@ -129,12 +107,11 @@ OPTIONS = {
         _choice("--augment", "A random crop after padding, or one of random size."),
         option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]"),
         _choice(
-            "--flip",
-            "Horizontal: at random, every other epoch, or auto: at random, but not digits, MNIST and SVHN.",
+            "--flip", "Horizontal: at random, every other epoch, or auto: at random, but not digits, MNIST and SVHN."
         ),
     ],
     "Computing": [
-        DEVICE,
+        shared.DEVICE,
         _choice("--precision", "bf16: autocast; auto: where it is fast."),
         option("--compile/--no-compile", default=None, help="torch.compile; pays on long levels only. [no]"),
         option("--sync-bn/--no-sync-bn", default=None, help="Under torchrun: BatchNorm over all processes. [yes]"),
@@ -143,13 +120,11 @@ OPTIONS = {
 }
 
 
-def chosen(
-    name: str | None, levels: Levels | None, given: dict[str, Any], recipe: str | None = None
-) -> tuple[TrainOptions, Levels]:
-    """Options given on the command line, over the recipe's, over the preset's, over the defaults."""
+def chosen(name: str | None, levels: Levels | None, given: dict[str, Any]) -> tuple[TrainOptions, Levels]:
+    """Options given on the command line, over the preset's, over the defaults."""
     base = preset(name) if name else None
-    told = {key: value for key, value in given.items() if value is not None}
-    options = with_recipe(recipe or "paper", base.options if base else _DEFAULTS, told)
+    explicitly = {key: value for key, value in given.items() if value is not None}
+    options = with_given(base.options if base else _DEFAULTS, explicitly)
     return options, levels or (base.levels if base else PAPER_LEVELS)
 
 

@@ -108,6 +108,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
     def uniform(low: float, high: float, *size: int) -> Tensor:
         return torch.rand(*size, generator=generator, dtype=torch.float64) * (high - low) + low
 
+    # All tries of all images at once; the first one that fits counts, so the others are drawn in vain and do no harm.
     area = uniform(*CROP_SCALE, CROP_TRIES, count) * height * width
     ratio = uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1]), CROP_TRIES, count).exp()
     tall, wide = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
@@ -117,6 +118,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
     tall = tall.gather(0, first)[0].masked_fill(none, min(height, round(width / CROP_RATIO[0])))
     wide = wide.gather(0, first)[0].masked_fill(none, min(width, round(height * CROP_RATIO[1])))
     room = torch.stack([height - tall, width - wide])
+    # The share of the room is below 1, so a place of `room` + 1 pixels is as likely as each other, the last one too.
     top, left = torch.where(none, room // 2, (uniform(0, 1, 2, count) * (room + 1)).long())
     return torch.stack([top, left, tall, wide], dim=1)
 

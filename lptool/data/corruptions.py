@@ -10,7 +10,6 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
 from lptool.data.dataset import Data
-from lptool.data.images import Images, InMemory, decoded
+from lptool.data.images import Array, Images, decoded, in_memory
 from lptool.errors import DataError, first_line, first_ten
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -145,7 +144,8 @@ class Corrupted:
         corrupt, strengths = KINDS[self.kind]
         chunks = [self.places[indices] for indices in order]
         for places, (images, labels) in zip(chunks, self.source.raw(chunks, torch.device("cpu")), strict=True):
-            # a generator on the CPU looks at 32 bits of its seed
+            # A generator on the CPU looks at 32 bits of its seed. The factor, a prime larger than any test set, keeps
+            # the images of two seeds from sharing generators.
             seeds = [(self.seed * 1_000_003 + place) % 2**32 for place in places.tolist()]
             yield corrupt(images, strengths[self.severity - 1], seeds).to(device), labels.to(device)
 
@@ -179,7 +179,6 @@ STANDARD = (
 EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 ROWS = 10_000  # of each severity: severity s is rows (s − 1)·10,000 … s·10,000
 _SOURCES = {10: "CIFAR-10-C", 100: "CIFAR-100-C"}
-Array = np.ndarray[Any, Any]
 
 
 def standard_folder(data_dir: Path | None) -> Path | None:
@@ -215,7 +214,8 @@ def standard(folder: Path, data: Data, rows: int = ROWS) -> Corruptions:
     arrays = {name: _mapped(folder / f"{name}.npy", (5 * rows, height, width, channels)) for name in names}
 
     def part(name: str, severity: int) -> Callable[[], Images]:
-        return lambda: _in_memory(arrays[name], labels, slice((severity - 1) * rows, severity * rows))
+        own = slice((severity - 1) * rows, severity * rows)
+        return lambda: in_memory(arrays[name][own], labels[own])
 
     sets = tuple(CorruptedSet(n, s, part(n, s), n in EXTRA) for n in names for s in SEVERITIES)
     return Corruptions(_SOURCES[data.num_classes], sets)
@@ -237,8 +237,3 @@ def _check_labels(path: Path, labels: Array, num_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise DataError(f"{path}: labels go from {low} to {high}, expected 0 to {num_classes - 1}")
-
-
-def _in_memory(images: Array, labels: Array, rows: slice) -> InMemory:
-    pixels = np.ascontiguousarray(images[rows].transpose(0, 3, 1, 2))
-    return InMemory(torch.from_numpy(pixels), torch.from_numpy(labels[rows].astype(np.int64)))

@@ -92,7 +92,12 @@ class Data:
         *,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `batches`, but each batch is of the images at the places in `order` that a tensor of `chunks` names."""
+        """Like `batches`, where the caller says which images make up each batch.
+
+        Args:
+            order: int64 [N], indices into `images`.
+            chunks: one int64 tensor per batch: places in `order`.
+        """
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
         if not chunks:
@@ -139,7 +144,7 @@ def load_data(
 
 
 def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, dict[str, Any]]:
-    """Train, val, and what to remember of the split. The hash tells two splits apart whatever made them."""
+    """Train, val, and what to remember of the split: its hash differs wherever val does, whatever chose val."""
     if parts.val is not None:
         split: dict[str, Any] = {
             "fraction": None,
@@ -152,7 +157,7 @@ def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, di
     held_out = round(total * fraction)
     if not 0 < held_out < total:
         raise DataError(f"cannot hold out {fraction:g} of {total} training images for val; choose another fraction")
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))  # on the CPU: the same everywhere
     val, train = order[:held_out].sort().values, order[held_out:].sort().values
     digest = hashlib.sha256(f"{total}:".encode() + val.numpy().astype("<i8").tobytes()).hexdigest()
     split = {"fraction": fraction, "seed": seed, "hash": digest, "labels": _digest_of_labels(parts.train)}
@@ -160,7 +165,7 @@ def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, di
 
 
 def _digest_of_labels(images: Images) -> str | None:
-    """Tells data sets of the same size apart; None where labels cannot be had without decoding the images."""
+    """Differs between data sets of the same size; None where labels would have to be decoded with the images."""
     if not isinstance(images, InMemory):
         return None
-    return hashlib.sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()
+    return hashlib.sha256(images.labels.cpu().numpy().astype("<i8").tobytes()).hexdigest()  # alike on any machine

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -18,6 +19,7 @@ from lptool.checkpoints.summary import digest_of_tensor
 from lptool.device import local_ranks, usable_cores
 from lptool.errors import DataError, first_line
 
+Array = np.ndarray[Any, Any]
 DECODED_BYTES = 2 << 30  # of images that a search goes over again and again
 MOST_WORKERS = 16  # each holds two batches ready, in shared memory
 STATISTICS_IMAGES = 2048  # how many images of a streaming data set the normalisation is measured on
@@ -73,6 +75,13 @@ class InMemory:
 
     def resized_crops(self, seed: int) -> Images | None:
         return None if self.source is None else self.source.resized_crops(seed)
+
+
+def in_memory(images: Array, labels: Array) -> InMemory:
+    """From uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
+    channels_last = images[..., None] if images.ndim == 3 else images
+    pixels = torch.from_numpy(np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2)))
+    return InMemory(pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
 @dataclass(frozen=True)

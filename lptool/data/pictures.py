@@ -39,7 +39,7 @@ def decoded_pictures(sources: Mapping[str, Any], image_size: int | None) -> dict
     if first is None:
         raise DataError("this data set has no training image")
     side = image_size or min(int(first.size[0]), int(first.size[1]), 224)
-    grey = first.mode in ("L", "1")
+    grey = first.mode in ("L", "1")  # the first picture decides for all: a network takes one number of channels
     return {part: _images(Pictures(source, side, grey)) for part, source in sources.items()}
 
 

@@ -10,15 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lptool.data.images import Array
 from lptool.errors import DataError, first_line
 
-Array = np.ndarray[Any, Any]
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # a sample's key, and which of its files this is
@@ -27,7 +26,8 @@ _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # a sample's key, and which of
 def shard_files(root: Path) -> dict[str, list[Path]]:
     """The shards of `train`, `val` and `test`, those that there are, each in order.
 
-    `_info.json` tells the parts, as timm writes it, else the files' paths do: `imagenet-train-0000.tar`.
+    Which shard is of which part stands in `_info.json`, as timm writes it, or else in the names of the files, such as
+    `imagenet-train-0000.tar`.
 
     Raises:
         DataError: no shard of train, or none beside it.
@@ -35,7 +35,7 @@ def shard_files(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = defaultdict(list)
     info = root / "_info.json"
     if info.exists():
-        for name, files in _told(info).items():
+        for name, files in _named_in(info).items():
             found[_PARTS.get(name, "")] += [root / file for file in files]
     else:
         for file in sorted(root.rglob("*.tar")):
@@ -50,7 +50,7 @@ def shard_files(root: Path) -> dict[str, list[Path]]:
     return parts
 
 
-def _told(info: Path) -> dict[str, list[str]]:
+def _named_in(info: Path) -> dict[str, list[str]]:
     try:
         splits = json.loads(info.read_text())["splits"]
         return {name: [str(file) for file in split["filenames"]] for name, split in splits.items()}

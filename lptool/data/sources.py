@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
-from lptool.data.images import Images, InMemory, image_shape
+from lptool.data.images import Array, Images, InMemory, image_shape, in_memory
 from lptool.data.pictures import decoded_pictures
 from lptool.data.shards import PICTURES, Shards, shard_files
 from lptool.device import import_timm
@@ -24,12 +24,11 @@ from lptool.errors import DataError, first_line, near_miss
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 DIGITS_TEST_FRACTION, DIGITS_TEST_SEED = 0.2, 0  # scikit-learn's digits come without a test split
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A data set as it comes: `val` is None where the source has none beside test, `class_names` empty where untold."""
+    """A data set as its source gives it: `val` is None where there is only test, `class_names` empty where unknown."""
 
     train: Images
     test: Images
@@ -73,19 +72,12 @@ def _resized(parts: Parts, side: int | None) -> Parts:
     return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))
 
 
-def _in_memory(images: Array, labels: Array) -> InMemory:
-    """From uint8 [N, H, W] or [N, H, W, C] and integer labels [N]."""
-    channels_last = images[..., None] if images.ndim == 3 else images
-    pixels = torch.from_numpy(np.ascontiguousarray(channels_last.transpose(0, 3, 1, 2)))
-    return InMemory(pixels, torch.from_numpy(labels.astype(np.int64)))
-
-
 def _digits(root: Path | None) -> Parts:
     from sklearn.datasets import load_digits
 
     content = load_digits()
     pixels = np.round(content.images * (255 / 16)).astype(np.uint8)  # 0 … 16 in the source
-    images = _in_memory(pixels, content.target)
+    images = in_memory(pixels, content.target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(DIGITS_TEST_SEED))
     test, train = order.tensor_split([round(len(images) * DIGITS_TEST_FRACTION)])
     return Parts(images.subset(train), images.subset(test), num_classes=10)
@@ -111,7 +103,7 @@ def _idx_part(place: Path, images_file: str, labels_file: str) -> InMemory:
         raise DataError(f"{place / images_file}: expected images [N, H, W], found {list(images.shape)}")
     if labels.shape != images.shape[:1]:
         raise DataError(f"{place / labels_file}: expected {len(images)} labels, found {list(labels.shape)}")
-    return _in_memory(images, labels)
+    return in_memory(images, labels)
 
 
 def _read_idx(path: Path) -> Array:
@@ -139,7 +131,7 @@ def _torchvision(name: str, root: Path | None) -> Parts:
             f"data set {name} not found: looked in {place} for torchvision's files, and the download failed "
             f"({first_line(error)}); put them there or name their folder with --data-dir{package}"
         ) from error
-    train, test = (_in_memory(np.asarray(p.data), np.asarray(p.targets)) for p in parts)
+    train, test = (in_memory(np.asarray(p.data), np.asarray(p.targets)) for p in parts)
     return Parts(train, test, num_classes=len(parts[0].classes))
 
 
@@ -195,7 +187,7 @@ def _npz_part(path: Path, arrays: dict[str, Array], part: str) -> InMemory:
             + ", which is no image"
             * (labels.size == 0)
         )
-    return _in_memory(images, labels)
+    return in_memory(images, labels)
 
 
 def _folder(root: Path, image_size: int | None) -> Parts:
@@ -266,11 +258,11 @@ def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
 
 
 def _labelled(make: Callable[..., Any], splits: Sequence[str]) -> Any:
-    """The first of these splits that is there and tells its classes: those of ImageNet's test are −1 on the hub."""
+    """The first of these splits that exists and has labels: ImageNet's test set on the Hub has −1 for each of them."""
     for split in splits[:-1]:
         try:
             found = make(split=split)
-        except Exception:  # whatever timm's readers raise; the last split's reason is told
+        except Exception:  # whatever timm's readers raise; the user is shown the reason of the last split
             continue
         if isinstance(found, IterableDataset) or next(iter(found), (None, 0))[1] >= 0:
             return found

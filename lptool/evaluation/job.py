@@ -77,6 +77,13 @@ def evaluate_files(
 
     Raises:
         LptoolError: whatever would fail later fails before anything is computed: files, architectures, data.
+
+    >>> import lptool
+    >>> options = lptool.TrainOptions(arch="resnet8_cifar", dataset="digits", epochs=1, rewind_epoch=0)
+    >>> files = lptool.train_tickets(options, 1, "run", device="cpu")
+    >>> evaluation = lptool.evaluate_files(files)
+    >>> [result.test.score.n for result in evaluation.files], list(evaluation.comparisons)
+    ([359, 359], [(0, 1)])
     """
     return carry_out(plan_evaluation(files, options or EvaluateOptions()), on_progress)
 
@@ -87,21 +94,21 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
     sets = plan.corruptions.sets if plan.corruptions else ()
     steps = count(1)
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if on_progress is not None:
             on_progress(next(steps), len(plan.subjects) * (1 + len(sets)), text)
 
     files = []
     for subject in plan.subjects:
         files.append(_on_test(plan, subject))
-        tell(f"test {Path(subject.summary.file).name}")
+        report(f"test {Path(subject.summary.file).name}")
     for part in sets:
         images = part.images().to(plan.device)
         for subject, result in zip(plan.subjects, files, strict=True):
             subject.load()
             metrics = measure(*predicted(plan, subject, images), plan.data.num_classes)
             result.corrupted.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
-            tell(f"{part.name} {part.severity}")
+            report(f"{part.name} {part.severity}")
     return Evaluation(
         dataset=plan.data.name,
         num_classes=plan.data.num_classes,

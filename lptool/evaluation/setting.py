@@ -12,8 +12,8 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
-from lptool.errors import DataError
-from lptool.networks.matching import guess_arch, told_arch
+from lptool.errors import DataError, said_by
+from lptool.networks.matching import arch_in_header, guess_arch
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
@@ -52,18 +52,18 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     Raises:
         ArchError: no architecture known has these tensors.
     """
-    telling = next((s for s in summaries if s.metadata.arch), summaries[0])
+    summary = next((s for s in summaries if s.metadata.arch), summaries[0])
     if named:
-        return named, telling.metadata.arch_kwargs if named == telling.metadata.arch else {}, []
-    told = told_arch(telling.metadata, telling.file)
-    if told:
-        return told, telling.metadata.arch_kwargs, []
+        return named, summary.metadata.arch_kwargs if named == summary.metadata.arch else {}, []
+    arch = arch_in_header(summary.metadata, summary.file)
+    if arch:
+        return arch, summary.metadata.arch_kwargs, []
     file = summaries[0].file
     arch, kwargs, evidence = guess_arch(summaries[0].shapes, file)
     return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
 
 
-def telling(summaries: Sequence[Summary]) -> list[Summary]:
+def naming_data(summaries: Sequence[Summary]) -> list[Summary]:
     """Those that say which data they were trained on."""
     return [summary for summary in summaries if summary.metadata.dataset]
 
@@ -81,19 +81,20 @@ def matching_data(
     Raises:
         DataError: neither names a data set, or it is missing or damaged.
     """
-    told = telling(summaries)
-    if not told and dataset is None:
-        raise DataError(f"{summaries[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
-    metadata = told[0].metadata if told else Metadata()
-    split = metadata.dataset.get("split", {})
-    return load_data(
-        dataset or metadata.dataset["name"],
-        data_dir,
-        val_fraction=_first(val_fraction, split.get("fraction"), 0.1),
-        split_seed=_first(split_seed, split.get("seed"), 0),
-        image_size=metadata.train.get("image_size"),
-        normalisation=normalisation,
-    )
+    named = naming_data(summaries)
+    metadata = named[0].metadata if named else Metadata()
+    name, split = dataset or metadata.data.name, metadata.data.split
+    if not name:
+        raise DataError(f"{(named or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
+    with said_by(None if dataset else named[0].file):
+        return load_data(
+            name,
+            data_dir,
+            val_fraction=_first(val_fraction, split.fraction, 0.1),
+            split_seed=_first(split_seed, split.seed, 0),
+            image_size=metadata.image_size,
+            normalisation=normalisation,
+        )
 
 
 def normalisation_of(
@@ -103,9 +104,9 @@ def normalisation_of(
 
     None where it takes measuring.
     """
-    told = telling(summaries)
-    trained_on = told[0].metadata.dataset if told else {}
-    mean, std = mean or trained_on.get("mean"), std or trained_on.get("std")
+    named = naming_data(summaries)
+    trained_on = (named[0].metadata if named else Metadata()).data
+    mean, std = mean or trained_on.mean, std or trained_on.std
     if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
         state = load_ticket(summaries[0].file).state
         mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
@@ -125,11 +126,12 @@ def check_normalisation(data: Data) -> None:
 
 def check_image_shape(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse images of another shape than the first file that says so was trained on. Raises DataError."""
-    told = telling(summaries)
-    shape = told[0].metadata.dataset.get("image_shape") if told else None
-    if shape and list(data.shape) != shape:
+    named = naming_data(summaries)
+    shape = named[0].metadata.data.image_shape if named else ()
+    if shape and data.shape != shape:
         raise DataError(
-            f"{data.name}: images are {list(data.shape)}, the tickets were trained on {shape}; use their data"
+            f"{named[0].file}: does not go with {data.name}: images are {list(data.shape)}, the tickets were trained "
+            f"on {list(shape)}; use their data"
         )
 
 

@@ -18,7 +18,7 @@ from lptool.data.corruptions import Corruptions, generated, standard, standard_f
 from lptool.data.dataset import Data
 from lptool.data.images import channel_statistics
 from lptool.device import pick_device
-from lptool.errors import CheckpointError, DataError, first_ten
+from lptool.errors import CheckpointError, DataError, first_ten, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     Normalisation,
@@ -42,6 +42,9 @@ class EvaluateOptions(SettingOptions):
 
     Attributes:
         corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
+
+    >>> EvaluateOptions(dataset="npz:photos.npz", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).batch_size is None
+    True
     """
 
     corruptions: bool = False
@@ -101,8 +104,9 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
     device = pick_device(options.device)
     folder = standard_folder(options.data_dir) if options.corruptions else None
-    data, normalised, doubts = _data(summaries, options, folder)
-    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], data, device)
+    data, normalised, assumed = _data(summaries, options, folder)
+    sources = [None if options.arch else summary.file for summary in summaries]
+    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], sources, data, device)
     subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
     corruptions = None
     if options.corruptions:
@@ -110,7 +114,7 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     notes = [f"{s.file}: {note}" for s in summaries for note in s.notes]
     guessed = [line for _, _, lines in archs for line in lines]
     size = BatchSize(options.batch_size or BATCH_SIZE)
-    return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *doubts))
+    return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *assumed))
 
 
 def _check_finite(summaries: Sequence[Summary]) -> None:
@@ -122,12 +126,12 @@ def _check_finite(summaries: Sequence[Summary]) -> None:
 
 def _check_classes(summaries: Sequence[Summary], classes: Sequence[int | None]) -> None:
     """Refuse files of different class counts, as far as they are known."""
-    told = [(summary.file, count) for summary, count in zip(summaries, classes, strict=True) if count is not None]
-    for file, found in told[1:]:
-        if found != told[0][1]:
+    known = [(summary.file, count) for summary, count in zip(summaries, classes, strict=True) if count is not None]
+    for file, found in known[1:]:
+        if found != known[0][1]:
             raise DataError(
-                f"{file}: tells {found} classes apart, but {told[0][0]} tells {told[0][1]}; evaluate files of one data "
-                "set together"
+                f"{file}: tells {found} classes apart, but {known[0][0]} tells {known[0][1]}; evaluate files of one "
+                "data set together"
             )
 
 
@@ -135,22 +139,23 @@ def _data(
     summaries: Sequence[Summary], options: EvaluateOptions, folder: Path | None
 ) -> tuple[Data, list[Data], list[str]]:
     """The data, the same as each file wants them normalised, and what had to be assumed."""
-    told = [normalisation_of([summary], options.mean, options.std) for summary in summaries]
-    known = next((normalisation for normalisation in told if normalisation), None)
+    stated = [normalisation_of([summary], options.mean, options.std) for summary in summaries]
+    known = next((normalisation for normalisation in stated if normalisation), None)
     data = matching_data(summaries, options.dataset, _place_of_test(folder, options.data_dir), known)
     if not len(data.test):
         raise DataError(f"{data.name}: its test set has no images; choose a data set that has some")
-    measured = _normalised(data, channel_statistics(data.train)) if None in told else data
-    normalised = [_normalised(data, normalisation) if normalisation else measured for normalisation in told]
+    measured = _normalised(data, channel_statistics(data.train)) if None in stated else data
+    normalised = [_normalised(data, normalisation) if normalisation else measured for normalisation in stated]
     for summary, own in zip(summaries, normalised, strict=True):
         check_image_shape(own, [summary])
-        check_normalisation(own)
-    silent = [f"{summaries[told.index(None)].file}: {measured_note(measured)}"] if None in told else []
-    if silent and known and _normalised(data, known) != measured:
+        with said_by(None if options.mean or options.std else summary.file):
+            check_normalisation(own)
+    notes = [f"{summaries[stated.index(None)].file}: {measured_note(measured)}"] if None in stated else []
+    if notes and known and _normalised(data, known) != measured:
         shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
-        other = next(s.file for s, normalisation in zip(summaries, told, strict=True) if normalisation)
-        silent = [f"{silent[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
-    return data, normalised, [*_trained_on_others(summaries, data), *silent]
+        other = next(s.file for s, normalisation in zip(summaries, stated, strict=True) if normalisation)
+        notes = [f"{notes[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
+    return data, normalised, [*_trained_on_others(summaries, data), *notes]
 
 
 def _place_of_test(folder: Path | None, data_dir: Path | None) -> Path | None:
@@ -167,17 +172,24 @@ def _normalised(data: Data, normalisation: Normalisation) -> Data:
 
 def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     """A line for each file that says it was trained on another data set."""
-    names = [(summary.file, summary.metadata.dataset.get("name", data.name)) for summary in summaries]
-    return [f"{file}: was trained on {name}, and is scored on {data.name}" for file, name in names if name != data.name]
+    names = [(summary.file, summary.metadata.data.name or data.name) for summary in summaries]
+    return [
+        f"{file}: was trained on {one_line(name)}, and is scored on {data.name}"
+        for file, name in names
+        if name != data.name
+    ]
 
 
-def _networks(archs: Sequence[tuple[str, dict[str, Any]]], data: Data, device: torch.device) -> list[Network]:
-    """The network of each file, one for all that are alike."""
+def _networks(
+    archs: Sequence[tuple[str, dict[str, Any]]], files: Sequence[str | None], data: Data, device: torch.device
+) -> list[Network]:
+    """The network of each file, one for all that are alike; a file is None where the user names its architecture."""
     built: dict[str, Network] = {}
-    for arch, kwargs in archs:
+    for (arch, kwargs), file in zip(archs, files, strict=True):
         if repr((arch, kwargs)) not in built:
-            model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
-            check_forward(model, data.shape, data.num_classes, arch)
+            with said_by(file):
+                model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
+                check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]

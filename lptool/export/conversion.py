@@ -76,7 +76,7 @@ def convert(
     overwrite: bool = False,
     command: str | None = None,
 ) -> Conversion:
-    """Write a checkpoint of any program in the form that the name of the output tells.
+    """Write a checkpoint of any program in the form that the name of the output asks for.
 
     Args:
         source: a file, or a folder with one.
@@ -89,6 +89,12 @@ def convert(
     Raises:
         CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
         ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+
+    >>> import lptool
+    >>> lptool.save_ticket(lptool.Ticket({"w": torch.eye(64)}, {"w": torch.eye(64) == 1}), "dense.safetensors")
+    >>> made = lptool.convert(Path("dense.safetensors"), "packed.safetensors", Form(packed=True), SettingOptions())
+    >>> made.sizes.dense > 10 * made.sizes.packed
+    True
     """
     source = checkpoint_file(source)
     kind, output = _kind(output, form), Path(output)
@@ -102,7 +108,7 @@ def convert(
     elif kind == "prune keys":
         save_prune_keys(ticket, output)
     elif kind == "folder":
-        ticket, warnings = for_timm(ticket), (*warnings, *_doubts(ticket))
+        ticket, warnings = for_timm(ticket), (*warnings, *_unknown_data(ticket))
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:
@@ -113,7 +119,7 @@ def convert(
 def _conversion(
     source: Path, output: Path, kind: str, ticket: Ticket, difference: float | None, warnings: tuple[str, ...]
 ) -> Conversion:
-    """What is told of an output that was written."""
+    """The description of an output that was written."""
     written = output / WEIGHTS if kind == "folder" else output
     return Conversion(
         source=source,
@@ -167,8 +173,8 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
     known = normalisation_of([summary], options.mean, options.std)
     data = matching_data([summary], options.dataset, options.data_dir, known)
     check_normalisation(data)
-    said = {key: value for key, value in data.describe().items() if key != "split"}
-    return said, [] if known else [f"{summary.file}: {measured_note(data)}"]
+    document = {key: value for key, value in data.describe().items() if key != "split"}
+    return document, [] if known else [f"{summary.file}: {measured_note(data)}"]
 
 
 def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
@@ -180,7 +186,7 @@ def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, A
     return arch, kwargs, guessed
 
 
-def _doubts(ticket: Ticket) -> list[str]:
+def _unknown_data(ticket: Ticket) -> list[str]:
     """That a folder cannot say how images are prepared."""
     if ticket.metadata.dataset:
         return []

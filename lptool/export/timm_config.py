@@ -12,8 +12,7 @@ from torch import nn
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import import_timm
-from lptool.errors import ArchError
-from lptool.export.header import are_numbers
+from lptool.errors import ArchError, said_by
 from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
 
@@ -44,6 +43,13 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
 
     Raises:
         ArchError: the ticket does not say its architecture, or it cannot be built.
+
+    >>> import lptool
+    >>> model = build_model("resnet8_cifar", num_classes=10)
+    >>> ticket = lptool.Ticket(model.state_dict(), {}, Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10}))
+    >>> config = lptool.as_timm_config(ticket)
+    >>> config["architecture"], config["num_classes"], config["pretrained_cfg"]["input_size"]
+    ('resnet8_cifar', 10, [3, 32, 32])
     """
     arch = _arch_of(ticket)
     if not is_timm(arch):
@@ -92,7 +98,7 @@ def _without_tag(arch: str) -> str:
 
 def _empty_network(ticket: Ticket) -> nn.Module:
     """The network with its names and shapes, and no memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), said_by(ticket.file):
         return build_model(_arch_of(ticket), **ticket.metadata.arch_kwargs)
 
 
@@ -102,7 +108,7 @@ def _model_args(metadata: Metadata) -> dict[str, Any]:
 
 
 def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
-    classes = metadata.arch_kwargs.get("num_classes", metadata.dataset.get("num_classes"))
+    classes = metadata.arch_kwargs.get("num_classes", metadata.data.num_classes)
     known = {"num_classes": classes} if classes is not None else {}
     kwargs = _model_args(metadata)
     arguments = {"model_args": kwargs} if kwargs else {}
@@ -117,9 +123,9 @@ def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 def _images_of(metadata: Metadata) -> dict[str, Any]:
     """How images become the network's input: whole, scaled to their side, normalised. Empty where nothing is said."""
-    data = metadata.dataset
-    said = {"input_size": data.get("image_shape"), "mean": data.get("mean"), "std": data.get("std")}
-    found = {key: _plain(value) for key, value in said.items() if are_numbers(value)}
+    data = metadata.data
+    given = {"input_size": data.image_shape, "mean": data.mean, "std": data.std}
+    found = {key: list(values) for key, values in given.items() if values}
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
@@ -127,10 +133,8 @@ def _images_of(metadata: Metadata) -> dict[str, Any]:
 
 def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
     """The names of the classes in the order of the logits, where the ticket has one for each."""
-    names = metadata.dataset.get("class_names")
-    if not isinstance(names, list) or len(names) != num_classes or not all(isinstance(name, str) for name in names):
-        return {}
-    return {"label_names": names}
+    names = metadata.data.class_names
+    return {"label_names": list(names)} if names and len(names) == num_classes else {}
 
 
 def _plain(value: Any) -> Any:

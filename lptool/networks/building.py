@@ -23,14 +23,14 @@ from lptool.scoring.batchnorm import in_eval_mode
 timm = import_timm()
 
 
-def build_model(arch: str, num_classes: int | None = None, in_chans: int | None = None, **kwargs: Any) -> nn.Module:
+def build_model(arch: str, /, num_classes: int | None = None, in_chans: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a network, with random weights from torch's global generator.
 
     Args:
         arch: a timm name (those of `lptool.networks` included), `module:callable` or `file.py:callable`. The
             callable is given `num_classes` and `in_chans` where its signature takes them.
         num_classes, in_chans: of the data set; None leaves the architecture's own.
-        kwargs: passed on to the architecture.
+        kwargs: passed on to the architecture, whatever their names.
 
     Raises:
         ArchError: no such architecture, or it cannot be built with these arguments.
@@ -41,7 +41,7 @@ def build_model(arch: str, num_classes: int | None = None, in_chans: int | None 
     try:
         model = _call(build, _accepted(build, wanted), optional=tuple(named))
     except Exception as error:  # a user's own code may raise anything
-        raise ArchError(f"architecture {arch!r} cannot be built with {wanted}: {error}") from error
+        raise ArchError(f"architecture {arch!r} cannot be built with {wanted}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ArchError(f"architecture {arch!r} gives a {type(model).__name__}, expected a torch.nn.Module")
     return model

@@ -11,7 +11,7 @@ from torch import nn
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.metadata import Metadata
-from lptool.errors import ArchError, first_ten
+from lptool.errors import ArchError, first_ten, one_line
 from lptool.networks.building import build_model, timm
 from lptool.networks.cifar import OWN_ARCHS
 
@@ -51,10 +51,10 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
 
 
 def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[str]:
-    """Of the tensors a network lacks, those that no layer can be missed for.
+    """Of the tensors that a network lacks, those that cannot be weights of one of its layers, and so may be left out.
 
-    They belong to a module that the network lacks altogether, and are all small, as the mean and standard deviation
-    of a normalising layer are, or a single vector, as the class weights of a loss are.
+    Such tensors belong to a module that the network lacks altogether. They are all small, as the mean and standard
+    deviation of a normalising layer are, or a single vector, as the class weights of a loss are.
     """
     found: set[str] = set()
     for module in {name.partition(".")[0] for name in foreign} - modules:
@@ -65,7 +65,7 @@ def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[s
     return found
 
 
-def told_arch(metadata: Metadata, file: str) -> str | None:
+def arch_in_header(metadata: Metadata, file: str) -> str | None:
     """The architecture that a header says; None where it says none.
 
     Raises:
@@ -75,7 +75,8 @@ def told_arch(metadata: Metadata, file: str) -> str | None:
     arch = metadata.arch
     if arch is not None and ":" in arch:
         raise ArchError(
-            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: --arch {arch}"
+            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: "
+            f"--arch {one_line(arch)}"
         )
     return arch
 
@@ -93,10 +94,10 @@ _FAMILIES = {
 
 
 def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, dict[str, int], str]:
-    """An architecture in which every tensor has its name and shape.
+    """An architecture whose tensors have exactly these names and shapes.
 
-    Ours are tried first, then those of the timm families that name their weights alike, short names first. The first
-    that fits is taken: others may have the same tensors and compute something else, so say what was guessed.
+    Our own networks are tried first, then the timm families that name their weights in this way, short names first. The
+    first that fits is taken. Another one may have the same tensors and compute something else, so callers warn of it.
 
     Args:
         shapes: plain name → shape.

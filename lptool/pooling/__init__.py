@@ -1,6 +1,7 @@
 """Pooling: tickets of one run into one model that is more accurate at the same sparsity.
 
-The method first, which knows tensors and a function that scores them: mixing (`interpolate`), choice, outcome, search
-(Algorithm 2), window, learned, methods (`pool_tickets`). Then the job around it: scorer (that function, over a network
-and val), journal, gradient, setup (`Bench`), targets, comparisons (barriers, the ensemble), fingerprint, outputs, job.
+The method first, which knows tensors and a function that scores them: catalogue (what methods there are), mixing
+(`interpolate`), choice, outcome, search (Algorithm 2), window, learned, methods (`pool_tickets`). Then the job around
+it: scorer (that function, over a network and val), journal, gradient, setup (`Bench`), targets, comparisons (barriers,
+the ensemble), fingerprint, outputs, job.
 """

@@ -1,4 +1,15 @@
-"""How models are compared on val: by images right or by likelihood, on the whole of it or on two halves that agree."""
+"""How models are compared on val, by images right or by likelihood, and when a scoring may stop.
+
+Models are compared by one number, the *merit* of their score: the images right, or minus the mean loss. Each image that
+is scored can only lower the merit that is still possible: a wrong one by one image, any one by its loss. So a model
+cannot reach a merit of `bar` any more, however well it does on the images left, once
+
+                  lost so far           more than may be lost
+    accuracy      images wrong      >   total − bar
+    nll           sum of losses     >   total · (−bar)
+
+which is `Choice.out_of_reach`. A scoring that stops there changes no decision, as the model would have been rejected.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +33,16 @@ class Choice:
     Attributes:
         select: `accuracy` counts the val images right (the paper); `nll` takes the mean negative log-likelihood,
             which says something of every image and so is less noisy where val is small.
-        folds: a model replaces another only where it is at least as good on both halves of val, the images of even
-            and of odd number.
 
     Raises:
         PoolError: unknown `select`.
+
+    >>> surer, righter = Score(correct=8, nll=0.4, n=10), Score(correct=9, nll=0.6, n=10)
+    >>> Choice().replaces(righter, surer), Choice("nll").replaces(righter, surer)
+    (True, False)
     """
 
     select: str = "accuracy"
-    folds: bool = False
 
     def __post_init__(self) -> None:
         if self.select not in SELECTS:
@@ -42,36 +54,29 @@ class Choice:
             return -math.inf
         return score.correct if self.select == "accuracy" else -score.nll
 
-    def allowance(self, bar: float, total: int) -> float:
-        """How large the `cost` of all `total` images may become before a merit of `bar` is out of reach."""
-        return total - bar if self.select == "accuracy" else -bar * total * (1 + _ROUNDING)
+    def reaches(self, score: Score, bar: float) -> bool:
+        """Whether the merit of a score is `bar` or more; of one that is incomplete or not finite it never is."""
+        return score.complete and math.isfinite(score.nll) and self.merit(score) >= bar
 
-    def cost(self, right: Tensor, loss: Tensor) -> Tensor:
+    def replaces(self, new: Score, old: Score) -> bool:
+        """Whether a model of score `new` takes the place of one of score `old`.
+
+        It does where its merit is higher, or as high with a NLL that is no higher: a tie that raises the NLL was harm.
+        """
+        return self.reaches(new, self.merit(old)) and (self.merit(new) > self.merit(old) or new.nll <= old.nll)
+
+    def lost(self, right: Tensor, loss: Tensor) -> Tensor:
         """What images, given as bool [B] and float [B], take from the merit: a scalar on their device, 0 or more."""
         return (~right).count_nonzero() if self.select == "accuracy" else loss.sum()
 
-    def settles(self, score: Score, bar: float, total: int) -> bool:
-        """Whether nothing more is to be learned: the score is complete, or cannot reach `bar` any more."""
-        spent = score.n - score.correct if self.select == "accuracy" else score.nll * score.n
-        return score.complete or spent > self.allowance(bar, total)
+    def out_of_reach(self, bar: float, lost: float, total: int) -> bool:
+        """Whether a model that has `lost` this much on some of the `total` images cannot reach a merit of `bar`."""
+        return lost > (total - bar if self.select == "accuracy" else total * -bar * (1 + _ROUNDING))
 
-    def replaces(self, new: Score, old: Score) -> bool:
-        """Whether `new` is at least as good as `old`; with `folds`, on each half too.
-
-        Raises:
-            PoolError: `folds` is asked for, and a score does not tell its halves.
-        """
-        if not new.complete or self.merit(new) < self.merit(old) or self.merit(new) == -math.inf:
-            return False
-        return not self.folds or all(
-            self.merit(a) >= self.merit(b) for a, b in zip(_halves(new), _halves(old), strict=True)
-        )
+    def answers(self, score: Score, bar: float, total: int) -> bool:
+        """Whether a score says all there is to know: it is complete, or `bar` is out of its reach."""
+        lost = score.n - score.correct if self.select == "accuracy" else score.nll * score.n
+        return score.complete or self.out_of_reach(bar, lost, total)
 
 
 BY_ACCURACY = Choice()
-
-
-def _halves(score: Score) -> tuple[Score, ...]:
-    if not score.folds:
-        raise PoolError("folds are asked for, but the score function gives no scores of the halves of val")
-    return score.folds

@@ -10,7 +10,7 @@ import torch
 
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
-from lptool.pooling.methods import alphas_of
+from lptool.pooling.catalogue import alphas_of
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 
@@ -33,7 +33,6 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "passes": options.passes,
         "decay": options.decay,
         "select": options.select,
-        "folds": options.folds,
         "learning": [options.per, options.learning_steps, options.learning_rate],
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,

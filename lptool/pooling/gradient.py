@@ -48,6 +48,7 @@ class Slope:
 
         Equal steps take equal images.
         """
+        # A prime that no number of steps comes near, so that no two seeds draw the same images at any of their steps.
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
         order = torch.randperm(self._train_size, generator=generator)[: self._batch_size]
         self.model.load_state_dict(state)

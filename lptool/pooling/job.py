@@ -43,7 +43,7 @@ _SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first i
 
 @dataclass(frozen=True)
 class PoolResult:
-    """One pooled model, as written; plain values, which one process can tell another.
+    """One pooled model, as written; plain values, so that one process can send it to another.
 
     Attributes:
         sparsity: of the file. target_sparsity: of the target as it was.
@@ -243,7 +243,6 @@ def _pooled_metadata(
         "alpha_search": options.alpha_search,
         "chosen": trace.chosen,
         "select": options.select,
-        "folds": options.folds,
         "passes": options.passes,
         "decay": options.decay,
         "learning": asdict(bench.learning),

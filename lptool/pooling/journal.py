@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lptool.errors import OutputError, first_line
 from lptool.scoring.score import Score
 
 SUFFIX = ".search.jsonl"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MARK = {"lptool_search": FORMAT_VERSION}  # how every journal begins
 
 
@@ -56,8 +55,9 @@ class Journal:
         if self.known.get(score.state) == score:
             return
         self.known[score.state] = score
-        told = {"complete": score.complete, "state": score.state, "folds": [_numbers(fold) for fold in score.folds]}
-        self._write({**what, **_numbers(score), **told}, "a")
+        nll = score.to_json()["nll"]  # null where it is not finite
+        counted = {"correct": score.correct, "nll": nll, "n": score.n, "complete": score.complete}
+        self._write({**what, **counted, "state": score.state}, "a")
 
     def _write(self, record: dict[str, Any], mode: str) -> None:
         with _writing(self.path):
@@ -138,24 +138,12 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     return fingerprint, Journal(path, batch_size, {score.state: score for score in scores})
 
 
-def _numbers(score: Score) -> dict[str, Any]:
-    nll = score.to_json()["nll"]  # null where it is not finite
-    return {"correct": score.correct, "nll": nll, "n": score.n}
-
-
 def _score(line: int, record: dict[str, Any]) -> Score:
-    complete, state, folds = (record[key] for key in ("complete", "state", "folds"))
-    if type(complete) is not bool or type(state) is not str or len(folds) not in (0, 2):
+    correct, nll, n, complete, state = (record[key] for key in ("correct", "nll", "n", "complete", "state"))
+    counted = type(correct) is type(n) is int and 0 <= correct <= n and n > 0
+    if not counted or type(complete) is not bool or type(state) is not str:
         raise ValueError(f"line {line} is not a score")
-    whole, *halves = (_sum(line, part) for part in (record, *folds))
-    return replace(whole, complete=complete, state=state, folds=tuple(halves))
-
-
-def _sum(line: int, record: dict[str, Any]) -> Score:
-    correct, nll, n = (record[key] for key in ("correct", "nll", "n"))
-    if not (type(correct) is type(n) is int and 0 <= correct <= n and n > 0):
-        raise ValueError(f"line {line} is not a score")
-    return Score(correct, math.nan if nll is None else float(nll), n)
+    return Score(correct, math.nan if nll is None else float(nll), n, complete, state)
 
 
 def _differences(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
     (begin,) = coefficients(search, best_ratio(search, scores)).values
     tickets = _Stacked(search)
     values = search.ranks.on_first(lambda: _descend(search, tickets, begin, start)).softmax(dim=1)
-    search.done = len(scores) + search.learning.steps  # on every rank, whichever of them learned
+    search.done = len(scores) + search.learning.steps  # the first rank counted its steps; the others saw none
     state, mask = search.prune(tickets.mixed(values))
     score = search.score_once(state, None, None, start.score)
     finite = math.isfinite(score.nll)
@@ -44,7 +44,7 @@ def learned(search: Search, start: Incumbent) -> Outcome:
 
 
 class _Stacked:
-    """All tickets of a pool, tensor by tensor, and which coefficients each tensor goes by."""
+    """All tickets of a pool, each tensor of theirs stacked, and which row of the coefficients each tensor goes by."""
 
     def __init__(self, search: Search) -> None:
         states = [search.pool[place].state for place in range(len(search.pool))]
@@ -85,6 +85,7 @@ def _descend(search: Search, tickets: _Stacked, begin: Sequence[float], start: I
         values = logits.softmax(dim=1)
         state, mask = search.prune(tickets.mixed(values))
         by_value = tickets.project(search.gradient(state, step), mask, values)
+        # Through the softmax: ∂loss/∂lᵢ = cᵢ·(gᵢ − Σⱼ cⱼ·gⱼ), where gᵢ = ∂loss/∂cᵢ.
         logits.grad = values * (by_value - (values * by_value).sum(dim=1, keepdim=True))
         if not bool(logits.grad.isfinite().all()):
             raise PoolError(f"learned: the gradient of step {step} is not finite; try a lower --learning-rate")
@@ -96,7 +97,14 @@ def _descend(search: Search, tickets: _Stacked, begin: Sequence[float], start: I
 
 
 def group(name: str, per: str) -> str:
-    """The group of a tensor: itself, its block (all up to the first number in its name, else its module), or `all`."""
+    """The name of the group that a tensor shares its coefficients with.
+
+    By `tensor` that is its own name, by `global` it is `all`, and by `block` it is its name up to the first number,
+    or its module where there is none.
+
+    >>> group("layer1.0.conv1.weight", "block"), group("fc.bias", "block"), group("fc.bias", "global")
+    ('layer1.0', 'fc', 'all')
+    """
     if per != "block":
         return name if per == "tensor" else "all"
     parts: Sequence[str] = name.split(".")

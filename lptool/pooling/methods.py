@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib import import_module
 
 from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
+from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
 from lptool.pooling.choice import BY_ACCURACY, Choice
-from lptool.pooling.learned import learned
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
 from lptool.pooling.search import (
     ALPHA_SEARCHES,
     LEARNING,
-    PAPER_ALPHAS,
     GradientFunction,
     Learning,
     Search,
     pruned_ticket,
 )
-from lptool.pooling.window import RATIOS, window
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
@@ -49,7 +48,7 @@ def greedy(search: Search, start: Incumbent, alphas: Sequence[float] | None = No
 
 def average(search: Search, start: Incumbent) -> Outcome:
     """Like `greedy`, with alpha 0.5 only. Source: Yin et al. 2023, section 3.2."""
-    return greedy(search, start, alphas=(0.5,), name="average")
+    return greedy(search, start, METHODS["average"].alphas, "average")
 
 
 def swa(search: Search, start: Incumbent) -> Outcome:
@@ -70,7 +69,12 @@ def uniform(search: Search, start: Incumbent) -> Outcome:
 def _without_choice(
     search: Search, start: Incumbent, name: str, alpha_of: Callable[[int], float], *, prune_each: bool = True
 ) -> Outcome:
-    """Mix in every candidate with the alpha that follows from how many were mixed; score the last mix alone."""
+    """Mix in every candidate, nearest first, and score the last mix alone.
+
+    Args:
+        alpha_of: the weight of the mix so far, by how many tickets are in it.
+        prune_each: prune after each candidate, or once at the end.
+    """
     alphas = {place: alpha_of(members) for members, place in enumerate(search.order, start=1)}
     state = search.pool[search.target].state
     for candidate, alpha in alphas.items():
@@ -85,7 +89,7 @@ def _without_choice(
 
 
 def soup(search: Search, start: Incumbent) -> Outcome:
-    """The mean of the target and those candidates that each make it no worse, the best by themselves first.
+    """The mean of the target and those candidates that make it no worse, tried in the order of their own scores.
 
     A candidate by itself is scored pruned to the result's sparsity. The mean is taken of the tickets as they are, and
     pruned for scoring.
@@ -99,6 +103,7 @@ def soup(search: Search, start: Incumbent) -> Outcome:
         members = 1 + sum(step.accepted for step in steps)
         alpha = members / (members + 1)
         grown = interpolate(mean, search.pool[candidate].state, alpha)
+        # Pruned in place, so in a copy: the mean itself stays whole.
         state, mask = search.prune(dict(grown) | {name: grown[name].clone() for name in search.pool.prunable})
         score = search.score_once(state, candidate, alpha, incumbent.score)
         accepted = search.choice.replaces(score, incumbent.score)
@@ -113,45 +118,10 @@ def _pruned_alone(search: Search, place: int, incumbent: Score) -> Score:
     return search.score_once(search.prune(state)[0], place, None, incumbent)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A method, the alphas it tries (None: those asked for), and how many mixes it scores at most."""
-
-    run: Callable[[Search, Incumbent], Outcome]
-    mixes: Callable[[int, int, int], int]  # of candidates, alphas, passes
-    alphas: tuple[float, ...] | None = ()
-
-
-METHODS = {
-    "greedy": Method(greedy, lambda candidates, alphas, passes: candidates * alphas * passes, None),
-    "average": Method(average, lambda candidates, alphas, passes: candidates * passes, (0.5,)),
-    "swa": Method(swa, lambda *_: 1),
-    "ema": Method(ema, lambda *_: 1),
-    "uniform": Method(uniform, lambda *_: 1),
-    "window": Method(window, lambda *_: len(RATIOS)),
-    "soup": Method(soup, lambda candidates, *_: 2 * candidates),
-    "learned": Method(learned, lambda *_: len(RATIOS) + 1),
-}
-# What `auto` runs: all that needs no gradient. Of equally good ones the first is kept.
-AUTO = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
-
-
-def methods_of(name: str) -> tuple[str, ...]:
-    """The methods to run for the one asked for. Raises PoolError."""
-    if name not in (*METHODS, "auto"):
-        raise PoolError(f"unknown method {name!r}: expected {', '.join(METHODS)} or auto")
-    return AUTO if name == "auto" else (name,)
-
-
-def alphas_of(method: str, alphas: Sequence[float]) -> tuple[float, ...]:
-    """The coefficients that a method tries where `alphas` are asked for."""
-    own = METHODS[methods_of(method)[0]].alphas
-    return tuple(alphas) if own is None else own
-
-
-def mixes_at_most(method: str, tickets: int, alphas: int, passes: int) -> int:
-    """How many mixes a method scores at most."""
-    return sum(METHODS[name].mixes(tickets - 1, alphas, passes) for name in methods_of(method))
+def function_of(name: str) -> Callable[[Search, Incumbent], Outcome]:
+    """The function of a method of the catalogue."""
+    module = import_module(f"lptool.pooling.{METHODS[name].module}")
+    return getattr(module, name)  # type: ignore[no-any-return]
 
 
 def pool_tickets(
@@ -174,50 +144,65 @@ def pool_tickets(
 ) -> tuple[Incumbent, SearchTrace]:
     """Pool tickets into one model.
 
+    >>> import torch
+    >>> from lptool import Pool, Score, Ticket
+    >>> dense = Ticket({"w": torch.tensor([2.0, 1.0])}, mask={})
+    >>> sparse = Ticket({"w": torch.tensor([0.0, 3.0])}, mask={"w": torch.tensor([False, True])})
+    >>> def score(state, bar=-math.inf):  # of 10 images: the more right, the nearer the weights are to [0, 2]
+    ...     distance = float((state["w"] - torch.tensor([0.0, 2.0])).norm())
+    ...     return Score(correct=round(10 - distance), nll=distance, n=10)
+    >>> best, trace = pool_tickets(Pool.of([dense, sparse]), score, alphas=(0.25, 0.5, 0.75))
+    >>> best.state["w"], best.mask["w"], best.score.correct  # [1, 2] = 0.5·sparse + 0.5·dense, pruned to one weight
+    (tensor([0., 2.]), tensor([False,  True]), 10)
+    >>> [(step.candidate, step.alpha, step.accepted) for step in trace.steps]
+    [(0, 0.5, True)]
+
     Args:
-        pool: at least two tickets.
-        score: scores a state on val, after BN recalibration (see `Scorer`).
+        pool: at least two tickets, aligned: tensors of the same names and shapes, on one device.
+        score: scores a state dict on val, after BN recalibration (see `Scorer`): images right, and the mean negative
+            log-likelihood in nats. It may stop early, with `complete=False`, where `bar` is out of reach (see
+            `Choice`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
-        method: one of `METHODS`, or `auto` for the best on val of those that need no gradient.
-        choice: how models are compared on val; `score` must stop early by the same.
+        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need no gradient.
+        choice: how models are compared on val; a `score` that stops early must do so by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
         passes: how often `greedy` and `average` go through the candidates.
         decay: of `ema`, in [0, 1].
         learning, gradient: of `learned`.
-        score_as_is: scores the target without BN recalibration, so that the search starts from the better of the
-            two; None where `score` does not recalibrate.
+        score_as_is: scores a state dict with the BN statistics it has, so that the search starts from the better of
+            target and recalibrated target; None where `score` does not recalibrate.
         ranks: the processes to spread the alphas over. The result is the same however many they are.
         on_progress: called after each round of scorings, on every rank.
 
     Returns:
         The best model, with exactly `keep` kept weights, and the trace of the search. Where no candidate was accepted
         the model is the target, with the BatchNorm statistics that score better. The result of `swa`, `ema`, `uniform`
-        and `learned` is what they make, better than the target or not: compare its score with `trace.ticket`.
+        and `learned` is what they make, better than the target or not: compare its score with `trace.start`.
 
     Raises:
-        PoolError: an unknown or impossible option.
+        PoolError: an unknown or impossible option, or `learned` without a `gradient`, or one that is not finite.
         RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
     """
     names = methods_of(method)
     _check(pool, target, keep, alphas, alpha_search, passes, decay)
-    if gradient is None and "learned" in names:
-        raise PoolError("method 'learned' needs a gradient function")
+    learning_ones = [name for name in names if METHODS[name].needs_gradient]
+    if gradient is None and learning_ones:
+        raise PoolError(f"method {learning_ones[0]!r} needs a gradient function")
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep
     tried = alphas_of(method, alphas)
-    total = mixes_at_most(method, len(pool), len(tried), passes) + learning.steps * ("learned" in names)
+    total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * len(learning_ones)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
         ranks, on_progress, total,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
-    outcomes = [METHODS[name].run(search, start) for name in names]
-    sound = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start.score)]
-    best = max(sound or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
+    outcomes = [function_of(name)(search, start) for name in names]
+    best = _best_of(outcomes, choice, start.score)
     incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)
     scores = [score for outcome in outcomes for score in outcome.scores]
     return incumbent, SearchTrace(
@@ -234,6 +219,12 @@ def pool_tickets(
         evaluations=1 + (ticket_bn is not None) + len(scores),
         not_finite=sum(not math.isfinite(score.nll) for score in scores),
     )
+
+
+def _best_of(outcomes: Sequence[Outcome], choice: Choice, start: Score) -> Outcome:
+    """The best on val of those that may replace the start; of all, where none may (`swa` alone can be worse)."""
+    no_worse = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start)]
+    return max(no_worse or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
 
 
 def _check(
@@ -260,7 +251,7 @@ def _check(
 
 
 def _start(search: Search, score_as_is: ScoreFunction | None) -> tuple[Incumbent, Score, Score | None]:
-    """The incumbent to beat, the target as it is or recalibrated where that is better; and both scores."""
+    """The first incumbent: the target as it is, or with BN recalibrated where that is better; and both scores."""
     state, mask = pruned_ticket(search.pool, search.target, search.keep)
     if score_as_is is None:
         found, with_bn = search.score(state), None

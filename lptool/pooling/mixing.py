@@ -21,7 +21,14 @@ def interpolate(current: Mapping[str, Tensor], candidate: Mapping[str, Tensor], 
         current, candidate: state dicts of the same names and shapes.
         alpha: weight of `current`, in [0, 1].
 
+    Raises:
+        ValueError: `alpha` is outside [0, 1].
+
     Source: Yin et al. 2023, Algorithm 2.
+
+    >>> from torch import tensor
+    >>> interpolate({"w": tensor([1.0, 0.0])}, {"w": tensor([0.0, 4.0])}, alpha=0.75)
+    {'w': tensor([0.7500, 1.0000])}
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must be in [0, 1], found {alpha}")

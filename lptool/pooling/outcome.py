@@ -29,8 +29,8 @@ class Step:
 
     Attributes:
         candidate: its place in the pool.
-        alpha: the best coefficient; None where no alpha could reach the incumbent (most were cut short), and where
-            there is one for each group of tensors.
+        alpha: the best coefficient; None where no mix replaced the incumbent (most were cut short), and where there
+            is one for each group of tensors.
         score: of the best mix; None where there is none, or where this mix was not scored by itself.
         attempts: every (alpha, score), in the order of the alphas.
         number: of the pass over the candidates, from 1.
@@ -45,7 +45,12 @@ class Step:
 
 
 def steps_to(score: Score, alphas: Mapping[int, float], *, accepted: bool) -> tuple[Step, ...]:
-    """The steps to a mix that was scored only when every candidate was in it: alphas by place, in order."""
+    """The steps to a mix that was scored once, when every candidate was in it.
+
+    Args:
+        score: of that mix. alphas: each candidate's, by its place in the pool, in the order mixed in.
+        accepted: whether the mix is the result.
+    """
     *others, (last, alpha) = alphas.items()
     steps = [Step(place, each, accepted, None, ()) for place, each in others]
     return (*steps, Step(last, alpha, accepted, score, ((alpha, score),)))
@@ -66,7 +71,7 @@ class Outcome:
     Attributes:
         method: its name. best: its model.
         steps: how it got there, in order. coefficients: of `learned`.
-        ranked: what was scored beside the steps, to decide on their order.
+        ranked: scores that belong to no step: of what was scored to choose an order, or a ratio.
     """
 
     method: str
@@ -126,7 +131,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a search stands: what was scored since it was last told, and how many mixes of how many."""
+    """How far a search has come: what was scored since the last report, and how many mixes of how many at most."""
 
     scored: tuple[Scored, ...]
     incumbent: Score

@@ -20,8 +20,8 @@ class Scorer:
     """A `ScoreFunction` over one model instance, whose weights are overwritten for each state.
 
     It learns as it goes which val images are hard, and takes those first, so that a state that cannot reach the bar
-    is found out early. A complete score does not depend on that order but
-    for rounding. A state scored before is not scored again.
+    is found out early. But for rounding, a complete score does not depend on that order. A state scored before is not
+    scored again.
 
     Args:
         model: the network; on the device of the batches.
@@ -35,6 +35,16 @@ class Scorer:
     Attributes:
         known: what is known of each state, by its key.
         images: how many were forwarded so far, of `val` and of `calibration`.
+
+    Raises:
+        DataError: there is no image to score on.
+
+    >>> images, labels = torch.eye(2)[:, :, None, None], torch.tensor([0, 1])
+    >>> def val(batch_size, *, order=None):
+    ...     yield images[order], labels[order]
+    >>> score = Scorer(nn.Flatten(), val, val_size=2, calibration=None)  # its logits are the pixels
+    >>> score({}).accuracy
+    1.0
     """
 
     def __init__(
@@ -75,12 +85,12 @@ class Scorer:
     def _score(self, state: Mapping[str, Tensor], bar: float, calibration: Batches | None) -> Score:
         name = name_of(state)
         known = self.known.get(self._key(name, calibration))
-        if known is not None and self.choice.settles(known, bar, self.val_size):
+        if known is not None and self.choice.answers(known, bar, self.val_size):
             return known
         self.model.load_state_dict(state)
         if calibration is not None:
             self._recalibrate(calibration)
-        marks = self._mark(self.choice.allowance(bar, self.val_size))
+        marks = self._mark(bar)
         if marks.seen == self.val_size:
             self._learn(marks)
         key = self._key(name, calibration)  # now, because recalibration may have found that less fits in memory
@@ -97,15 +107,15 @@ class Scorer:
 
         self.images["calibration"] += self._calibration_batch.fit(run)
 
-    def _mark(self, allowed: float) -> Marks:
-        """Forward val, the hardest images first, until they cost more than `allowed`."""
+    def _mark(self, bar: float) -> Marks:
+        """Forward val, the hardest images first, until `bar` is out of reach."""
         marks = Marks(self._order, self.choice)
         forward = cast_forward(self.model, self._compute)
 
         def go_on(batch_size: int) -> None:
             for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
                 marks.add(*mark(forward(images), labels))
-                if marks.spent() > allowed:
+                if self.choice.out_of_reach(bar, marks.lost(), self.val_size):
                     break
 
         with in_eval_mode(self.model), torch.inference_mode():
@@ -130,23 +140,26 @@ class Marks:
     def __init__(self, order: Tensor, choice: Choice = BY_ACCURACY) -> None:
         self._order, self._choice, self._batches = order, choice, list[tuple[Tensor, Tensor]]()
         self.seen = 0
-        self._spent: Tensor | None = None
+        self._lost: Tensor | None = None
         self._before: tuple[Tensor, torch.cuda.Event] | None = None
 
     def add(self, right: Tensor, loss: Tensor) -> None:
         """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
-        cost = self._choice.cost(right, loss)
-        self._spent = cost if self._spent is None else self._spent + cost
+        lost = self._choice.lost(right, loss)
+        self._lost = lost if self._lost is None else self._lost + lost
         self._batches.append((right, loss))
         self.seen += len(right)
 
-    def spent(self) -> float:
-        """Their cost so far, see `Choice`. On CUDA as of one batch ago, so that the device need not wait to be read."""
-        assert self._spent is not None
-        if not self._spent.is_cuda:
-            return float(self._spent)
-        before, self._before = self._before, (self._spent.to("cpu", non_blocking=True), torch.cuda.Event())
-        self._before[1].record(torch.cuda.current_stream(self._spent.device))
+    def lost(self) -> float:
+        """What they have lost so far, see `Choice`.
+
+        On CUDA as of one batch ago, so that the device need not wait to be read.
+        """
+        assert self._lost is not None
+        if not self._lost.is_cuda:
+            return float(self._lost)
+        before, self._before = self._before, (self._lost.to("cpu", non_blocking=True), torch.cuda.Event())
+        self._before[1].record(torch.cuda.current_stream(self._lost.device))
         if before is None:
             return 0.0
         before[1].synchronize()
@@ -163,14 +176,8 @@ class Marks:
     def score(self, state: str) -> Score:
         """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
         right, loss = self.in_order_of_val()
-        complete = self.seen == len(self._order)
-        folds = tuple(_sum(right[i::2], loss[i::2]) for i in (0, 1)) if complete and self.seen > 1 else ()
         nll = float(loss.double().sum()) / self.seen
-        return Score(int(right.count_nonzero()), nll, self.seen, complete, state, folds)
-
-
-def _sum(right: Tensor, loss: Tensor) -> Score:
-    return Score(int(right.count_nonzero()), float(loss.double().mean()), len(right))
+        return Score(int(right.count_nonzero()), nll, self.seen, self.seen == len(self._order), state)
 
 
 def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:

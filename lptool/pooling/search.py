@@ -1,7 +1,7 @@
 """The common ground of the methods: an incumbent, candidates, and the sweep of Yin et al. 2023, Algorithm 2.
 
     for each alpha:  mix = prune(alpha·incumbent + (1 − alpha)·candidate);  score mix on val
-    the best mix replaces the incumbent where it is at least as good
+    the best mix replaces the incumbent where it is better, or as good with no higher NLL
 
 A search sees a pool and a function `score(state, bar)`; model, images and BN recalibration are behind that function.
 `lptool.pooling.methods` has the methods that are made of this.
@@ -26,12 +26,8 @@ from lptool.pooling.outcome import Incumbent, OnProgress, Progress, Scored, Step
 from lptool.ranks import Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
-# Yin et al. 2023, section 3.2: the coefficients of the search.
-PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-
-
 PER = ("tensor", "block", "global")
-_LARGEST_RATE = 1000  # logits are about 1; far beyond this, Adam itself overflows
+_LARGEST_RATE = 1000  # logits lie about 1; with a rate far beyond this, Adam itself overflows
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ class Learning:
 
 
 LEARNING = Learning()
-Mix = Callable[[float], tuple[State, Mask]]
-# Of the alphas, the places scored so far, and the best of them if any reached the incumbent: the places to score next.
+# Chooses which alphas to score next, by their places in the list of alphas; none ends the sweep. It is given that list,
+# the places scored so far, and the place of the best of them: None as long as none is as good as the incumbent.
 Explore = Callable[[Sequence[float], Collection[int], int | None], list[int]]
 
 
@@ -73,15 +69,16 @@ class GradientFunction(Protocol):
 
 @dataclass
 class Search:
-    """What stays the same from candidate to candidate, and how many mixes were scored so far.
+    """What every method is given: all that stays the same while it runs, and how many mixes were scored so far.
 
     Attributes:
         pool: the tickets. target: the place of the one to improve. keep: how many weights the result keeps.
         score: scores a state on val. choice: how scores are compared.
         alphas, explore: which coefficients are tried, and in what order.
         passes: how often the candidates are gone through. decay: of `ema`.
-        gradient: for `learned`. ranks: the processes that scorings are spread over.
-        on_progress: called after each round of scorings. total: of mixes, at most.
+        learning, gradient: for `learned`. ranks: the processes that scorings are spread over.
+        on_progress: called after each round of scorings.
+        total: of mixes and learning steps, at most. done: of them, so far.
     """
 
     pool: Pool
@@ -116,62 +113,57 @@ class Search:
     def score_once(
         self, state: State, place: int | None, alpha: float | None, incumbent: Score, bar: float = -math.inf
     ) -> Score:
-        """Score one state, by default whole: on one rank, for all of them."""
+        """Score one state on the first rank, and give every rank its score; without a `bar` on all of val."""
         score = self.ranks.on_first(partial(self.score, state, bar))
-        self.tell((Scored(place, alpha, score),), incumbent)
+        self.report((Scored(place, alpha, score),), incumbent)
         return score
 
-    def tell(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
-        """Count mixes that were scored, and say where the search stands."""
+    def report(self, scored: tuple[Scored, ...], incumbent: Score) -> None:
+        """Count mixes that were scored, and report how far the search has come."""
         self.done += len(scored)
         self.on_progress(Progress(scored, incumbent, self.done, self.total))
 
     def sweep(self, incumbent: Incumbent, place: int, alphas: Sequence[float]) -> tuple[Incumbent | None, Step]:
-        """Try the alphas of one candidate; the best mix where it is at least as good as the incumbent, else None.
+        """Try the alphas of one candidate; the best mix where it replaces the incumbent, else None.
 
-        The bar lets a scoring stop early without changing any decision: a mix matters only if it reaches the
-        incumbent and beats the best of this sweep, which an earlier alpha does with an equal score. A score that is
-        not finite is a rejection. The best mix is made again at the end, so that one mix is in memory at a time.
+        The best mix is the one of highest merit, of equal ones the first. The bar lets a scoring stop early without
+        changing any decision: a mix can only be chosen if it is as good as the incumbent, as good as the best so far of
+        the alphas after it, and better than the best so far of those before it. A score that is not finite reaches no
+        bar. The best mix is made again at the end, so that one mix is in memory at a time.
         """
-        candidate = self.pool[place].state
-        mix = partial(self.mix, incumbent.state, candidate)
+        mix = partial(self.mix, incumbent.state, self.pool[place].state)
         tried: dict[int, Score] = {}
-        best: int | None = None
+        best: int | None = None  # of those as good as the incumbent
 
         def bar(i: int) -> float:
             merit = self.choice.merit(incumbent.score if best is None else tried[best])
             return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
+        def scoring(i: int) -> Callable[[], Score]:
+            now = bar(i)
+            return lambda: self.score(mix(alphas[i])[0], now)
+
         while places := self.explore(alphas, tried, best):
-            for start in range(0, len(places), self.ranks.count):
-                bars = {i: bar(i) for i in places[start : start + self.ranks.count]}
-                found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
-                tried |= found
-                for i, result in sorted(found.items()):
-                    if self.choice.replaces(result, incumbent.score) and self.choice.merit(result) >= bar(i):
+            for start in range(0, len(places), self.ranks.count):  # a round: one scoring on each rank
+                among = places[start : start + self.ranks.count]
+                found = self.ranks.share({rank: scoring(i) for rank, i in enumerate(among)})
+                tried |= dict(zip(among, found.values(), strict=True))
+                for i in sorted(among):  # in the order that one rank alone would go
+                    if self.choice.reaches(tried[i], bar(i)):
                         best = i
-                self.tell(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
+                self.report(tuple(Scored(place, alphas[i], tried[i]) for i in among), incumbent.score)
         attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
-        if best is None:
+        if best is None or not self.choice.replaces(tried[best], incumbent.score):
             return None, Step(place, None, False, None, attempts)
         state, mask = mix(alphas[best])
         step = Step(place, alphas[best], True, tried[best], attempts)
         return Incumbent(state, mask, tried[best], recalibrated=True), step
 
-    def _scores(self, tasks: dict[int, tuple[Callable[[], tuple[State, Mask]], float]]) -> dict[int, Score]:
-        """The scores of these mixes with their bars, by place; at most one for each rank."""
-
-        def scoring(mix: Callable[[], tuple[State, Mask]], bar: float) -> Score:
-            return self.score(mix()[0], bar)
-
-        by_rank = {rank: partial(scoring, *task) for rank, task in enumerate(tasks.values())}
-        return dict(zip(tasks, self.ranks.share(by_rank).values(), strict=True))
-
 
 def pruned_ticket(pool: Pool, target: int, keep: int) -> tuple[State, Mask]:
-    """A ticket's weights and mask with `keep` weights kept: its own mask where that keeps as many."""
+    """A ticket's weights and mask with `keep` weights kept."""
     ticket = pool[target]
-    if kept_count(ticket.mask) == keep:
+    if kept_count(ticket.mask) == keep:  # pruned anew, weights of the mask that are 0 could be changed for others
         return ticket.state, ticket.mask
     return prune(ticket.state, pool.prunable, keep)
 
@@ -195,7 +187,7 @@ def grid(alphas: Sequence[float], tried: Collection[int], best: int | None) -> l
 
 
 def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) -> list[int]:
-    """Every second alpha by size; then the neighbours of the best, until it is the best of its neighbours."""
+    """Every second alpha by size; then the neighbours of the best so far, until neither of them is better."""
     by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
     if not tried:
         return by_size[1::2] or by_size

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lptool.checkpoints.header import Split
 from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
@@ -19,7 +20,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError
+from lptool.errors import DataError, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -28,15 +29,16 @@ from lptool.evaluation.setting import (
     check_normalisation,
     matching_data,
     measured_note,
+    naming_data,
     normalisation_of,
-    telling,
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
 from lptool.pooling.scorer import Scorer
-from lptool.pooling.search import PAPER_ALPHAS, Learning
+from lptool.pooling.search import Learning
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
@@ -53,7 +55,7 @@ class PoolOptions(SettingOptions):
             one of the files.
         sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
         method, alphas, alpha_search, passes, decay: see `pool_tickets`.
-        select, folds: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
+        select: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
@@ -69,7 +71,6 @@ class PoolOptions(SettingOptions):
     passes: int = 1
     decay: float = 0.9
     select: str = "accuracy"
-    folds: bool = False
     per: str = "tensor"
     learning_steps: int = Learning.steps
     learning_rate: float = Learning.lr
@@ -102,7 +103,7 @@ class Bench:
     @property
     def choice(self) -> Choice:
         """How models are compared on val."""
-        return Choice(self.options.select, self.options.folds)
+        return Choice(self.options.select)
 
     @property
     def learning(self) -> Learning:
@@ -182,15 +183,23 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     first = pool.summaries[0]  # the others have the same names and shapes
     shapes = first.shapes
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
-    data, doubts = _matching_data(pool, options)
+    data, assumed = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
-    model = build_model(arch, **kwargs)
-    names = fit_names(model, shapes, arch, first.file)
-    check_forward(model, data.shape, data.num_classes, arch)
+    with said_by(None if options.arch else first.file):
+        model = build_model(arch, **kwargs)
+        names = fit_names(model, shapes, arch, first.file)
+        check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
-    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *doubts, *_carried(shapes, names, first))
+    warnings = (
+        *notes,
+        *pool.warnings,
+        *not_nested(pool.summaries),
+        *guessed,
+        *assumed,
+        *_carried(shapes, names, first),
+    )
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     bench = Bench(
         pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
@@ -212,28 +221,35 @@ def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: S
 
 
 def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
-    """The data the tickets were trained on, split as it was then; val must hold no image that they were trained on."""
+    """The data the tickets were trained on, split as it was then, and warnings.
+
+    Raises:
+        DataError: val would hold images that the tickets were trained on, or images do not fit the network.
+    """
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    check_normalisation(data)
+    told = next((summary.file for summary in naming_data(pool.summaries)), None)
+    with said_by(None if options.mean or options.std else told):
+        check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
-    return data, _doubts(pool, data, measured=normalisation is None)
+    return data, _assumed(pool, data, measured=normalisation is None)
 
 
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse data of another split than the tickets say they were trained on."""
-    for summary in telling(summaries):
-        if not _same_split(summary.metadata.dataset.get("split", {}), data.split):
+    for summary in naming_data(summaries):
+        trained_on = summary.metadata.data
+        if not _same_split(trained_on.split, data.split):
             raise DataError(
-                f"{summary.file}: was trained on another split of {summary.metadata.dataset.get('name')}, so val would "
+                f"{summary.file}: was trained on another split of {one_line(str(trained_on.name))}, so val would "
                 "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
             )
 
 
-def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
-    """What the tickets do not say and was assumed."""
+def _assumed(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
+    """Warnings of what the tickets do not say, and was assumed."""
     lines = []
     silent = next((s.file for s in pool.summaries if not s.metadata.dataset), None)
     if silent is not None:
@@ -243,7 +259,6 @@ def _doubts(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
     return (*lines, *[measured_note(data)] * measured)
 
 
-def _same_split(then: dict[str, Any], now: dict[str, Any]) -> bool:
+def _same_split(then: Split, now: dict[str, Any]) -> bool:
     """Whether val is the same images: by its indices, and by the labels where both are known."""
-    labels = [split.get("labels") for split in (then, now)]
-    return then.get("hash") == now["hash"] and (None in labels or labels[0] == labels[1])
+    return then.hash == now["hash"] and (None in (then.labels, now["labels"]) or then.labels == now["labels"])

@@ -66,5 +66,5 @@ def _images_right(bench: Bench, place: int) -> int:
 
 
 def _sparsest(pool: Pool, places: Sequence[int] | range) -> int:
-    """Of equally sparse tickets the last one; one that was trained before one that was pooled already."""
+    """The sparsest of these tickets; of equally sparse ones the last of those that are not pooled already."""
     return max(places, key=lambda i: (-pool.kept(i), pool.summaries[i].metadata.kind != "pooled", i))

@@ -12,16 +12,15 @@ from __future__ import annotations
 import math
 
 from lptool.checkpoints.masks import Mask, State
+from lptool.pooling.catalogue import RATIOS
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, steps_to
 from lptool.pooling.search import Search
 from lptool.scoring.score import Score
 
-RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # with 1 all count the same
-
 
 def window(search: Search, start: Incumbent) -> Outcome:
-    """The mean whose ratio is best on val, where that is at least as good as the target."""
+    """The mean whose ratio is best on val, where that replaces the target."""
     scores = score_ratios(search, start)
     ratio = best_ratio(search, scores)
     score = scores.pop(ratio)
@@ -33,7 +32,7 @@ def window(search: Search, start: Incumbent) -> Outcome:
 
 
 def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:
-    """The score on val of the mean of each ratio; cut short where it cannot be the best any more."""
+    """The score on val of the mean of each ratio; a scoring stops where that ratio cannot be the best any more."""
     scores: dict[float, Score] = {}
     for ratio in RATIOS:
         bar = max((search.choice.merit(score) for score in scores.values() if score.complete), default=-math.inf)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
+from lptool.checkpoints.header import SavedScore
 from lptool.checkpoints.inspection import Finding, Inspection
+from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.pool import prunable_names
-from lptool.tables import percent
+from lptool.errors import one_line
+from lptool.report import tables
+from lptool.report.tables import NOTHING, PARTS, ROWS, on_terminal
+from lptool.tables import Table, percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
     from lptool.pooling.comparisons import Barrier
-
-ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
 
 def inspect_document(inspection: Inspection) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def inspect_document(inspection: Inspection) -> dict[str, Any]:
         "pool": {
             "aligned": not inspection.problems,
             "problems": list(inspection.problems),
-            "warnings": list(inspection.oddities),
+            "warnings": list(inspection.warnings),
         },
     }
 
@@ -60,13 +63,14 @@ def _finding_document(finding: Finding) -> dict[str, Any]:
 def inspect_view(inspection: Inspection) -> RenderableType:
     """The pool as a table; for one file its layers, and for a pooled file its members and scores."""
     findings = inspection.findings
-    parts: list[RenderableType] = [_pool_table(findings)]
-    parts += [f"warning: {warning}" for warning in inspection.oddities]
+    parts: list[RenderableType] = [on_terminal(_pool_table(findings))]
+    parts += [f"warning: {warning}" for warning in inspection.warnings]
     parts += [f"warning: {warning}" for finding in findings for warning in finding.warnings]
     if len(findings) == 1:
-        parts.append(_layer_table(findings[0]))
-        if findings[0].summary.metadata.kind == "pooled":
-            parts += _pooled_tables(findings[0])
+        parts.append(on_terminal(_layer_table(findings[0]), numbers="left"))
+        metadata = findings[0].summary.metadata
+        if metadata.kind == "pooled":
+            parts += [on_terminal(table, numbers="left") for table in _pooled_tables(metadata)]
     parts += [f"problem: {problem}" for problem in inspection.problems]
     return Group(*parts)
 
@@ -88,67 +92,65 @@ def barrier_documents(found: Sequence[Barrier]) -> list[dict[str, Any]]:
 
 def barrier_view(found: Sequence[Barrier]) -> RenderableType:
     """The barriers between neighbours for a person."""
-    table = Table("between", "and", title="barriers between neighbours on val, BN recalibrated")
-    for heading in ("lowest accuracy", "error barrier", "NLL barrier"):
-        table.add_column(heading, justify="right")
+    rows = []
     for barrier in found:
         lowest = min(score.accuracy for score in barrier.scores)
-        files = (Path(barrier.denser).stem, Path(barrier.sparser).stem)
-        table.add_row(*files, percent(lowest), percent(barrier.error), f"{barrier.nll:.4f}")
-    return Group(table, *(f"{Path(b.denser).stem}, {Path(b.sparser).stem}: {b.verdict}" for b in found))
+        rows.append([*_stems(barrier), percent(lowest), percent(barrier.error), f"{barrier.nll:.4f}"])
+    headings = ["between", "and", "lowest accuracy", "error barrier", "NLL barrier"]
+    table = Table("barriers between neighbours on val, BN recalibrated", headings, rows, words=("and",))
+    return Group(on_terminal(table), *(f"{', '.join(_stems(barrier))}: {barrier.verdict}" for barrier in found))
+
+
+def _stems(barrier: Barrier) -> list[str]:
+    return [Path(file).stem for file in (barrier.denser, barrier.sparser)]
 
 
 def _pool_table(findings: Sequence[Finding]) -> Table:
     folders = {str(Path(f.summary.file).parent) for f in findings}
     title = "one file" if len(findings) == 1 else f"{len(findings)} tickets, densest first"
-    table = Table(title=f"{title} ({folders.pop()})" if len(folders) == 1 else title)
-    shown = (lambda file: file) if folders else (lambda file: Path(file).name)
-    table.add_column("file", overflow="fold")
-    for heading in ("level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"):
-        table.add_column(heading, justify="right", overflow="fold")
+    in_one = len(folders) == 1
     prunable = prunable_names([finding.summary for finding in findings])
-    for finding in findings:
-        summary, near = finding.summary, finding.neighbours
-        names = [name for name in prunable if name in summary.tensors]  # also of a dense ticket, which has no masks
-        kept, total = summary.kept(names), summary.size(names)
-        compared = (
-            ("yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}") if near else ("–",) * 3
-        )
-        level = "–" if summary.metadata.level is None else str(summary.metadata.level)
-        table.add_row(
-            shown(summary.file),
-            level,
-            f"{1 - summary.density(names):.2%}",
-            f"{kept:,} / {total:,}",
-            *compared,
-            summary.mask_source,
-        )
-    return table
+    return Table(
+        f"{title} ({folders.pop()})" if in_one else title,
+        ["file", "level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"],
+        [_pool_row(finding, prunable, in_one=in_one) for finding in findings],
+    )
+
+
+def _pool_row(finding: Finding, prunable: Sequence[str], *, in_one: bool) -> list[str]:
+    summary, near = finding.summary, finding.neighbours
+    names = [name for name in prunable if name in summary.tensors]  # also of a dense ticket, which has no masks
+    compared = (
+        ["yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}"] if near else [NOTHING] * 3
+    )
+    return [
+        Path(summary.file).name if in_one else summary.file,
+        NOTHING if summary.metadata.level is None else str(summary.metadata.level),
+        f"{1 - summary.density(names):.2%}",
+        f"{summary.kept(names):,} / {summary.size(names):,}",
+        *compared,
+        summary.mask_source,
+    ]
 
 
 def _layer_table(finding: Finding) -> Table:
-    table = Table(
-        "layer", "shape", "sparsity", title=f"prunable tensors ({finding.parameters:,} parameters in the file)"
-    )
-    for name, shape, sparse in finding.layers:
-        table.add_row(name, "×".join(map(str, shape)), percent(sparse))
-    return table
+    rows = [[name, "×".join(map(str, shape)), percent(sparse)] for name, shape, sparse in finding.layers]
+    caption = f"prunable tensors ({finding.parameters:,} parameters in the file)"
+    return Table(caption, ["layer", "shape", "sparsity"], rows)
 
 
-def _pooled_tables(finding: Finding) -> list[RenderableType]:
+def _pooled_tables(metadata: Metadata) -> list[Table]:
     """Members and scores from the header; a header written by another program may lack any of it."""
-    trace, scores = finding.summary.metadata.trace, finding.summary.metadata.scores
-    members = Table("member", "level", "alpha", "accepted", title=f"pooled by {trace.get('method')}")
-    for member in trace.get("members", []):
-        cells = [member.get(key) for key in ("file", "level", "alpha")]
-        accepted = "yes" if member.get("accepted") else "no"
-        members.add_row(*("–" if c is None else f"{c:g}" if isinstance(c, float) else str(c) for c in cells), accepted)
-    table = Table("", "val accuracy", "test accuracy", title="scores in the header")
-    for row, label in ROWS.items():
-        cells = [scores.get(part, {}).get(row) for part in ("val", "test")]
-        if any(cells):
-            table.add_row(label, *(percent(cell["accuracy"]) if cell else "–" for cell in cells))
-    return [members, table]
+    members = [asdict(member) | {"file": member.file and one_line(member.file)} for member in metadata.search.members]
+    found = {name: {part: _score(metadata.score(part, row)) for part in PARTS} for row, name in ROWS.items()}
+    return [
+        tables.members(f"pooled by {one_line(str(metadata.search.method))}", members),
+        tables.scores("scores in the header", {n: s for n, s in found.items() if any(s.values())}, ["accuracy"]),
+    ]
+
+
+def _score(found: SavedScore | None) -> dict[str, Any] | None:
+    return None if found is None else asdict(found)
 
 
 def to_json(document: dict[str, Any]) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
@@ -16,13 +14,14 @@ from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import SearchTrace
 from lptool.pooling.setup import Bench
 from lptool.provenance import command_line, versions
+from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.inspect import ROWS
+from lptool.report.tables import PARTS, ROWS, Document, on_terminal
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
 
-def pool_document(result: PoolResult, references: References | None = None) -> dict[str, Any]:
+def pool_document(result: PoolResult, references: References | None = None) -> Document:
     """The `--json` document of one pooled model."""
     trace, made = result.trace, result.metadata.trace
     return {
@@ -56,7 +55,6 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
         "val": _scores(result.val),
         "test": _scores(result.test),
         "select": made["select"],
-        "folds": made["folds"],
         "passes": made["passes"],
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),
@@ -69,7 +67,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> d
     }
 
 
-def _search_document(result: PoolResult) -> dict[str, Any]:
+def _search_document(result: PoolResult) -> Document:
     """Every step with every attempt: those cut short say how far they were scored."""
     trace = result.trace
     steps = [
@@ -86,22 +84,22 @@ def _search_document(result: PoolResult) -> dict[str, Any]:
     return {"alphas": list(trace.alphas), "start": trace.start.to_json(), "steps": steps}
 
 
-def _coefficients_document(result: PoolResult) -> dict[str, Any] | None:
+def _coefficients_document(result: PoolResult) -> Document | None:
     found = result.trace.coefficients
     if found is None:
         return None
     return {"groups": list(found.groups), "members": list(result.levels), "values": [list(row) for row in found.values]}
 
 
-def _methods_document(result: PoolResult) -> dict[str, Any]:
+def _methods_document(result: PoolResult) -> Document:
     """Of each method its score on val as the search saw it; of the one asked for the finished scores."""
     trace = result.trace
-    documents: dict[str, Any] = {m: {"val": s.to_json(), "test": None} for m, s in trace.outcomes.items()}
+    documents: Document = {m: {"val": s.to_json(), "test": None} for m, s in trace.outcomes.items()}
     written = {"val": result.val["pooled"].to_json(), "test": result.test["pooled"].to_json()}
     return documents | {trace.method: written}
 
 
-def _references_document(result: PoolResult, found: References) -> dict[str, Any]:
+def _references_document(result: PoolResult, found: References) -> Document:
     names = [
         {"file": file, "level": level, "sparsity": sparsity}
         for file, level, sparsity in zip(result.files, result.levels, result.sparsities, strict=True)
@@ -115,11 +113,11 @@ def _references_document(result: PoolResult, found: References) -> dict[str, Any
     }
 
 
-def _scores(scores: dict[str, Score]) -> dict[str, Any]:
+def _scores(scores: dict[str, Score]) -> Document:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path], evaluations: int) -> dict[str, Any]:
+def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path], evaluations: int) -> Document:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
     return {
@@ -134,11 +132,9 @@ def pool_view(result: PoolResult) -> RenderableType:
     """The result of one search for a person: scores, members, the file and how to load it."""
     trace = result.trace
     target = f"level {result.levels[trace.target]}, {percent(result.sparsity)} sparse"
-    scores = Table("", "val accuracy", "val NLL", "test accuracy", "test NLL", title=f"{_method(trace)} → {target}")
-    for row, label in ROWS.items():
-        if row in result.val:
-            parts = (result.val[row], result.test[row])
-            scores.add_row(label, *(cell for s in parts for cell in (percent(s.accuracy), f"{s.nll:.4f}")))
+    rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
+    measured = {name: found for name, found in rows.items() if found["val"]}
+    scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
     lines = [_verdict(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
@@ -150,7 +146,7 @@ def pool_view(result: PoolResult) -> RenderableType:
         sizes_line(result.sizes),
         how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
     ]
-    return Group(scores, *lines)
+    return Group(on_terminal(scores, numbers="left"), *lines)
 
 
 def _kind(result: PoolResult) -> str:
@@ -180,40 +176,22 @@ def _verdict(result: PoolResult) -> str:
     return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
 
 
-def summary_view(results: Sequence[PoolResult]) -> RenderableType:
+def summary_view(documents: Sequence[Document]) -> RenderableType:
     """One row per target, for `--target all`."""
-    table = Table("level", "density", title=f"{results[0].trace.method}, accuracy on val / test")
-    for label in (*ROWS.values(), "members"):
-        table.add_column(label, justify="right")
-    for result in results:
-        table.add_row(
-            str(result.levels[result.trace.target]),
-            percent(1 - result.sparsity),
-            *(_both(result, row) for row in ROWS),
-            str(len(result.trace.accepted)) if result.improved else "none improved",
-        )
-    return table
+    return on_terminal(tables.targets(f"{documents[0]['method']}, accuracy on val / test", documents, _rows_of))
 
 
-def _both(result: PoolResult, row: str) -> str:
-    if row not in result.val:
-        return "–"
-    return f"{percent(result.val[row].accuracy)} / {percent(result.test[row].accuracy)}"
+def _rows_of(run: Document) -> dict[str, Document]:
+    """Name → scores on val and test."""
+    return {name: {part: run[part][row] for part in PARTS} for row, name in ROWS.items()}
 
 
-def all_targets_document(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The `--json` document of `--target all`: what all have in common is told once."""
+def all_targets_document(documents: Sequence[Document]) -> Document:
+    """The `--json` document of `--target all`: what all have in common stands once."""
     common = {key: documents[0][key] for key in ("command", "versions", "device")}
     return {"targets": list(documents), **common}
 
 
-def references_view(result: PoolResult, found: References) -> RenderableType:
-    """Each ticket of the pool and the ensemble of them all: not chosen from, and no single model at this sparsity."""
-    table = Table("reference", "density", "val accuracy", "test accuracy", title="references, reported only")
-    names = [f"level {level}" for level in result.levels]
-    rows = zip(names, result.sparsities, found.members, strict=True)
-    for name, sparsity, scores in rows:
-        table.add_row(name, percent(1 - sparsity), *(percent(scores[part].accuracy) for part in ("val", "test")))
-    ensemble = (percent(found.ensemble[part].accuracy) for part in ("val", "test"))
-    table.add_row(f"ensemble of {len(names)}", f"{len(names)} models", *ensemble)
-    return table
+def references_view(document: Document) -> RenderableType:
+    """Each ticket of the pool and the ensemble of them all, for a person."""
+    return on_terminal(tables.references(document["references"], ["accuracy"]), numbers="left")

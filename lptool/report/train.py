@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from lptool.tables import percent
+from lptool.report.tables import on_terminal
+from lptool.tables import Table, percent
 
 
 def train_view(files: Sequence[Path], records: Sequence[dict[str, Any]]) -> RenderableType:
@@ -18,24 +19,27 @@ def train_view(files: Sequence[Path], records: Sequence[dict[str, Any]]) -> Rend
     Args:
         files: the tickets by level. records: the lines of `train.jsonl`.
     """
-    table = Table(title=f"{len(files)} tickets in {files[0].parent}; accuracy at the last epoch", title_justify="left")
-    table.add_column("file", no_wrap=True)
-    for name in ("sparsity", "epochs", "train", "val", "val NLL", "seconds", "images/s"):
-        table.add_column(name, justify="right")
-    for level, file in enumerate(files):
-        epochs = [record for record in records if record["level"] == level]
-        if not epochs:
-            continue
-        last, seconds = epochs[-1], sum(record["seconds"] for record in epochs)
-        speeds = sorted(record["images_per_second"] for record in epochs)
-        table.add_row(
-            file.name,
-            percent(last["sparsity"]),
-            str(len(epochs)),
-            percent(last["train_accuracy"]),
-            percent(last["val_accuracy"]),
-            f"{last['val_nll']:.4f}",
-            f"{seconds:,.0f}",
-            f"{speeds[len(speeds) // 2]:,.0f}",
-        )
-    return table
+    rows = [
+        _row(file, epochs)
+        for level, file in enumerate(files)
+        if (epochs := [record for record in records if record["level"] == level])
+    ]
+    headings = ["file", "sparsity", "epochs", "train", "val", "val NLL", "seconds", "images/s"]
+    caption = f"{len(files)} tickets in {files[0].parent}; accuracy at the last epoch"
+    shown = on_terminal(Table(caption, headings, rows))
+    shown.title_justify, shown.columns[0].no_wrap = "left", True
+    return shown
+
+
+def _row(file: Path, epochs: Sequence[dict[str, Any]]) -> list[str]:
+    last = epochs[-1]
+    return [
+        file.name,
+        percent(last["sparsity"]),
+        str(len(epochs)),
+        percent(last["train_accuracy"]),
+        percent(last["val_accuracy"]),
+        f"{last['val_nll']:.4f}",
+        f"{sum(record['seconds'] for record in epochs):,.0f}",
+        f"{median_high(record['images_per_second'] for record in epochs):,.0f}",
+    ]

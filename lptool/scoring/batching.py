@@ -16,8 +16,8 @@ from lptool.errors import SetupError
 T = TypeVar("T")
 SMALLEST = 32
 LARGEST = {"cpu": 512, "cuda": 4096}
-_ENOUGH = 0.9  # of the highest rate seen: a smaller batch lets a scoring stop earlier
-_SECONDS = 0.1  # spent on each size
+_ENOUGH = 0.9  # of the highest rate seen; below it counts that a smaller batch lets a scoring stop earlier
+_SECONDS = 0.1  # to spend on measuring each size
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,9 @@ class BatchSize:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    # CUDA and MPS, Windows, Linux, and CUDA's libraries
-    told = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(text in str(error) for text in told)
+    # The words of CUDA and MPS, of Windows, of Linux, and of CUDA's libraries.
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)
 
 
 def probe(

@@ -36,6 +36,12 @@ def recalibrate_bn(
 
     Raises:
         DataError: there was no batch (the statistics are then untouched), or one without a variance.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(1))
+    >>> recalibrate_bn(model, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+    4
+    >>> model[0].running_mean  # the mean of 2 and 6
+    tensor([4.])
     """
     layers = bn_layers(model)
     seen = 0

@@ -85,7 +85,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
         done += 1
         run.watch.on_step(run.where(level.number, epoch, done))
 
-    with noticing_peers(run.ranks), _said_clearly(run, level.number, epoch):
+    with noticing_peers(run.ranks), _clear_errors(run, level.number, epoch):
         totals = run_steps(
             run.network,
             level.optimizer,
@@ -104,8 +104,8 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
 
 
 @contextmanager
-def _said_clearly(run: Run, level: int, epoch: int) -> Iterator[None]:
-    """What torch raises for reasons that a user can act on, as errors of ours."""
+def _clear_errors(run: Run, level: int, epoch: int) -> Iterator[None]:
+    """Turn what torch raises for reasons that a user can act on into errors of ours."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -168,8 +168,9 @@ def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.G
 
     Also seeds the global generator (dropout), on each rank in its own way.
     """
-    own = (seed * 1_000 + level) * 100_000 + epoch
-    torch.manual_seed((own + rank * 0x9E3779B97F4A7C15) % 2**64)  # far apart, whatever the seeds
+    own = (seed * 1_000 + level) * 100_000 + epoch  # one number per seed, level and epoch: there are fewer than that
+    # 2^64 divided by the golden ratio: its multiples lie far apart, so no rank meets the seed of another epoch.
+    torch.manual_seed((own + rank * 0x9E3779B97F4A7C15) % 2**64)
     return torch.Generator().manual_seed(own)
 
 

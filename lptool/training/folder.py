@@ -72,7 +72,7 @@ class RunFolder:
         """
         asked = None if sparsities is None else list(sparsities)
         begun = self.check(options, asked)
-        if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):
+        if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):  # begun, or made longer
             document = {**options, "sparsities": asked}
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
@@ -157,7 +157,7 @@ class RunFolder:
         if not self.journal.exists():
             return []
         lines = self.journal.read_text().splitlines(keepends=True)
-        try:
+        try:  # a kill in the middle of a write leaves a last line without its end
             return [json.loads(line) for line in lines if line.endswith("}\n")]
         except ValueError as error:
             raise TrainError(f"{self.journal}: a line is damaged ({error}); move the file away to go on") from error

@@ -56,7 +56,7 @@ def train_tickets(
         data_dir: see `load_data`. data: used in place of loading `options.dataset`.
         device: see `pick_device`.
         ranks: the processes that train together (see `join_ranks`). Each has to call this; the first one writes.
-        watch: who is told what happens, on every rank.
+        watch: called as the run goes on, on every rank.
 
     Returns:
         The level files, densest first.
@@ -68,6 +68,11 @@ def train_tickets(
         RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 1; rewinding as in Frankle et al. 2020.
+
+    >>> import lptool
+    >>> options = lptool.TrainOptions(arch="resnet8_cifar", dataset="digits", epochs=1, rewind_epoch=0)
+    >>> [file.name for file in lptool.train_tickets(options, 1, "run", device="cpu")]
+    ['level_00.safetensors', 'level_01.safetensors']
     """
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
@@ -75,7 +80,7 @@ def train_tickets(
         ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
-            if not ranks.on_first(run.folder.level(level).exists):
+            if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
                 _train_level(run, level)
         ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
@@ -131,6 +136,7 @@ def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progre
     if before is None:
         return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
     state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
+    # No optimizer state: each level starts a fresh one, and of the rewind point only weights were kept.
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
 
 

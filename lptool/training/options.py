@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lptool.errors import TrainError
@@ -86,6 +86,9 @@ class TrainOptions:
 
     Raises:
         TrainError: a value out of range.
+
+    >>> TrainOptions(epochs=20, rewind_epoch="3ep").rewind_epoch
+    3
     """
 
     arch: str = "resnet18_cifar"
@@ -166,9 +169,6 @@ class TrainOptions:
         """All options by name, as JSON has them."""
         document = asdict(self)
         return document | {"milestones": None if self.milestones is None else list(self.milestones)}
-
-
-OPTION_NAMES = tuple(field.name for field in fields(TrainOptions))
 
 
 def point(text: int | str) -> tuple[int, str]:

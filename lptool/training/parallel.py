@@ -72,7 +72,7 @@ def with_synced_bn(model: nn.Module, device: torch.device, group: Any = None) ->
     if device.type == "cuda":
         return import_timm().layers.convert_sync_batchnorm(model, group)  # type: ignore[no-any-return]
     for module in model.modules():  # torch's own refuses the CPU
-        kind = type(module)
+        kind = type(module)  # a new class for the same object: names, weights and hooks stay as they are
         if kind in _synced_kinds():
             module.__class__ = type(f"Synced{kind.__name__}", (_SyncedOnHost, kind), {})
     return model
@@ -88,12 +88,12 @@ def share_buffers(model: nn.Module, ranks: Ranks) -> None:
 
 @contextmanager
 def noticing_peers(ranks: Ranks) -> Iterator[None]:
-    """Turns what torch raises where another process has gone, at whatever point, into RankError."""
-    told = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
+    """Turn what torch raises where another process has gone, at whatever point, into RankError."""
+    words = ("Connection closed", "Connection reset", "Broken pipe", "gloo", "NCCL")
     try:
         yield
     except RuntimeError as error:
-        if ranks.count > 1 and (isinstance(error, distributed.DistError) or any(text in str(error) for text in told)):
+        if ranks.count > 1 and (isinstance(error, distributed.DistError) or any(text in str(error) for text in words)):
             raise RankError("another process of this run has ended; the same command goes on") from error
         raise
 
@@ -111,7 +111,7 @@ class _SyncedOnHost(_BatchNorm):
         mean = _total(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
         var = _total(centred.square().sum(dims)) / count
-        self._track(mean.detach(), var.detach() * count / (count - 1))
+        self._track(mean.detach(), var.detach() * count / (count - 1))  # unbiased, as torch's BatchNorm keeps it
         normal = centred * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
@@ -130,7 +130,7 @@ class _SyncedOnHost(_BatchNorm):
 
 
 class _Total(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all processes. Each process's loss depends on it, so its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

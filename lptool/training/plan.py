@@ -113,7 +113,8 @@ def _computing_of(run: Run) -> dict[str, Any]:
 def disk_of(run: Run) -> dict[str, int]:
     """Bytes of a ticket, of what lies beside the tickets for a rerun, and of all that is still to be written.
 
-    Beside the tickets lie the weights to rewind to, and the last epoch twice, as it is replaced when it is whole.
+    Beside the tickets lie the weights to rewind to and the state of the last epoch. The latter counts twice, because
+    the new one is written whole before it replaces the old one.
     """
     options = run.options
     ticket = _bytes(run.model.state_dict().values())

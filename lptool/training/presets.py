@@ -1,4 +1,4 @@
-"""Ready-made training options: the paper's, ImageNet's, small ones; and a recipe that takes fewer epochs."""
+"""Ready-made training options: the paper's, ImageNet's and small ones."""
 
 from __future__ import annotations
 
@@ -76,25 +76,17 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-RECIPES = ("paper", "fast")
-_FAST_SHARE = 0.5  # of the epochs
+def with_given(base: TrainOptions, given: Mapping[str, Any]) -> TrainOptions:
+    """A preset's options, with what was `given` in their place.
 
-
-def with_recipe(recipe: str, base: TrainOptions, told: Mapping[str, Any]) -> TrainOptions:
-    """A preset's options trained by a recipe, with what was `told` in place of either.
-
-    `paper` is the preset as it is. `fast` takes half the epochs: the rate climbs in the first tenth and falls in a
-    straight line, with Nesterov's momentum; flips alternate (Jordan 2024, airbench). With other epochs than the
-    preset's, its milestones, its warm-up and its rewind epoch lie at the same shares of them.
+    With other epochs than the preset's, its milestones, its warm-up and its rewind epoch lie at the same shares of
+    them.
 
     Raises:
-        TrainError: an unknown recipe, or options that contradict each other.
+        TrainError: options that contradict each other.
     """
-    if recipe not in RECIPES:
-        raise TrainError(f"unknown recipe {recipe!r}: expected {' or '.join(RECIPES)}")
-    asked = {**base.to_json(), **told}
-    changes = _fast(asked, base, told) if recipe == "fast" else _scaled(base, asked["epochs"])
-    return TrainOptions(**{**asked, **changes, **told})
+    scaled = _scaled(base, given.get("epochs", base.epochs))
+    return TrainOptions(**{**base.to_json(), **scaled, **given})
 
 
 def _scaled(base: TrainOptions, epochs: int) -> dict[str, Any]:
@@ -109,18 +101,4 @@ def _scaled(base: TrainOptions, epochs: int) -> dict[str, Any]:
         "milestones": tuple(sorted(milestones)) or None,
         "warmup": base.warmup and base.warmup * share,
         "rewind_epoch": rewind,
-    }
-
-
-def _fast(asked: Mapping[str, Any], base: TrainOptions, told: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = asked["epochs"] if "epochs" in told else max(2, round(base.epochs * _FAST_SHARE))
-    flips = asked["flip"] != "no" and asked["dataset"] != "digits"
-    return {
-        **_scaled(base, epochs),
-        "epochs": epochs,
-        "schedule": "linear",
-        "milestones": None,
-        "warmup": epochs / 10,
-        "nesterov": asked["optimizer"] == "sgd" and asked["momentum"] > 0,
-        "flip": "alternate" if flips else "no",
     }

@@ -15,7 +15,7 @@ from lptool.training.options import Levels, count_of
 
 
 def next_mask(state: Mapping[str, Tensor], mask: Mask, level: int, levels: Levels, rate: float, scope: str) -> Mask:
-    """The mask of `level`, within that of the level before.
+    """The mask of `level`, within that of the level before: once pruned, a weight stays pruned.
 
     Args:
         state: the weights of the level before; of all its tensors those that `mask` covers are looked at.

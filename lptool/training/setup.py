@@ -26,7 +26,7 @@ from lptool.training.start import initial_model
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run stands: `images` of this epoch are done out of `of`, and `step` out of `steps` of all levels.
+    """How far a run has come: `images` out of `of` in this epoch, and `step` out of `steps` over all levels.
 
     Levels and epochs count from 0.
     """
@@ -41,7 +41,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what happens: each step, and each record of `train.jsonl`."""
+    """Called as a run goes on: after each step, and with each record of `train.jsonl`."""
 
     on_step: Callable[[Where], None] = lambda where: None
     on_epoch: Callable[[Record], None] = lambda record: None
@@ -78,9 +78,13 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes a run the one that a folder was begun with, besides how sparse its levels are."""
+        """What makes a run the one that a folder was begun with, besides how sparse its levels are.
+
+        A rerun with another of these would go on with weights that it could not have made.
+        """
         data = {f"data {key}": value for key, value in self.data.describe().items()}
-        processes = None if self.options.sync_bn else self.ranks.count  # else they make no difference
+        # With synchronised BatchNorm the number of processes makes no difference, so another one may go on.
+        processes = None if self.options.sync_bn else self.ranks.count
         return {**self.options.to_json(), **self.origin, **data, "processes": processes}
 
     @property

@@ -33,7 +33,7 @@ def initial_model(
     pretrained = {"pretrained": True} if options.pretrained else {}
     if options.pretrained and ":" in options.arch:
         raise TrainError(f"expected a timm architecture, found {options.arch}; use --init-checkpoint", "pretrained")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
         model = build_model(options.arch, num_classes, shape[0], **pretrained)
         check_forward(model, shape, num_classes, options.arch)

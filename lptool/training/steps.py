@@ -114,11 +114,13 @@ def run_steps(
         logits = forward(part.images).float()
         loss = F.cross_entropy(logits, part.labels, label_smoothing=label_smoothing)
         optimizer.zero_grad()
+        # DistributedDataParallel takes the mean of the processes' gradients, whatever their numbers of images. So each
+        # mean loss is weighted by its share of the batch, and what comes out is the gradient of the whole batch's mean.
         (loss * (len(part.labels) * processes / part.whole)).backward()
         optimizer.step()
         with torch.no_grad():
             if weights:
-                torch._foreach_mul_(weights, kept)
+                torch._foreach_mul_(weights, kept)  # momentum moves pruned weights too; one kernel for all tensors
             totals.loss += loss * len(part.labels)
             totals.correct += (logits.argmax(dim=1) == part.labels).count_nonzero()
         totals.seen += len(part.labels)

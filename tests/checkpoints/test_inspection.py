@@ -29,12 +29,12 @@ def test_two_by_two(tmp_path: Path) -> None:
     assert (second.parameters, second.nonzero) == (4, 2)
     assert second.layers == [("w", (2, 2), 0.5)]
     assert "not nested in" in second.warnings[0]
-    assert any("every exact zero counts as pruned" in line for line in found.oddities)
+    assert any("every exact zero counts as pruned" in line for line in found.warnings)
 
 
 def test_a_real_run_is_nested(tickets: list[Path]) -> None:
     found = inspect_files(tickets)
-    assert (found.problems, found.oddities) == ((), ())
+    assert (found.problems, found.warnings) == ((), ())
     findings = found.findings
     assert [f.summary.metadata.level for f in findings] == [0, 1, 2, 3]
     for finding in findings[1:]:

@@ -10,15 +10,13 @@ from lptool.checkpoints.masks import (
     State,
     apply_mask,
     density,
-    is_nested,
     kept_count,
     magnitude_mask,
     magnitude_prune,
-    mask_from_zeros,
-    overlap,
     sparsity,
     total_count,
 )
+from tests.helpers.masks import is_nested
 
 SEEDS = range(40)
 
@@ -155,32 +153,11 @@ def test_pruned_weights_are_plus_zero_and_the_dtype_stays(dtype: torch.dtype) ->
     assert not pruned.signbit()[0]
 
 
-def test_a_mask_is_read_back_from_the_zeros_it_made() -> None:
-    state = {"w": torch.tensor([[1.0, -2.0], [3.0, 4.0]]), "b": torch.zeros(2)}
-    mask = {"w": torch.tensor([[True, False], [False, True]])}
-    assert torch.equal(mask_from_zeros(apply_mask(state, mask), ["w"])["w"], mask["w"])
-    assert list(mask_from_zeros(state, ["w"])) == ["w"]
-
-
 def test_density_and_sparsity_by_hand() -> None:
     mask = {"a": torch.tensor([[True, False], [False, False]]), "b": torch.tensor([True, True, True, False])}
     assert (kept_count(mask), total_count(mask)) == (4, 8)
     assert (density(mask), sparsity(mask)) == (0.5, 0.5)
     assert (density({}), sparsity({})) == (1.0, 0.0)
-
-
-def test_overlap_and_nesting_by_hand() -> None:
-    outer = {"w": torch.tensor([True, True, True, False])}
-    inner = {"w": torch.tensor([True, False, True, False])}
-    apart = {"w": torch.tensor([True, False, False, True])}
-    nothing = {"w": torch.zeros(4, dtype=torch.bool)}
-    assert is_nested(inner, outer)
-    assert not is_nested(outer, inner)
-    assert overlap(inner, outer) == overlap(outer, inner) == 1.0
-    assert not is_nested(apart, outer)
-    assert overlap(apart, outer) == overlap(outer, apart) == 0.5
-    assert is_nested(nothing, outer)
-    assert overlap(nothing, outer) == 1.0
 
 
 def test_nothing_to_prune_is_no_error() -> None:

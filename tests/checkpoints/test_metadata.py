@@ -97,3 +97,32 @@ def test_arguments_that_would_load_something_are_refused(name: str) -> None:
     text = Metadata(arch="resnet18", arch_kwargs={name: True}).to_json(0.0)
     with pytest.raises(CheckpointError, match=f"a.safetensors: wants its architecture built with {name}"):
         Metadata.from_json(text, "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("side", "shape", "expected"),
+    [
+        (32, [3, 32, 32], 32),
+        (32, None, 32),
+        (32, [3, 64, 64], None),  # the two cannot both be so: the images of the data set decide
+        (None, [3, 32, 32], None),
+        (0, None, None),
+        ("32", [3, 32, 32], None),
+    ],
+)
+def test_the_side_of_resized_images_agrees_with_their_shape(side: Any, shape: Any, expected: int | None) -> None:
+    assert replace(FULL, dataset={"image_shape": shape}, train={"image_size": side}).image_size == expected
+
+
+def test_unknown_keys_are_carried_along() -> None:
+    later = {part: {"of a later version": [1, {"a": None}]} for part in ("dataset", "train", "trace", "scores")}
+    text = json.dumps(document(**later), sort_keys=True)
+    assert Metadata.from_json(text, "f").to_json(0.5) == text
+
+
+def test_a_document_too_deep_to_be_written_again_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(60):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match=r"f: the `lptool` metadata in its header is damaged.*in one another"):
+        Metadata.from_json(json.dumps(document(train={"a": deep})), "f")

@@ -112,7 +112,7 @@ def completed(*line: str) -> list[str]:
     [
         (["po"], ["plain,pool"]),
         (["pool", "--meth"], ["plain,--method"]),
-        (["pool", "--method", "s"], ["plain,swa", "plain,soup"]),
+        (["pool", "--method", "s"], ["plain,soup", "plain,swa"]),
         (["pool", "runs/"], ["file,runs/"]),
         (["pool", "--target", "m"], ["plain,matching"]),
         (["pool", "--target", "runs/"], ["file,runs/"]),

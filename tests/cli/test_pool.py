@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from lptool.checkpoints.containers import read_header
 from lptool.checkpoints.reading import file_sha256, load_ticket
-from lptool.pooling.window import RATIOS
+from lptool.pooling.catalogue import RATIOS
 from lptool.training.presets import PRESETS
 from tests.helpers.commands import FAST, assert_clear_error, lptool, refused, refused_last
 

@@ -6,7 +6,8 @@ import click
 import pytest
 import torch
 
-from lptool.cli.train_first import RunToMake, found_tickets, run_to_make
+from lptool.cli.train import RunToMake
+from lptool.cli.train_first import found_tickets, run_document, run_to_make
 from lptool.errors import CheckpointError
 from lptool.pooling.setup import PoolOptions
 from lptool.training.folder import Progress, RunFolder
@@ -23,7 +24,7 @@ def test_a_run_is_made_beside_the_output_or_where_it_is_asked_for(tmp_path: Path
         run = made(given, tmp_path / "a.safetensors")
         assert run is not None
         assert (run.folder, run.levels, run.options.seed, run.options.dataset) == (folder, 2, 7, "digits")
-        assert run.document()["train"]["folder"] == str(folder)
+        assert run_document(run)["train"]["folder"] == str(folder)
 
 
 def test_tickets_that_are_there_are_taken(tickets: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

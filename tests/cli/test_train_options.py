@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,13 +11,12 @@ from lptool.cli import main
 from lptool.cli.train_options import chosen
 from lptool.errors import TrainError
 from lptool.training.options import TrainOptions
-from lptool.training.presets import PAPER_LEVELS, PRESETS, RECIPES
+from lptool.training.presets import PAPER_LEVELS, PRESETS
 from tests.helpers.commands import lptool, refused
 
 NOT_OPTIONS = {
     "out",
     "preset",
-    "recipe",
     "levels",
     "sparsities",
     "sparsity",
@@ -41,22 +39,8 @@ def test_what_is_told_goes_over_the_preset_and_that_over_the_defaults() -> None:
     assert chosen("quickstart", (0.5,), {})[1] == (0.5,)
 
 
-@pytest.mark.parametrize("preset", ["quickstart", "paper-cifar10-resnet18", "paper-imagenet-resnet50"])
-def test_the_fast_recipe_takes_fewer_epochs_and_what_is_told_stays(preset: str) -> None:
-    paper, fast = (chosen(preset, None, {}, recipe)[0] for recipe in RECIPES)
-    assert fast.epochs == round(paper.epochs / 2)
-    assert (fast.schedule, fast.nesterov) == ("linear", True)
-    assert fast.flip == ("no" if preset == "quickstart" else "alternate")
-    same = {"arch", "dataset", "rate", "lr", "batch_size", "weight_decay", "prune", "scope", "augment", "seed"}
-    assert all(getattr(paper, name) == getattr(fast, name) for name in same)
-    told: dict[str, Any] = {"epochs": 40, "schedule": "cosine", "rewind_epoch": "7it", "flip": "yes"}
-    asked = chosen(preset, None, told, "fast")[0]
-    assert {name: getattr(asked, name) for name in told} == told
-    assert asked.warmup == 4
-
-
 def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
-    assert chosen(None, None, {"epochs": 8}, "fast")[0].rewind_epoch == 1  # 9 of 182 epochs
+    assert chosen(None, None, {"epochs": 8})[0].rewind_epoch == 1  # 9 of 182 epochs
     shorter = chosen("paper-imagenet-resnet18", None, {"epochs": 45})[0]
     assert shorter.milestones == (15, 30, 40)
     for epochs, fitting in ((2, (1,)), (1, None)):
@@ -67,17 +51,15 @@ def test_a_rewind_point_and_milestones_fit_the_epochs_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", [None, *PRESETS])
-@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 500])
-def test_every_preset_can_be_trained_for_any_number_of_epochs(name: str | None, recipe: str, epochs: int) -> None:
+def test_every_preset_can_be_trained_for_any_number_of_epochs(name: str | None, epochs: int) -> None:
     """`TrainOptions` refuses points of training that do not fit its epochs."""
-    base, options = chosen(name, None, {})[0], chosen(name, None, {"epochs": epochs}, recipe)[0]
+    base, options = chosen(name, None, {})[0], chosen(name, None, {"epochs": epochs})[0]
     assert isinstance(options.rewind_epoch, int)
     assert isinstance(base.rewind_epoch, int)
     nearest = base.rewind_epoch * epochs / base.epochs
     assert abs(options.rewind_epoch - nearest) <= 0.5 or options.rewind_epoch == min(1, epochs - 1)
-    if recipe == "paper":
-        assert options.warmup == pytest.approx(base.warmup * epochs / base.epochs)
+    assert options.warmup == pytest.approx(base.warmup * epochs / base.epochs)
 
 
 def test_a_rewind_point_that_is_told_or_in_steps_stays() -> None:
@@ -85,12 +67,6 @@ def test_a_rewind_point_that_is_told_or_in_steps_stays() -> None:
     assert chosen("quickstart", None, {"epochs": 2, "rewind": "init"})[0].rewind_epoch == 0
     with pytest.raises(TrainError, match="rewind_epoch: expected from 0 to epochs − 1 = 1, found 3"):
         chosen("quickstart", None, {"epochs": 2, "rewind_epoch": 3})
-
-
-def test_the_paper_recipe_is_the_preset() -> None:
-    assert chosen("quickstart", None, {}, "paper") == chosen("quickstart", None, {})
-    with pytest.raises(TrainError, match="unknown recipe 'slow'"):
-        chosen("quickstart", None, {}, "slow")
 
 
 @pytest.mark.parametrize(

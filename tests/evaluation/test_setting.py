@@ -1,5 +1,6 @@
 """What a file says, what is named instead, and what is guessed, in this order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,12 @@ def test_an_architecture_named_comes_before_the_files_and_a_guess_last(told: Sum
 
 
 def test_a_normalisation_named_comes_before_the_files(told: Summary, silent: Summary) -> None:
-    metadata = told.metadata.dataset
-    assert setting.normalisation_of([told], None, None) == (metadata["mean"], metadata["std"])
-    assert setting.normalisation_of([told], (0.1,), None) == ((0.1,), metadata["std"])
+    mean, std = (tuple(told.metadata.dataset[key]) for key in ("mean", "std"))
+    assert setting.normalisation_of([told], None, None) == (mean, std)
+    assert setting.normalisation_of([told], (0.1,), None) == ((0.1,), std)
     assert setting.normalisation_of([silent], None, None) == ((0.25,), (0.5,))
     assert setting.normalisation_of([silent], (0.1,), (0.2,)) == ((0.1,), (0.2,))
-    assert setting.normalisation_of([silent, told], None, None) == (metadata["mean"], metadata["std"])
+    assert setting.normalisation_of([silent, told], None, None) == (mean, std)
     assert setting.normalisation_of([silent], (0.1,), None) is None
 
 
@@ -54,6 +55,7 @@ def test_the_split_is_that_of_the_files_unless_named(told: Summary, silent: Summ
 def test_images_of_another_shape_are_refused(told: Summary, silent: Summary) -> None:
     data = setting.matching_data([silent], "digits", None, None)
     setting.check_image_shape(data, [silent, told])
-    told.metadata.dataset["image_shape"] = [3, 8, 8]
+    metadata = replace(told.metadata, dataset=told.metadata.dataset | {"image_shape": [3, 8, 8]})
+    told = replace(told, metadata=metadata)
     with pytest.raises(DataError, match=r"images are \[1, 8, 8\], the tickets were trained on \[3, 8, 8\]"):
         setting.check_image_shape(data, [silent, told])

@@ -2,19 +2,23 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Sizes
-from lptool.export.card import model_card
+from lptool.export.card import arch_name, base_name, block, card_data, code, data_name, model_card, title
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.scoring.metrics import wilson_interval
+from lptool.tables import Table, markdown
 
 FILES = ["config.json", "model.safetensors", "README.md", "trace.json"]
 SHA = "0" * 64
@@ -162,3 +166,132 @@ def test_no_header_breaks_it(odd: Any) -> None:
         assert card_of(pooled(members=[member], target=member))
     for key in ("groups", "values"):
         assert card_of(pooled(coefficients={"groups": ["a"], "values": [[1.0]], key: odd}))
+
+
+# The YAML at its head, against PyYAML and huggingface_hub
+
+
+SCORES = {"test": {"pooled": {"accuracy": 0.75, "nll": 0.5, "n": 400}}}
+
+
+def known(arch: str | None = "resnet18", kind: str = "pooled", data: str = "cifar10") -> Ticket:
+    mask = {"fc.weight": torch.tensor([True, False, False, False])}
+    return Ticket({}, mask, Metadata(kind=kind, arch=arch, dataset={"name": data}, scores=SCORES))
+
+
+def test_it_says_library_data_and_accuracy() -> None:
+    document = yaml.safe_load(card_data(known()).to_yaml())
+    card = ModelCardData(**document)
+    assert (card.library_name, card.pipeline_tag, card.license) == ("timm", "image-classification", None)
+    assert {"timm", "pruning", "sparse", "lottery-ticket", "lottery-pools"} <= set(card.tags or [])
+    assert card.datasets == ["uoft-cs/cifar10"]
+    assert card.eval_results is not None
+    [result] = card.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("accuracy", 0.75, "test")
+    assert result.dataset_type == "uoft-cs/cifar10"
+    assert card.model_name == title(known()) == "resnet18, pooled, 75.00 % sparse"
+
+
+def test_a_network_that_timm_lacks_is_pytorchs() -> None:
+    document = yaml.safe_load(card_data(known(arch="/home/me/net.py:make", kind="ticket")).to_yaml())
+    assert document["library_name"] == "pytorch"
+    assert not {"timm", "lottery-pools"} & set(document["tags"])
+    assert "/home" not in str(document)
+
+
+def test_nothing_known_nothing_said() -> None:
+    document = yaml.safe_load(card_data(Ticket({}, {})).to_yaml())
+    assert set(document) == {"library_name", "pipeline_tag", "tags"}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "hfds/user/set", "hfds/../x y", "digits", "folder:/a/b"])
+def test_data_sets_are_ids_of_the_hub(name: str) -> None:
+    for found in yaml.safe_load(card_data(known(data=name)).to_yaml()).get("datasets", []):
+        validate_repo_id(found)
+
+
+@pytest.mark.parametrize(
+    "name", ["a: b", "- x", "---", "{", "'\"", "#", "\ud800", "\x00", "é: →", "\n---\n", "%", "!!a"]
+)
+def test_any_name_gives_yaml(name: str) -> None:
+    text = card_data(known(arch=name, data=f"folder:/a/{name}")).to_yaml()
+    assert text.encode()
+    assert "\n---" not in text
+    assert ModelCardData(**yaml.safe_load(text)).eval_results
+
+
+# Names and code: what goes in is shown as it is, whatever characters it has
+
+
+NAMES = ["plain", "a`b", "``", "`x", "*a*_b_<c>[d](e)", "a|b", "\\"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_shows_its_text(name: str) -> None:
+    """As CommonMark reads a span: as many ticks at its end as at its beginning, and none such inside."""
+    shown = code(name)
+    ticks = re.match("`+", shown)
+    assert ticks is not None
+    assert shown.endswith(ticks[0])
+    inside = shown[len(ticks[0]) : -len(ticks[0])]
+    assert ticks[0] not in re.findall("`+", inside)
+    assert inside.strip() == name
+
+
+def test_code_is_one_line() -> None:
+    assert code("a\nb") == "`a b`"
+    assert code("") == "–"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cell_keeps_its_place(name: str) -> None:
+    lines = markdown(Table("", ("a", "b"), [[code(name), "1"]])).splitlines()
+    assert len(lines) == 3
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [4, 4, 4]
+
+
+def test_a_block_ends_where_it_ends() -> None:
+    lines = block("echo '```'\n", "bash").splitlines()
+    assert lines[0] == "````bash"
+    assert lines[-1] == "````"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("digits", "digits"),
+        ("folder:/home/me/photos/", "folder:photos"),
+        ("npz:C:\\data\\some.npz", "npz:some.npz"),
+        ("wds//srv/shards", "wds/shards"),
+        ("hfds/user/set", "hfds/user/set"),
+        ("torch/mnist", "torch/mnist"),
+        ("/srv/images", "images"),
+        (None, ""),
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_data_is_named_without_its_folder(name: str | None, shown: str) -> None:
+    assert data_name(name) == shown
+
+
+def test_architectures_are_named_without_their_folder() -> None:
+    assert arch_name("/home/me/net.py:make") == "net.py:make"
+    assert arch_name("package.nets:make") == "package.nets:make"
+    assert arch_name("resnet18") == "resnet18"
+    assert arch_name("") == ""
+    assert base_name("a\\b/c/") == "c"
+
+
+@pytest.mark.parametrize("text", ["{{ title }}", "{% for %}", "{# x #}", "{{ metadata.__class__ }}", "a <b> & 'c'"])
+def test_words_of_a_header_are_no_template(text: str) -> None:
+    """Nothing in a header is run, and nothing is escaped as HTML would be."""
+    member = {"file": text, "level": 3, "alpha": 0.5, "accepted": True}
+    found = {"groups": [text], "values": [[1.0]]}
+    ticket = pooled(members=[member], target=member, method=text, chosen=text + "2", coefficients=found)
+    ticket = replace(ticket, metadata=replace(ticket.metadata, arch=text, dataset={"name": text}))
+    shown = card_of(ticket, command=text, files=[text])
+    assert f"trained on `{text}`" in shown
+    assert f"Method: `{text}`, which chose `{text}2`." in shown
+    assert f"- `{text}`\n" in shown
+    assert f"```bash\n{text}\n```" in shown
+    assert [text, "1.000"] in [[cell.strip("`") for cell in row] for row in rows_of(shown)]

@@ -50,7 +50,6 @@ def one_target(rng: random.Random, place: int = 0) -> dict[str, Any]:
         "val": _scores(rng, with_bn),
         "test": _scores(rng, with_bn),
         "select": rng.choice(["accuracy", "accuracy", "nll"]),
-        "folds": False,
         "passes": 1,
         "search": {"alphas": ALPHAS, "start": score(rng) | {"nll": 0.5}, "steps": steps},
         "coefficients": rng.choice(

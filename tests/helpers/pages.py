@@ -109,11 +109,11 @@ def _refuse_odd_usage(name: str, given: dict[str, object]) -> None:
         shaped = given["preset"] or given["levels"]
         pool_options.refuse_odd_usage(given["alphas"], given["method"], bool(given["train_first"] or not shaped))
     if name == "train":
-        preset, recipe, sparsities = (given.pop(key) for key in ("preset", "recipe", "sparsities"))
+        preset, sparsities = given.pop("preset"), given.pop("sparsities")
         levels, sparsity = given.pop("levels"), given.pop("sparsity")
         for key in ("out", "replicates", "dry_run", "data_dir", "device"):
             del given[key]
-        options, _ = train_options.chosen(preset, None, given, recipe)
+        options, _ = train_options.chosen(preset, None, given)
         train_options.refuse_odd_usage(options, sparsities)
         train_options.levels_of(levels, sparsities, sparsity, options.rate)
 

@@ -20,6 +20,11 @@ def text(view: RenderableType) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def said(text: str) -> str:
+    """Text of a page as it was before its lines were kept from breaking between a number and its sign."""
+    return text.replace("\u00a0", " ")
+
+
 class Page(HTMLParser):
     """The tags, ids, attributes and table cells of a page; fails where a tag is not closed."""
 

@@ -85,6 +85,12 @@ def test_arguments_that_timm_refuses_are_named() -> None:
         build_model("resnet10t", 10, 3, no_such=1)
 
 
+@pytest.mark.parametrize("name", ["arch", "self", "model_name"])
+def test_arguments_of_any_name_go_to_the_architecture(name: str) -> None:
+    with pytest.raises(ArchError, match=f"'resnet8_cifar' cannot be built with .*'{name}': 1"):
+        build_model("resnet8_cifar", 10, 3, **{name: 1})
+
+
 @pytest.mark.parametrize(
     ("callable_", "shape"), [("Net", (5, 2)), ("takes_anything", (5, 2)), ("takes_nothing", (4, 4)), ("wide", (5, 2))]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,16 +16,9 @@ BY_NLL = Choice("nll")
 INF = math.inf
 
 
-def halves(even: Score, odd: Score) -> Score:
-    """A whole score of two halves."""
-    n = even.n + odd.n
-    nll = (even.nll * even.n + odd.nll * odd.n) / n
-    return Score(even.correct + odd.correct, nll, n, folds=(even, odd))
-
-
 def test_the_selections_are_by_accuracy_and_by_likelihood() -> None:
     assert SELECTS == ("accuracy", "nll")
-    assert Choice() == BY_ACCURACY == Choice("accuracy", folds=False)
+    assert Choice() == BY_ACCURACY == Choice("accuracy")
     with pytest.raises(PoolError, match="unknown selection 'loss': expected accuracy or nll"):
         Choice("loss")
 
@@ -47,7 +41,9 @@ def test_what_is_not_finite_is_worse_than_anything(choice: Choice, nll: float) -
 @pytest.mark.parametrize(
     ("choice", "new", "old", "expected"),
     [
-        (BY_ACCURACY, Score(5, 9.0, 9), Score(5, 1.0, 9), True),
+        (BY_ACCURACY, Score(5, 1.0, 9), Score(5, 1.0, 9), True),
+        (BY_ACCURACY, Score(5, 0.9, 9), Score(5, 1.0, 9), True),
+        (BY_ACCURACY, Score(5, 1.1, 9), Score(5, 1.0, 9), False),
         (BY_ACCURACY, Score(4, 0.1, 9), Score(5, 1.0, 9), False),
         (BY_ACCURACY, Score(6, 9.0, 9), Score(5, 1.0, 9), True),
         (BY_NLL, Score(0, 1.0, 9), Score(5, 1.0, 9), True),
@@ -56,7 +52,17 @@ def test_what_is_not_finite_is_worse_than_anything(choice: Choice, nll: float) -
     ],
 )
 def test_as_good_replaces_and_worse_does_not(choice: Choice, new: Score, old: Score, expected: bool) -> None:
+    """Of as many images right, those with a higher NLL are worse."""
     assert choice.replaces(new, old) is expected
+
+
+@pytest.mark.parametrize("choice", [BY_ACCURACY, BY_NLL])
+def test_a_bar_is_reached_by_a_whole_and_finite_score_that_is_no_lower(choice: Choice) -> None:
+    score = Score(5, 0.5, 9)
+    bar = choice.merit(score)
+    assert [choice.reaches(score, b) for b in (-INF, bar, math.nextafter(bar, INF))] == [True, True, False]
+    assert not choice.reaches(replace(score, complete=False), -INF)
+    assert not choice.reaches(replace(score, nll=math.nan), -INF)
 
 
 @pytest.mark.parametrize("choice", [BY_ACCURACY, BY_NLL])
@@ -65,80 +71,42 @@ def test_a_score_that_stopped_early_replaces_nothing(choice: Choice) -> None:
     assert not choice.replaces(Score(5, 0.0, 5, complete=False), Score(1, 5.0, 9))
 
 
-@pytest.mark.parametrize("select", SELECTS)
-def test_with_folds_both_halves_must_agree(select: str) -> None:
-    """A half better by two and a half worse by one is better on the whole, and accepted without folds alone."""
-
-    def scores(even: int, odd: int) -> Score:
-        return halves(Score(even, 5.0 - even, 5), Score(odd, 5.0 - odd, 5))
-
-    old, loose, strict = scores(2, 2), Choice(select), Choice(select, folds=True)
-    for (even, odd), both, whole in [
-        ((2, 2), True, True),
-        ((3, 2), True, True),
-        ((2, 3), True, True),
-        ((4, 1), False, True),
-        ((1, 4), False, True),
-        ((1, 3), False, True),
-        ((1, 2), False, False),
-        ((1, 1), False, False),
-    ]:
-        assert strict.replaces(scores(even, odd), old) is both
-        assert loose.replaces(scores(even, odd), old) is whole
-
-
-def test_folds_go_by_the_merit_that_is_asked_for() -> None:
-    """More right on both halves, and a lower likelihood on one of them."""
-    old = halves(Score(2, 1.0, 5), Score(2, 1.0, 5))
-    new = halves(Score(3, 0.1, 5), Score(3, 1.1, 5))
-    assert Choice("accuracy", folds=True).replaces(new, old)
-    assert not Choice("nll", folds=True).replaces(new, old)
-
-
-def test_folds_need_scores_of_the_halves() -> None:
-    told, plain = halves(Score(2, 1.0, 5), Score(2, 1.0, 5)), Score(4, 1.0, 10)
-    for new, old in ((told, plain), (plain, told)):
-        with pytest.raises(PoolError, match="no scores of the halves of val"):
-            Choice(folds=True).replaces(new, old)
-    assert not Choice(folds=True).replaces(Score(3, 1.0, 10), told)  # worse on the whole, whatever the halves
-
-
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("n", range(1, 5))
-def test_a_score_settles_what_no_way_of_going_on_could_change(n: int, complete: bool) -> None:
+def test_a_score_answers_what_no_way_of_going_on_could_change(n: int, complete: bool) -> None:
     """A complete one everything; another one the bars that are missed even if all images left are right."""
     total = 4
     for correct in range(n + 1):
         ends = [correct + more for more in range(total - n + 1)]
         score = Score(correct, 1.0, n, complete)
         for bar in (-INF, *range(total + 3)):
-            assert BY_ACCURACY.settles(score, bar, total) == (complete or all(end < bar for end in ends))
+            assert BY_ACCURACY.answers(score, bar, total) == (complete or all(end < bar for end in ends))
 
 
 @pytest.mark.parametrize("n", range(1, 5))
 @pytest.mark.parametrize("nll", [0.0, 0.5, 1.0, 3.0])
-def test_by_nll_a_score_settles_what_is_missed_even_if_no_image_left_has_any_loss(nll: float, n: int) -> None:
+def test_by_nll_a_score_answers_what_is_missed_even_if_no_image_left_has_any_loss(nll: float, n: int) -> None:
     total = 4
     for bar in (-INF, -3.0, -1.1, -0.9, -0.6, -0.1, -1e-9):
         missed = -(nll * n) / total < bar
-        assert BY_NLL.settles(Score(0, nll, n, complete=False), bar, total) == missed
-        assert BY_NLL.settles(Score(0, nll, n), bar, total)
+        assert BY_NLL.answers(Score(0, nll, n, complete=False), bar, total) == missed
+        assert BY_NLL.answers(Score(0, nll, n), bar, total)
 
 
 def test_a_bar_missed_by_rounding_alone_is_not_missed() -> None:
     """Sums in another order differ in their last bits, and a mix may be as good as the incumbent to the last."""
-    for spent, settled in ((1.0, False), (1.00005, False), (1.0002, True)):
-        assert BY_NLL.settles(Score(0, spent, 2, complete=False), -0.5, 4) is settled
+    for loss, missed in ((1.0, False), (1.00005, False), (1.0002, True)):
+        assert BY_NLL.answers(Score(0, loss, 2, complete=False), -0.5, 4) is missed
 
 
-def test_nothing_but_the_bar_of_minus_infinity_allows_everything() -> None:
+def test_the_bar_of_minus_infinity_alone_is_always_in_reach() -> None:
     for choice in (BY_ACCURACY, BY_NLL):
-        assert choice.allowance(-INF, 10) == INF
-    assert (BY_ACCURACY.allowance(7, 10), BY_NLL.allowance(-0.5, 10)) == (3, pytest.approx(5, rel=1e-3))
-    assert BY_NLL.allowance(-0.5, 10) > 5
+        assert not choice.out_of_reach(-INF, 1e30, 10)
+    assert [lost for lost in range(11) if BY_ACCURACY.out_of_reach(7, lost, 10)] == list(range(4, 11))
+    assert [lost for lost in (0, 4.9, 5, 5.01, 6) if BY_NLL.out_of_reach(-0.5, lost, 10)] == [5.01, 6]
 
 
-def test_costs_are_errors_or_losses() -> None:
+def test_what_is_lost_is_errors_or_losses() -> None:
     right, loss = torch.tensor([True, False, False]), torch.tensor([0.25, 1.0, 2.0])
-    assert BY_ACCURACY.cost(right, loss).item() == 2
-    assert BY_NLL.cost(right, loss).item() == 3.25
+    assert BY_ACCURACY.lost(right, loss).item() == 2
+    assert BY_NLL.lost(right, loss).item() == 3.25

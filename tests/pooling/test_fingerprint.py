@@ -16,7 +16,6 @@ CHANGES = {
     "passes": {"passes": 2},
     "decay": {"decay": 0.8},
     "select": {"select": "nll"},
-    "folds": {"folds": True},
     "alpha_search": {"alpha_search": "coarse"},
 }
 

@@ -17,16 +17,15 @@ from lptool.checkpoints.masks import kept_count
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.data.images import Images
 from lptool.errors import ArchError, DataError
+from lptool.pooling.catalogue import METHODS, RATIOS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
 from lptool.pooling.job import pool_target
-from lptool.pooling.methods import METHODS
 from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
 from lptool.pooling.setup import NOISE, Bench, PoolOptions, open_bench
 from lptool.pooling.targets import choose_targets, kept_at
-from lptool.pooling.window import RATIOS
 from lptool.report.pool import pool_document
 from lptool.scoring.score import Score
 
@@ -204,7 +203,7 @@ def test_every_method_comes_to_a_file(tmp_path: Path, tickets: list[Path], metho
 def test_what_is_written_is_the_best_on_val_by_the_choice(tmp_path: Path, tickets: list[Path]) -> None:
     """Its test scores are those of the file, whatever they are."""
     for select in ("accuracy", "nll"):
-        bench = open_bench(tickets, replace(QUICK, select=select, folds=True))
+        bench = open_bench(tickets, replace(QUICK, select=select))
         result = pool_target(bench, 3, tmp_path / f"{select}.safetensors")
         best = {
             "accuracy": max(score.correct for score in result.val.values()),
@@ -212,8 +211,7 @@ def test_what_is_written_is_the_best_on_val_by_the_choice(tmp_path: Path, ticket
         }
         pooled = result.val["pooled"]
         assert {"accuracy": pooled.correct, "nll": pooled.nll}[select] == best[select]
-        assert (bench.scorer.choice.select, bench.scorer.choice.folds) == (select, True)
-        assert bench.choice == bench.scorer.choice
+        assert bench.choice == bench.scorer.choice == Choice(select)
 
 
 def test_the_slope_is_of_the_training_images_of_the_bench(tickets: list[Path]) -> None:
@@ -242,11 +240,11 @@ def test_every_option_of_the_search_reaches_it(
 
     monkeypatch.setattr("lptool.pooling.job.pool_tickets", search)
     plain = {"method": "auto", "alphas": (0.3,), "alpha_search": "coarse", "passes": 3, "decay": 0.4}
-    chosen = {"select": "nll", "folds": True, "per": "block", "learning_steps": 7, "learning_rate": 0.5}
+    chosen = {"select": "nll", "per": "block", "learning_steps": 7, "learning_rate": 0.5}
     bench = open_bench(tickets, PoolOptions(**plain, **chosen, sparsity=0.9, device="cpu"))  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
         pool_target(bench, 2, tmp_path / "a.safetensors")
-    expected = {"target": 2, "keep": kept_at(bench.pool, 0.9), "choice": Choice("nll", folds=True), **plain}
+    expected = {"target": 2, "keep": kept_at(bench.pool, 0.9), "choice": Choice("nll"), **plain}
     assert {name: told[name] for name in expected} == expected
     assert (told["learning"], told["gradient"]) == (Learning("block", 7, 0.5), bench.slope)
     assert told["score_as_is"] == bench.scorer.as_is

@@ -24,8 +24,7 @@ from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.score import Score
 
 FINGERPRINT: dict[str, Any] = {"tickets": ["a" * 64, "b" * 64], "alphas": [0.5, 0.9], "seed": 0, "batch_size": None}
-HALVES = (Score(2, 1.5, 3), Score(1, math.nan, 2))
-SCORES = [Score(3, 1.25, 5, True, "s0", HALVES), Score(1, 1 / 3, 4, False, "s1+bn"), Score(5, 5e-324, 5, True, "s2+bn")]
+SCORES = [Score(3, 1.25, 5, True, "s0"), Score(1, 1 / 3, 4, False, "s1+bn"), Score(5, 5e-324, 5, True, "s2+bn")]
 
 
 def opened(path: Path, *, batch_size: int = 64, overwrite: bool = False, **changed: Any) -> Journal:
@@ -41,9 +40,9 @@ def written(path: Path) -> bytes:
 
 
 def parts(score: Score) -> tuple[object, ...]:
-    """All of a score: its state and halves too, and a nll that is not finite as one word."""
+    """All of a score: its state too, and a nll that is not finite as one word."""
     nll = score.nll if math.isfinite(score.nll) else "not finite"
-    return score.correct, nll, score.n, score.complete, score.state, tuple(map(parts, score.folds))
+    return score.correct, nll, score.n, score.complete, score.state
 
 
 def known(journal: Journal) -> list[tuple[object, ...]]:
@@ -170,9 +169,8 @@ def test_overwrite_begins_anew_where_the_search_is_another(tmp_path: Path) -> No
     assert (tmp_path / "j").read_bytes() == (tmp_path / "fresh").read_bytes()
 
 
-HEAD = {"lptool_search": 2, "batch_size": 64, "fingerprint": FINGERPRINT}
-SCORE = {"candidate": 1, "alpha": 0.5, "correct": 3, "nll": 1.0, "n": 5, "complete": True, "state": "s", "folds": []}
-HALF = {"correct": 1, "nll": 0.5, "n": 2}
+HEAD = {"lptool_search": 3, "batch_size": 64, "fingerprint": FINGERPRINT}
+SCORE = {"candidate": 1, "alpha": 0.5, "correct": 3, "nll": 1.0, "n": 5, "complete": True, "state": "s"}
 
 
 def lines(*records: object) -> bytes:
@@ -197,7 +195,7 @@ DAMAGED = {
     "a number of 5000 digits": lines(HEAD, "9" * 5000),
     "first a score": lines(SCORE, HEAD),
     "the head twice": lines(HEAD, HEAD),
-    "another format": lines({**HEAD, "lptool_search": 1}),
+    "another format": lines({**HEAD, "lptool_search": 2}),
     "no format": lines(without(HEAD, "lptool_search")),
     "no fingerprint": lines(without(HEAD, "fingerprint")),
     "no batch size": lines(without(HEAD, "batch_size")),
@@ -208,13 +206,6 @@ DAMAGED = {
     "NaN right": lines(HEAD, {**SCORE, "correct": math.nan}),
     "nll too large for a float": lines(HEAD, {**SCORE, "nll": 10**400}),
     "nll in words": lines(HEAD, {**SCORE, "nll": "low"}),
-    "a third of val": lines(HEAD, {**SCORE, "folds": [HALF] * 3}),
-    "one half of val": lines(HEAD, {**SCORE, "folds": [HALF]}),
-    "halves that are none": lines(HEAD, {**SCORE, "folds": [5, 5]}),
-    "halves in words": lines(HEAD, {**SCORE, "folds": "no"}),
-    "halves of nothing": lines(HEAD, {**SCORE, "folds": None}),
-    "a half outside its images": lines(HEAD, {**SCORE, "folds": [HALF, {**HALF, "correct": 3}]}),
-    "a score without folds": lines(HEAD, without(SCORE, "folds")),
     **{f"first {value!r}": lines(value) for value in (5, None, [1], {}, True)},
     **{f"then {value!r}": lines(HEAD, value) for value in (5, None, [1], {}, True)},
     **{f"fingerprint {value!r}": lines({**HEAD, "fingerprint": value}) for value in (None, 5, [1], "text")},
@@ -406,11 +397,8 @@ def test_a_search_goes_on_where_it_was_interrupted(
 
 
 @pytest.mark.parametrize("k", [2, 4])
-def test_a_search_by_halves_of_val_goes_on_by_them(
-    tmp_path: Path, tickets: list[Path], marked: list[int], k: int
-) -> None:
-    """They are in the journal, and decide as they would have."""
-    options = replace(OPTIONS, select="nll", folds=True, passes=2)
+def test_a_search_by_likelihood_goes_on_by_it(tmp_path: Path, tickets: list[Path], marked: list[int], k: int) -> None:
+    options = replace(OPTIONS, select="nll", passes=2)
     whole, _ = run(tickets, tmp_path / "whole", options=options)
     scorings = len(marked)
     with pytest.raises(KeyboardInterrupt):
@@ -420,9 +408,6 @@ def test_a_search_by_halves_of_val_goes_on_by_them(
     assert result.sha256 == whole.sha256
     noted = [(tmp_path / f"{name}.search.jsonl").read_bytes() for name in ("a", "whole")]
     assert scored(noted[0]) == scored(noted[1])
-    for line in map(strict, (tmp_path / "a.search.jsonl").read_bytes().splitlines()[1:]):
-        assert sum(fold["n"] for fold in line["folds"]) == line["n"] * line["complete"]
-        assert sum(fold["correct"] for fold in line["folds"]) == line["correct"] * line["complete"]
 
 
 def test_a_search_may_be_interrupted_again_and_again(

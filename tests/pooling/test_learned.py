@@ -16,12 +16,12 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import PoolError
+from lptool.pooling.catalogue import RATIOS
 from lptool.pooling.choice import Choice
 from lptool.pooling.learned import _Stacked, group
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, Progress, SearchTrace
 from lptool.pooling.search import Learning, Search, grid
-from lptool.pooling.window import RATIOS
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score
 from tests.pooling.test_methods import merit, nearest, never_worse

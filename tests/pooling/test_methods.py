@@ -20,8 +20,9 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import PoolError
+from lptool.pooling.catalogue import AUTO, METHODS, mixes_at_most
 from lptool.pooling.choice import Choice
-from lptool.pooling.methods import AUTO, METHODS, alphas_of, methods_of, mixes_at_most, pool_tickets
+from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, Progress, SearchTrace
 from lptool.pooling.search import Learning
 from lptool.scoring.score import Score, ScoreFunction
@@ -30,7 +31,7 @@ from tests.pooling.test_search import PRUNABLE, SHAPES, Lists, Together, as_list
 IMAGES = 14
 ALPHAS = (0.25, 0.5, 0.75)
 ONCE = ("swa", "ema", "uniform")  # one mix, without choosing
-CHOICES = [Choice(select, folds) for select in ("accuracy", "nll") for folds in (False, True)]
+CHOICES = [Choice(select) for select in ("accuracy", "nll")]
 SEEDS = range(16)
 
 
@@ -55,8 +56,7 @@ class Judge:
                 sum((x - g) ** 2 for name in SHAPES for x, g in zip(state[name], goal[name], strict=False)) / 10
             )
         right = [loss < 2.7 for loss in losses]
-        folds = tuple(Score(sum(right[i::2]), sum(losses[i::2]) / 7, 7) for i in (0, 1))
-        return Score(sum(right), sum(losses) / IMAGES, IMAGES, folds=folds)
+        return Score(sum(right), sum(losses) / IMAGES, IMAGES)
 
     def __call__(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
         self.calls += 1
@@ -70,8 +70,8 @@ def merit(score: Score, choice: Choice) -> float:
 
 
 def as_good(new: Score, old: Score, choice: Choice) -> bool:
-    pairs = [(new, old), *(zip(new.folds, old.folds, strict=True) if choice.folds else ())]
-    return all(merit(a, choice) >= merit(b, choice) for a, b in pairs)
+    """More right, or as many with no higher NLL; by NLL, no higher a one."""
+    return merit(new, choice) > merit(old, choice) or (merit(new, choice) == merit(old, choice) and new.nll <= old.nll)
 
 
 def drawn(seed: int) -> tuple[Pool, int, int]:
@@ -157,10 +157,10 @@ def plain_greedy(pool: Pool, target: int, keep: int, judge: Judge, alphas: Seque
         for place in nearest(target, len(pool)):
             mixes = [pruned(mixed(found.state, states[place], alpha), keep) for alpha in alphas]
             scores = [judge.of(mix) for mix in mixes]
-            allowed = [i for i in range(len(alphas)) if as_good(scores[i], found.score, judge.choice)]
-            best = max(allowed, key=lambda i: (merit(scores[i], judge.choice), -i), default=None)
-            found.decided.append((number, place, None if best is None else alphas[best]))
-            if best is not None:
+            best = max(range(len(alphas)), key=lambda i: (merit(scores[i], judge.choice), -i))
+            accepted_now = as_good(scores[best], found.score, judge.choice)
+            found.decided.append((number, place, alphas[best] if accepted_now else None))
+            if accepted_now:
                 found.state, found.score = mixes[best], scores[best]
                 accepted += 1
         if not accepted:
@@ -186,16 +186,14 @@ def test_greedy_by_any_choice_and_in_any_number_of_passes(seed: int, choice: Cho
     assert trace.evaluations == judge.calls == 1 + 3 * len(trace.steps)
 
 
-def test_those_pools_have_several_passes_and_halves_that_do_not_agree() -> None:
-    last, by_folds = [], 0
+def test_those_pools_have_several_passes() -> None:
+    last = []
     for seed in SEEDS:
         pool, target, keep = drawn(seed)
         found = [
             plain_greedy(pool, target, keep, Judge(seed, choice), ALPHAS, 1 + seed % 4).decided for choice in CHOICES
         ]
         last += [(turns[-1][0], 1 + seed % 4) for turns in found]
-        by_folds += (found[0] != found[1]) + (found[2] != found[3])
-    assert by_folds > 8
     assert sum(number > 1 for number, _ in last) > 8
     assert sum(number < passes for number, passes in last) > 8  # a pass that accepted nothing was the last
 
@@ -302,7 +300,7 @@ def test_of_candidates_as_good_by_themselves_soup_takes_the_nearest_first() -> N
     assert [step.candidate for step in trace.steps] == [0, 2, 3]
 
 
-@pytest.mark.parametrize("choice", [Choice("accuracy"), Choice("nll"), Choice("nll", folds=True)], ids=str)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
 @pytest.mark.parametrize("seed", range(8))
 def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
     pool, target, keep = drawn(seed)
@@ -318,17 +316,6 @@ def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
     assert trace.steps == each[best][1].steps
     assert trace.outcomes == {name: model.score for name, (model, _) in each.items()}
     assert trace.evaluations == judge.calls == 1 + sum(trace.evaluations - 1 for _, trace in each.values())
-
-
-def test_auto_takes_nothing_that_is_worse_on_a_half_of_val_where_halves_must_agree() -> None:
-    def score(state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
-        halves = (5, 5) if state["w"].item() == 1 else (9, 4)
-        return Score(sum(halves), 1.0, 20, folds=tuple(Score(right, 1.0, 10) for right in halves))
-
-    for folds, kept in ((True, 1.0), (False, 1.5)):
-        choice = Choice(folds=folds)
-        model, _ = pool_tickets(line(1.0, 2.0), score, method="auto", target=0, alphas=(0.5,), choice=choice)
-        assert model.state["w"].item() == kept
 
 
 def test_of_methods_as_good_auto_takes_the_first() -> None:
@@ -378,7 +365,7 @@ def test_what_every_method_promises(seed: int, method: str) -> None:
     assert [as_lists(t.state) | as_lists(t.mask) for t in pool] == before
     assert trace.evaluations == judge.calls + as_is.calls == sum(len(progress.scored) for progress in told)
     learned = QUICK.steps * (method == "learned")
-    total = mixes_at_most(method, len(pool), len(ALPHAS), 2) + learned
+    total = mixes_at_most(method, len(pool), ALPHAS, 2) + learned
     assert {progress.total for progress in told} == {total}
     counts = [progress.done for progress in told]
     assert counts == sorted(counts)
@@ -395,7 +382,7 @@ def test_ranks_change_nothing(method: str, gives_up: bool) -> None:
         pool, target, keep = drawn(seed)
         found = []
         for count in (1, 2, 5):
-            judge = Judge(seed, Choice("nll", folds=True), gives_up)
+            judge = Judge(seed, Choice("nll"), gives_up)
             model, trace = pooled(
                 pool, judge, method, target=target, keep=keep, choice=judge.choice, ranks=Together(0, count)
             )
@@ -472,32 +459,8 @@ def test_a_target_keeps_the_weights_of_its_mask_even_where_they_are_zero() -> No
     assert model.mask["w"].tolist() == [False, True, True]
 
 
-# What there is to ask for
-
-
-def test_names_and_alphas() -> None:
-    assert set(METHODS) == {"greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned"}
-    assert methods_of("soup") == ("soup",)
-    assert methods_of("auto") == AUTO
-    assert set(AUTO) == set(METHODS) - {"learned"}
-    assert [alphas_of(method, ALPHAS) for method in ("greedy", "auto", "average", "swa", "learned")] == [
-        ALPHAS,
-        ALPHAS,
-        (0.5,),
-        (),
-        (),
-    ]
-
-
-def test_how_many_mixes_there_are_at_most() -> None:
-    """Of five tickets with three alphas in two passes."""
-    once = {"swa": 1, "ema": 1, "uniform": 1}
-    counts = once | {"greedy": 24, "average": 8, "window": 7, "soup": 8, "learned": 8, "auto": 50}
-    assert {method: mixes_at_most(method, 5, 3, 2) for method in counts} == counts
-
-
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"method": "mean"}, "unknown method 'mean': expected greedy, average, swa, .*learned or auto"),
+    ({"method": "mean"}, "unknown method 'mean': expected greedy, average, window, .*learned or auto"),
     ({"method": "learned"}, "method 'learned' needs a gradient function"),
     ({"decay": -0.1}, r"decay: expected a number in \[0, 1\], found -0.1"),
     ({"decay": 1.1}, r"decay: expected a number in \[0, 1\], found 1.1"),
@@ -514,8 +477,3 @@ def test_what_cannot_be_is_refused_before_anything_is_scored(options: dict[str, 
     assert pool.kept(3) == 4
     with pytest.raises(PoolError, match=message):
         pool_tickets(pool, lambda state, bar=0: pytest.fail("a state was scored"), **options)
-
-
-def test_folds_that_the_score_does_not_tell_are_refused() -> None:
-    with pytest.raises(PoolError, match="no scores of the halves of val"):
-        pool_tickets(line(1.0, 2.0), never_worse, choice=Choice(folds=True))

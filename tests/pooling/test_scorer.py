@@ -185,8 +185,8 @@ def test_errors_told_one_batch_late_change_no_decision(batch_size: int, monkeypa
     class Late(Marks):
         before = 0.0
 
-        def spent(self) -> float:
-            told, self.before = self.before, super().spent()
+        def lost(self) -> float:
+            told, self.before = self.before, super().lost()
             return told
 
     monkeypatch.setattr(scorer_module, "Marks", Late)
@@ -196,7 +196,7 @@ def test_errors_told_one_batch_late_change_no_decision(batch_size: int, monkeypa
         full = int((state["margins"] >= 0).sum())
         for bar in range(TOTAL + 1, -1, -3):
             score = scorer(state, bar)
-            assert BY_ACCURACY.settles(score, bar, TOTAL)
+            assert BY_ACCURACY.answers(score, bar, TOTAL)
             assert (score.complete and score.correct >= bar) == (full >= bar)
 
 
@@ -388,7 +388,7 @@ def test_a_score_as_it_is_and_a_recalibrated_one_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("first", range(0, TOTAL + 2, 3))
-def test_an_incomplete_score_serves_every_bar_it_settles(first: int) -> None:
+def test_an_incomplete_score_serves_every_bar_it_answers(first: int) -> None:
     """And for a lower bar the state is scored again; then the longer score is the one that is known."""
     state = random_table(3)
     full = int((state["margins"] >= 0).sum())
@@ -402,7 +402,7 @@ def test_an_incomplete_score_serves_every_bar_it_settles(first: int) -> None:
             assert not val.places
         else:
             assert again.n == len(val.places) > score.n
-            assert BY_ACCURACY.settles(again, bar, TOTAL)
+            assert BY_ACCURACY.answers(again, bar, TOTAL)
         assert (again.complete and again.correct >= bar) == (full >= bar)
         assert scorer.known == {again.state: again}
         assert scorer(state, first) is again
@@ -609,40 +609,15 @@ def test_a_score_within_rounding_of_the_bar_is_taken_to_the_end() -> None:
         assert scorer.choice.replaces(again, first)
 
 
-# The halves of val
-
-
-@pytest.mark.parametrize("total", [2, 5, 6])
-def test_a_complete_score_tells_those_of_the_even_and_of_the_odd_images(total: int) -> None:
-    scorer, _ = table_scorer(total, 2)
-    for seed in range(4):  # so that the order of forwarding is another one
-        state = random_table(seed, total)
-        margins, losses = state["margins"].tolist(), losses_of(state)
-        score = scorer(state)
-        assert len(score.folds) == 2
-        for fold, places in zip(score.folds, (range(0, total, 2), range(1, total, 2)), strict=True):
-            assert (fold.correct, fold.n) == (sum(margins[i] >= 0 for i in places), len(places))
-            assert fold.nll == pytest.approx(sum(losses[i] for i in places) / len(places), rel=1e-6)
-            assert fold.complete
-        assert sum(fold.correct for fold in score.folds) == score.correct
-
-
-def test_an_incomplete_score_and_one_of_a_single_image_tell_no_halves() -> None:
-    scorer, _ = table_scorer(TOTAL, 4)
-    stopped = scorer(random_table(0), TOTAL)
-    assert (stopped.n > 1, stopped.complete, stopped.folds) == (True, False, ())
-    assert table_scorer(1)[0](random_table(0, 1)).folds == ()
-
-
 # Marks
 
 
 def test_marks_are_put_back_in_the_order_of_val() -> None:
     marks = Marks(torch.tensor([3, 0, 4, 1, 2]))
     marks.add(torch.tensor([True, False]), torch.tensor([0.5, 2.0]))
-    assert (marks.seen, marks.spent()) == (2, 1)
+    assert (marks.seen, marks.lost()) == (2, 1)
     marks.add(torch.tensor([False]), torch.tensor([4.0]))
-    assert (marks.seen, marks.spent(), marks.spent()) == (3, 2, 2)
+    assert (marks.seen, marks.lost(), marks.lost()) == (3, 2, 2)
     right, loss = marks.in_order_of_val()
     assert right.tolist() == [False, False, False, True, False]
     assert loss.tolist() == [2.0, 0.0, 0.0, 0.5, 4.0]
@@ -661,7 +636,7 @@ def test_errors_are_those_so_far(seed: int) -> None:
     marks, told = Marks(torch.arange(20)), list[int]()
     for batch in right.split(3):
         marks.add(batch, torch.zeros(len(batch)))
-        told.append(marks.spent())
+        told.append(marks.lost())
     assert told == [int((~right[:n]).sum()) for n in (3, 6, 9, 12, 15, 18, 20)]
 
 
@@ -672,7 +647,7 @@ def test_on_a_gpu_errors_are_told_one_batch_late() -> None:
     right = (torch.rand(20, generator=torch.Generator().manual_seed(0)) < 0.5).cuda()
     for batch in right.split(3):
         marks.add(batch, torch.zeros(len(batch), device="cuda"))
-        told.append(marks.spent())
+        told.append(marks.lost())
     assert told == [0, *(int((~right[:n]).sum()) for n in (3, 6, 9, 12, 15, 18))]
     assert marks.in_order_of_val()[0].tolist() == right.tolist()
 

@@ -9,9 +9,9 @@ import pytest
 from torch import Tensor
 
 from lptool.checkpoints.masks import kept_count
+from lptool.pooling.catalogue import RATIOS
 from lptool.pooling.choice import Choice
 from lptool.pooling.methods import pool_tickets
-from lptool.pooling.window import RATIOS
 from lptool.scoring.score import Score
 from tests.pooling.test_learned import Bowl, pruned_to
 from tests.pooling.test_methods import line

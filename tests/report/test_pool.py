@@ -9,8 +9,8 @@ import pytest
 from lptool.pooling.comparisons import References
 from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import Coefficients
-from lptool.report import inspect as report
 from lptool.report import pool as report_pool
+from lptool.report.tables import ROWS
 from lptool.scoring.score import Score
 from lptool.tables import percent
 from tests.helpers.reading import text
@@ -32,7 +32,7 @@ def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: li
 
 def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
     shown = text(report_pool.pool_view(result))
-    for row, label in report.ROWS.items():
+    for row, label in ROWS.items():
         assert label in shown
         assert percent(result.test[row].accuracy) in shown
     assert str(result.output) in shown
@@ -76,13 +76,14 @@ def test_references_are_told_and_shown(result: PoolResult) -> None:
     assert report_pool.pool_document(result)["references"] is None
     scores = [{"val": Score(i, 1.0, 10), "test": Score(i + 1, 1.0, 10)} for i in range(4)]
     found = References({"val": Score(8, 0.5, 10), "test": Score(9, 0.5, 10)}, tuple(scores))
-    told = report_pool.pool_document(result, found)["references"]
+    document = report_pool.pool_document(result, found)
+    told = document["references"]
     assert (told["ensemble"]["val"]["accuracy"], told["ensemble"]["test"]["accuracy"]) == (0.8, 0.9)
     assert [(m["level"], m["val"]["accuracy"], m["test"]["accuracy"]) for m in told["members"]] == [
         (0, 0.0, 0.1), (1, 0.1, 0.2), (2, 0.2, 0.3), (3, 0.3, 0.4)
     ]  # fmt: skip
     assert [m["sparsity"] for m in told["members"]] == sorted(m["sparsity"] for m in told["members"])
-    shown = text(report_pool.references_view(result, found))
+    shown = text(report_pool.references_view(document))
     assert "ensemble of 4" in shown
     assert "90.00 %" in shown
 
@@ -95,5 +96,6 @@ def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
 
 
 def test_all_targets_in_one_table(result: PoolResult) -> None:
-    shown = text(report_pool.summary_view([result, result]))
-    assert shown.count(percent(1 - report_pool.pool_document(result)["sparsity"])) == 2
+    document = report_pool.pool_document(result)
+    shown = text(report_pool.summary_view([document, document]))
+    assert shown.count(percent(1 - document["sparsity"])) == 2

@@ -51,6 +51,16 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
         strange.claim({"lr": 0.1})
 
 
+def test_a_folder_of_a_version_with_other_options_goes_on_with_those_that_are_left(tmp_path: Path) -> None:
+    """An option that is gone shaped nothing that the others do not say."""
+    folder = RunFolder(tmp_path)
+    folder.claim({"lr": 0.1, "recipe": "paper"})
+    assert folder.check({"lr": 0.1}) == {"lr": 0.1, "recipe": "paper", "sparsities": None}
+    folder.claim({"lr": 0.1})
+    with pytest.raises(TrainError, match=r"other options \(lr: 0\.1 there, 0\.2 now\)"):
+        folder.claim({"lr": 0.2})
+
+
 def test_sparsities_may_grow_and_are_remembered(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for sparsities in ([0.5], [0.5, 0.9], [0.5], [0.5, 0.9]):

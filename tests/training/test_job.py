@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
-from lptool.checkpoints.masks import is_nested, kept_count, sparsity
+from lptool.checkpoints.masks import kept_count, sparsity
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.data import images as images_module
@@ -41,6 +41,7 @@ from lptool.training.options import TrainOptions
 from lptool.training.schedule import learning_rate
 from lptool.training.setup import Watch
 from tests.helpers import processes
+from tests.helpers.masks import is_nested
 from tests.helpers.processes import begin
 from tests.helpers.training import DATA, NETWORKS
 

@@ -14,7 +14,6 @@ import pytest
 from lptool.errors import TrainError
 from lptool.training.options import (
     CHOICES,
-    OPTION_NAMES,
     TrainOptions,
     check_levels,
     count_of,
@@ -117,13 +116,13 @@ def test_the_ends_of_every_range_are_allowed(right: dict[str, Any]) -> None:
 def test_options_survive_json() -> None:
     options = TrainOptions(rate=0.5, flip="alternate", seed=3, milestones=(30, 60), rewind_epoch="500it")
     assert TrainOptions(**json.loads(json.dumps(options.to_json()))) == options
-    assert tuple(options.to_json()) == OPTION_NAMES == tuple(f.name for f in fields(TrainOptions))
+    assert tuple(options.to_json()) == tuple(f.name for f in fields(TrainOptions))
 
 
 def test_every_option_is_described() -> None:
     assert TrainOptions.__doc__ is not None
     described = re.sub(r",|: [^\n]*?\. (?=\w+:)", ":", TrainOptions.__doc__)
-    assert [name for name in OPTION_NAMES if f"{name}:" not in described] == []
+    assert [name for name in TrainOptions().to_json() if f"{name}:" not in described] == []
 
 
 def test_options_cannot_be_changed_in_place() -> None:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.masks import is_nested, kept_count, sparsity
+from lptool.checkpoints.masks import kept_count, sparsity
 from lptool.errors import TrainError
 from lptool.training.pruning import next_mask, planned_counts
+from tests.helpers.masks import is_nested
 
 SHAPES = {"a": (40, 5), "b": (10, 10), "c": (300,)}
 TOTAL = 600

@@ -14,15 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 380.0  # of every figure, in its own units: about a phone's, where text of 11 units is still read with ease
-HEATS = 9  # steps of the sequential scale: as many as an eye tells apart
 HUES = 6
 
 # matplotlib knows no CSS variables: it draws with colours that stand for them.
 STAND_INS = {
     name: f"#01fe{number:02x}"
-    for number, name in enumerate(
-        ["ink", "muted", "rule", "paper", *(f"series-{i}" for i in range(HUES)), *(f"heat-{i}" for i in range(HEATS))]
-    )
+    for number, name in enumerate(["ink", "muted", "rule", "paper", *(f"series-{i}" for i in range(HUES))])
 }
 INK, MUTED, RULE, PAPER = (STAND_INS[name] for name in ("ink", "muted", "rule", "paper"))
 
@@ -97,14 +94,6 @@ def plot(figure: Figure) -> Axes:
     """Axes that leave room for their own labels, and for a legend outside."""
     figure.set_layout_engine("constrained")
     return figure.add_subplot()
-
-
-def sheet(figure: Figure, height: float) -> Axes:
-    """The whole figure in its own units, y downwards, for what is not a plot on axes."""
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, WIDTH), ylim=(height, 0))
-    axes.set_axis_off()
-    return axes
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:

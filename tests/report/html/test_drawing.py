@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from lptool.report.html.drawing import CONTROLS, HUES, INK, Label, draw, looks, plot, sheet, short, visible
+from lptool.report.html.drawing import CONTROLS, HUES, INK, Label, draw, looks, plot, short, visible
 from tests.helpers.reading import figure, words
 
 LABEL = Label("one", "A title", "What is to be seen: a < b & c")
@@ -42,7 +42,7 @@ def test_a_figure_says_what_it_shows() -> None:
 
 @pytest.mark.parametrize("text", ["$x$ and $y$", "<b>&\"'", "彩票 é", "a_b"])
 def test_text_is_text(text: str) -> None:
-    root = figure(draw(LABEL, 50, lambda drawn: sheet(drawn, 50).text(5, 5, text) and None))
+    root = figure(draw(LABEL, 50, lambda drawn: drawn.text(0.1, 0.5, text) and None))
     assert words(root) == [text]
 
 

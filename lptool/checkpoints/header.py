@@ -1,0 +1,166 @@
+"""The documents in a ticket's header as typed values: what is sound of them, and None or nothing for the rest.
+
+A header may come from another program or a later lptool, lack any part, and hold anything anywhere. What is typed here
+is read; what is written again is the document itself, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, TypeVar
+
+_LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length
+
+Typed = TypeVar("Typed")
+
+
+@dataclass(frozen=True)
+class Split:
+    """How val was held out: a `fraction` chosen by a `seed`; the `hash` is of its indices, `labels` a digest of all."""
+
+    fraction: float | None
+    seed: int | None
+    hash: str | None
+    labels: str | None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """The data that a ticket was trained on; lists are empty where the header does not say.
+
+    Attributes:
+        name: as `load_data` takes it.
+        class_names: in the order of the logits.
+        image_shape: channels, height and width in pixels.
+        mean, std: per channel, of images scaled to [0, 1].
+    """
+
+    name: str | None
+    num_classes: int | None
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    split: Split
+
+
+@dataclass(frozen=True)
+class Member:
+    """A ticket of the pool: its file, without a folder where lptool wrote it; `alpha` is in [0, 1] as a rule."""
+
+    file: str | None
+    level: int | None
+    alpha: float | None
+    accepted: bool | None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What each group of tensors takes of each ticket, densest first: `values[group][ticket]`; at least one each."""
+
+    groups: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """How a pooled model was found.
+
+    Attributes:
+        method, chosen: what was asked for, and what that took in the end.
+        members: the candidates in the order in which the search took them.
+        shipped: `pooled`, or the control written in its place: `ticket` or `ticket_bn`.
+        evaluations: states scored on val.
+    """
+
+    method: str | None
+    chosen: str | None
+    target: Member
+    members: tuple[Member, ...]
+    coefficients: Shares | None
+    shipped: str | None
+    evaluations: int | None
+    bn_recalibration: bool | None
+
+
+@dataclass(frozen=True)
+class SavedScore:
+    """A score of the header: `accuracy` in [0, 1] over `n` images, one at least, and the mean NLL where it is known."""
+
+    accuracy: float
+    nll: float | None
+    n: int
+
+
+def typed(kind: type[Typed], document: Any) -> Typed:
+    """Each field from the key of its name, where the value is of the field's type. Raises nothing.
+
+    >>> typed(Member, {"file": "a.safetensors", "level": "3", "sha256": "0f"})
+    Member(file='a.safetensors', level=None, alpha=None, accepted=None)
+    """
+    found = _object(document)
+    return kind(**{f.name: _READ[str(f.type)](found.get(f.name)) for f in fields(kind)})  # type: ignore[arg-type]
+
+
+def score_in(scores: dict[str, Any], part: str, row: str) -> SavedScore | None:
+    """A score of `val` or `test`, in the row `ticket`, `ticket_bn` or `pooled`; None where it is no such thing."""
+    found = _object(_object(scores.get(part)).get(row))
+    accuracy, n = _number(found.get("accuracy")), whole_number(found.get("n"))
+    if accuracy is None or n is None or not 0 <= accuracy <= 1 or n <= 0:
+        return None
+    return SavedScore(accuracy, _number(found.get("nll")), n)
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number that means something; True is none."""
+    return value if type(value) is int and abs(value) < _LARGEST else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, whole or not, as it stands in the file."""
+    return value if type(value) in (int, float) and abs(value) < _LARGEST else None
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _instance(kind: type[Typed], value: Any) -> Typed | None:
+    return value if isinstance(value, kind) else None
+
+
+def _all(read: Callable[[Any], Typed | None], values: Any) -> tuple[Typed, ...]:
+    """The values of a list; none of them where one is odd."""
+    found = tuple(map(read, values)) if isinstance(values, list | tuple) else ()
+    return () if None in found else found  # type: ignore[return-value]
+
+
+def _members(values: Any) -> tuple[Member, ...]:
+    """The objects of a list; what else is in it is left out."""
+    return tuple(typed(Member, value) for value in _instance(list, values) or () if isinstance(value, dict))
+
+
+def _shares(value: Any) -> Shares | None:
+    """None where it is no whole table of numbers."""
+    groups = _READ["tuple[str, ...]"](_object(value).get("groups"))
+    values = _all(lambda row: _READ["tuple[float, ...]"](row) or None, _object(value).get("values"))
+    whole = values and len(values) == len(groups) and len(set(map(len, values))) == 1
+    return Shares(groups, values) if whole else None
+
+
+# From the type of a field, as it is written above, to what reads it.
+_READ: dict[str, Callable[[Any], Any]] = {
+    "str | None": partial(_instance, str),
+    "bool | None": partial(_instance, bool),
+    "int | None": whole_number,
+    "float | None": _number,
+    "tuple[str, ...]": partial(_all, partial(_instance, str)),
+    "tuple[int, ...]": partial(_all, whole_number),
+    "tuple[float, ...]": partial(_all, _number),
+    "Split": partial(typed, Split),
+    "Member": partial(typed, Member),
+    "tuple[Member, ...]": _members,
+    "Shares | None": _shares,
+}

@@ -1,0 +1,290 @@
+"""The page of `pool`: what the search gained, how it went, and every number, from the `--json` document alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lptool.report import tables
+from lptool.report.html import charts
+from lptool.report.html.charts import Series
+from lptool.report.html.drawing import Label, looks
+from lptool.report.html.maps import alpha_name, chosen_by, coefficient_map, search_caption, search_map, steps_of
+from lptool.report.html.page import Figure, Tables, drawn, made_by, points, render
+from lptool.report.tables import FULL, NOTHING, PARTS, Document, name_of, number
+from lptool.tables import Table, percent
+
+Z95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
+_CONTROLS = {"ticket": "the ticket", "ticket_bn": "ticket + BN"}
+
+
+def pool_page(document: Document) -> str:
+    """One self-contained HTML file for the `--json` document of `pool`, of one target or `{"targets": […]}`."""
+    runs = document.get("targets", [document])
+    measured = references_of(runs)
+    references = [tables.references(measured, FULL)] if measured else []
+    return render(
+        "pool.html.j2",
+        title=headline(runs),
+        overview=overview(runs),
+        targets=[_parts(run, f"target-{place}-") for place, run in enumerate(runs)],
+        by_target=Tables([target_table(runs), *references]),
+        references=Tables(references),
+        **made_by(runs[0] | document),
+    )
+
+
+def _parts(run: Document, prefix: str) -> dict[str, Any]:
+    """What the template shows of one target; `prefix` keeps the ids of its figures apart."""
+    return {
+        "run": run,
+        "headline": headline([run]),
+        "taken": sum(bool(member["accepted"]) for member in run["members"]),
+        "warnings": warnings_of(run),
+        "numbers": numbers_of(run),
+        "figures": list(figures_of(run, prefix)),
+        "has_map": bool(steps_of(run)),
+        "tables": list(tables_of(run)),
+    }
+
+
+# What the document says
+
+
+def headline(runs: Sequence[Document]) -> str:
+    """The result in one sentence, also where it is that nothing was gained."""
+    return _headline_of_one(runs[0]) if len(runs) == 1 else _headline_of_many(runs)
+
+
+def _headline_of_one(run: Document) -> str:
+    test = run["test"]
+    reached = f"{percent(test['pooled']['accuracy'])} on test at {percent(run['sparsity'])} sparsity"
+    if not run["improved"]:
+        output = {"ticket": "the ticket as it was", "ticket_bn": "ticket + BN"}.get(run["shipped"], "the incumbent")
+        return f"{run['method']}: no candidate improved the ticket; the output is {output}, {reached}"
+    against = [over(gain_of(test, row), _CONTROLS[row]) for row in controls_of(test)]
+    return f"{run['method']}: {reached}, {', '.join(against)}"
+
+
+def _headline_of_many(runs: Sequence[Document]) -> str:
+    gains = [gain_of(run["test"], stronger(run["test"])) for run in runs]
+    better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
+    gain, best = max(zip(gains, runs, strict=True), key=lambda pair: pair[0])
+    names = ", ".join(dict.fromkeys(run["method"] for run in runs))
+    text = f"{names}: better on test than {_all_controls(runs)} for {better} of {len(runs)} targets"
+    text += f", worse for {worse}" if worse else ""
+    return text + (f"; most at {percent(1 - best['sparsity'])} of the weights, {points(gain)} points" if better else "")
+
+
+def over(gain: float, name: str) -> str:
+    """A gain, a loss or neither, against something."""
+    if gain == 0:
+        return f"the same as {name}"
+    return f"{points(gain)} points {'over' if gain > 0 else 'against'} {name}"
+
+
+def controls_of(scores: Document) -> list[str]:
+    """What the output is measured against; a network without BatchNorm has one control."""
+    return [row for row in _CONTROLS if scores.get(row)]
+
+
+def _all_controls(runs: Sequence[Document]) -> str:
+    return " and ".join(tables.ROWS[row] for row in _CONTROLS if any(run["test"].get(row) for run in runs))
+
+
+def stronger(scores: Document) -> str:
+    """The better of the two controls."""
+    return max(controls_of(scores), key=lambda row: float(scores[row]["accuracy"]))
+
+
+def gain_of(scores: Document, row: str) -> float:
+    """Accuracy of the output minus that of a control."""
+    return float(scores["pooled"]["accuracy"]) - float(scores[row]["accuracy"])
+
+
+def methods_of(run: Document) -> dict[str, Document]:
+    """Scores of each method tried, and of the output: under its method's name, unless that reached other scores."""
+    methods = {name: dict(found) for name, found in (run.get("methods") or {}).items()}
+    written = {part: run[part]["pooled"] for part in PARTS}
+    own = methods.setdefault(run["method"], written)
+    return methods if own == written else methods | {"output": written}
+
+
+def rows_of(run: Document) -> dict[str, Document]:
+    """Name → scores on val and test, of the controls and then the methods."""
+    controls = {tables.ROWS[row]: {part: run[part][row] for part in PARTS} for row in controls_of(run["val"])}
+    return controls | methods_of(run)
+
+
+def numbers_of(run: Document) -> dict[str, Document]:
+    """The few scores that most readers come for: those on test, and the dense ticket's."""
+    dense = [("dense", member) for member in members_of([run]) if member["sparsity"] == 0]
+    return {name: scores for name, scores in [*rows_of(run).items(), *dense[:1]] if scores["test"]}
+
+
+def references_of(runs: Sequence[Document]) -> Document | None:
+    """What the tickets reach each alone and all together, where it was measured; all targets share it."""
+    return next((run["references"] for run in runs if run.get("references")), None)
+
+
+def members_of(runs: Sequence[Document]) -> list[Document]:
+    """The pool's tickets that have scores of their own."""
+    found = references_of(runs)
+    return [member for member in found["members"] if member["test"]] if found else []
+
+
+def curve_of(runs: Sequence[Document]) -> tuple[list[Series], dict[str, float]]:
+    """Test accuracy over density of each name, and the dense line and the ensemble's."""
+    tickets = {m["file"]: (1 - m["sparsity"], m["test"]["accuracy"]) for m in members_of(runs)}
+    targets = [(run["target"], run["test"]["ticket"]) for run in runs]
+    tickets |= {t["file"]: (1 - t["sparsity"], score["accuracy"]) for t, score in targets if score}
+    found = {"ticket": list(tickets.values())}
+    for run in runs:
+        for name, scores in rows_of(run).items():
+            if name != "ticket" and scores["test"]:
+                found.setdefault(name, []).append((1 - run["sparsity"], scores["test"]["accuracy"]))
+    dense = [accuracy for density, accuracy in tickets.values() if density == 1]
+    lines = {"dense": dense[0]} if dense else {}
+    measured = references_of(runs)
+    if measured and measured["ensemble"]["test"]:
+        lines[f"ensemble of {len(measured['members'])}"] = measured["ensemble"]["test"]["accuracy"]
+    return [Series(name, some) for name, some in found.items()], lines
+
+
+def pairs_of(runs: Sequence[Document]) -> list[Series]:
+    """Val and test accuracy of each name."""
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        for name, scores in rows_of(run).items():
+            if scores["test"]:
+                pairs.setdefault(name, []).append((scores["val"]["accuracy"], scores["test"]["accuracy"]))
+    return [Series(name, found) for name, found in pairs.items()]
+
+
+def warnings_of(run: Document) -> list[str]:
+    """What a reader must not overlook."""
+    found = []
+    val, test = (gain_of(run[part], stronger(run[part])) for part in PARTS)
+    if val > 0 > test:
+        found.append(
+            f"On val, where it was chosen, the output gains {points(val)} points over the stronger control; "
+            f"on test it does not ({points(test)} points)."
+        )
+    if run.get("not_finite"):
+        found.append(f"{run['not_finite']} mixes had scores that are not finite, and were rejected.")
+    return found
+
+
+# Figures, with captions that say what to look for
+
+
+def overview(runs: Sequence[Document]) -> list[Figure]:
+    """The two figures that all targets share."""
+    (series, lines), pairs = curve_of(runs), pairs_of(runs)
+    style = looks([one.name for one in (*pairs, *series)])
+    control = tables.ROWS["ticket_bn"] if runs[0]["test"].get("ticket_bn") else "the ticket"
+    dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
+    caption = f"Look for marks above {control}: only what lies above is gained by pooling.{dense}"
+    curve = Label("curve", "Accuracy against weights remaining", f"{headline(runs)}. {caption}")
+    gap = Label("val-test", "Val against test", gap_caption(runs))
+    return [
+        drawn(curve, charts.curve(curve, series, style, lines), caption),
+        drawn(gap, charts.val_test(gap, pairs, style)),
+    ]
+
+
+def gap_caption(runs: Sequence[Document]) -> str:
+    """How to read val against test, and how well an accuracy is known that was counted on so many images."""
+    mean = ", on average" if len(runs) > 1 else ""
+    n, p = runs[0]["test"]["pooled"]["n"], runs[0]["test"]["pooled"]["accuracy"]
+    half = 100 * Z95 * math.sqrt(p * (1 - p) / n)
+    return (
+        f"In brackets test minus val, in points{mean}. A mark far below the diagonal was flattered by choosing on val. "
+        f"An accuracy counted on {n:,} images is known to about ±{half:.2f} points (95 %)."
+    )
+
+
+def figures_of(run: Document, prefix: str = "") -> Iterator[Figure]:
+    """The search, the layers, and learned coefficients, as far as there are any. `prefix` keeps ids apart."""
+    if steps_of(run):
+        quantity = "NLL" if chosen_by(run) == "nll" else "accuracy, %"
+        yield Figure(f"The search, scored on val ({quantity})", search_caption(run), search_map(run))
+    layers = [(layer["name"], layer["before"], layer["after"]) for layer in run.get("layers") or []]
+    if layers:
+        label = Label(f"{prefix}layers", "Density of each layer", layer_caption(layers))
+        yield drawn(label, charts.layer_densities(label, layers))
+    if found := run.get("coefficients"):
+        values = [value for row in found["values"] for value in row]
+        reach = f", from {min(values):.3g} to {max(values):.3g}" if values else ""
+        caption = f"How much of each member went into each group of weights{reach}. Look for rows unlike the others."
+        yield Figure("Learned coefficients", caption, coefficient_map(found))
+
+
+def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:
+    """The layers whose share grew and shrank most."""
+    ends = {pick(layers, key=lambda layer: layer[2] - layer[1]) for pick in (max, min)}
+    moved = [f"{name} {percent(before)} → {percent(after)}" for name, before, after in sorted(ends) if before != after]
+    changes = f"the largest changes: {'; '.join(moved)}" if moved else "no layer's share changed"
+    return f"Hollow before pooling, filled after: the same number of weights, {changes}."
+
+
+# Tables
+
+
+def target_table(runs: Sequence[Document]) -> Table:
+    """A row for each target, with what was gained there."""
+    controls = f"the stronger control ({_all_controls(runs)})"
+    caption = f"accuracy on val / test by target; the gain is in points over {controls}"
+    gains = [points(gain_of(run["test"], stronger(run["test"]))) for run in runs]
+    return tables.targets(caption, runs, rows_of).plus("gain on test", gains)
+
+
+def tables_of(run: Document) -> Iterator[Tables]:
+    """Scores, steps and attempts, layers, and the file written."""
+    search = run.get("search")
+    steps = search["steps"] if search else run["members"]
+    taken = tables.members("members", steps, digits=3)
+    if search:
+        start = f"{percent(search['start']['accuracy'])}, NLL {number(search['start']['nll'])}"
+        caption = f"steps of the search; the incumbent began at {start}"
+        taken = replace(taken, caption=caption).plus("pass", [str(step["pass"]) for step in steps])
+    yield Tables([tables.scores("scores", rows_of(run), FULL), taken])
+    if any(step.get("attempts") for step in steps):
+        accuracy = attempt_table("accuracy on val by alpha", steps, _accuracy)
+        nll = attempt_table("NLL on val by alpha", steps, lambda a: number(a["nll"]) if a["complete"] else "cut short")
+        yield Tables([accuracy, nll], "All attempts")
+    if layers := run.get("layers"):
+        yield Tables([_layer_table(layers)], f"All {len(layers)} layers")
+    yield Tables([_file_table(run)])
+
+
+def attempt_table(caption: str, steps: Sequence[Document], shown: Callable[[Document], str]) -> Table:
+    """A row for each step and a column for each alpha."""
+    alphas = list(dict.fromkeys(a["alpha"] for step in steps for a in step["attempts"]))
+    found = [{a["alpha"]: shown(a) for a in step["attempts"]} for step in steps]
+    rows = [
+        [name_of(step), str(step["pass"]), *(cells.get(alpha, NOTHING) for alpha in alphas)]
+        for step, cells in zip(steps, found, strict=True)
+    ]
+    return Table(caption, ["candidate", "pass", *map(alpha_name, alphas)], rows)
+
+
+def _accuracy(attempt: Document) -> str:
+    """The accuracy of an attempt; no number for one that was cut short, which saw the hardest images only."""
+    return percent(attempt["accuracy"]) if attempt["complete"] else f"cut short at {attempt['n']:,}"
+
+
+def _layer_table(layers: Sequence[Document]) -> Table:
+    rows = [
+        [layer["name"], "×".join(map(str, layer["shape"])), percent(layer["before"]), percent(layer["after"])]
+        for layer in layers
+    ]
+    return Table("density of each layer", ["layer", "shape", "weights remaining before", "after"], rows)
+
+
+def _file_table(run: Document) -> Table:
+    rows = [("output", run["output"]), ("sha256", run["sha256"]), ("target", run["target"]["file"])]
+    rows += [(key, str(run[key])) for key in ("select", "passes", "shipped") if key in run]
+    return Table("the file written, and by which rules", ("", ""), rows, words=("",))

@@ -1,0 +1,171 @@
+"""The tables that a terminal and a page share: rows made once, from the JSON documents, and how a terminal shows them.
+
+A page has room for more: it adds columns with `Table.plus`, and asks for `FULL` scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import PurePath
+from statistics import fmean
+from typing import Any, Literal
+
+from rich.table import Table as RichTable
+
+from lptool.tables import Table, percent
+
+Document = dict[str, Any]
+
+ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
+PARTS = ("val", "test")
+NOTHING = "–"
+
+# What a score has, by the names that headings give it.
+_QUANTITIES: dict[str, Callable[[Document], str]] = {
+    "accuracy": lambda score: percent(score["accuracy"]),
+    "NLL": lambda score: number(score["nll"]),
+    "images": lambda score: f"{score['n']:,}",
+}
+FULL = tuple(_QUANTITIES)
+
+
+def on_terminal(table: Table, *, numbers: Literal["left", "right"] = "right") -> RichTable:
+    """The table as rich draws it; what is too wide goes on in the next line, so that nothing is cut off."""
+    shown = RichTable(title=table.caption)
+    for column, heading in enumerate(table.headings):
+        shown.add_column(heading, justify="left" if table.is_text(column) else numbers, overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    return shown
+
+
+def number(value: float | None) -> str:
+    """A mean negative log-likelihood or the like; null stands for one that is not finite."""
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def level_of(entry: Document) -> str:
+    """The level of a ticket, or its file where it has none."""
+    level = entry.get("level")
+    return PurePath(entry["file"]).stem if level is None else str(level)
+
+
+def name_of(entry: Document) -> str:
+    """A ticket as sentences and rows name it."""
+    return level_of(entry) if entry.get("level") is None else f"level {entry['level']}"
+
+
+def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]) -> Table:
+    """Name → scores on val and test; dashes where one was not measured."""
+    cells = [[name, *_score_cells(found, quantities)] for name, found in rows.items()]
+    return Table(caption, ["", *_score_headings(quantities)], cells)
+
+
+def references(found: Document, quantities: Sequence[str]) -> Table:
+    """Each ticket of the pool, and the ensemble of them all: not chosen from, and no single model at this sparsity."""
+    members = found["members"]
+    rows = [[name_of(m), percent(1 - m["sparsity"]), *_score_cells(m, quantities)] for m in members]
+    together = _score_cells(found["ensemble"], quantities)
+    rows.append([f"ensemble of {len(members)}", f"{len(members)} models", *together])
+    return Table("references, reported only", ["reference", "density", *_score_headings(quantities)], rows)
+
+
+def _score_headings(quantities: Sequence[str]) -> list[str]:
+    return [f"{part} {quantity}" for part in PARTS for quantity in quantities]
+
+
+def _score_cells(found: Document, quantities: Sequence[str]) -> list[str]:
+    scores = (found.get(part) for part in PARTS)
+    return [_QUANTITIES[quantity](score) if score else NOTHING for score in scores for quantity in quantities]
+
+
+def targets(caption: str, runs: Sequence[Document], rows_of: Callable[[Document], Mapping[str, Document]]) -> Table:
+    """A row for each target; `rows_of` gives its scores by the names that the columns have."""
+    found = [rows_of(run) for run in runs]
+    names = list(dict.fromkeys(name for rows in found for name in rows))
+    cells = [
+        [
+            level_of(run["target"]),
+            percent(1 - run["sparsity"]),
+            *(_val_and_test(rows.get(name)) for name in names),
+            str(sum(bool(member["accepted"]) for member in run["members"])) if run["improved"] else "none improved",
+        ]
+        for run, rows in zip(runs, found, strict=True)
+    ]
+    return Table(caption, ["level", "density", *names, "members"], cells, words=("density",))
+
+
+def _val_and_test(found: Document | None) -> str:
+    if not found or not found["val"]:
+        return NOTHING
+    return " / ".join(_score_cells(found, ["accuracy"]))
+
+
+def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Table:
+    """The candidates as the search took them; a header written by another program may lack any part of one."""
+    rows = [
+        [
+            *(_given(step.get(key)) for key in ("file", "level")),
+            _given(step.get("alpha"), digits),
+            "yes" if step.get("accepted") else "no",
+        ]
+        for step in steps
+    ]
+    return Table(caption, ["member", "level", "alpha", "accepted"], rows)
+
+
+def _given(value: object, digits: int = 6) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def evaluated(document: Document, names: Sequence[str]) -> Table:
+    """What each file reached on test."""
+    files = document["files"]
+    top5 = any(file["test"]["top5"] is not None for file in files)
+    rows = []
+    for name, file in zip(names, files, strict=True):
+        test = file["test"]
+        low, high = test["interval"]
+        cells = [
+            f"{percent(test['accuracy'])} [{100 * low:.2f}, {100 * high:.2f}]",
+            *map(number, (test["nll"], test["ece"])),
+        ]
+        rows.append([name, percent(file["sparsity"]), *cells, *[_percent(test["top5"])] * top5])
+    headings = ["file", "sparsity", "accuracy [95 %]", "NLL", "ECE", *["top-5"] * top5]
+    return Table(f"{document['dataset']}, {document['n']:,} test images", headings, rows)
+
+
+def _percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else percent(fraction)
+
+
+def cost(files: Sequence[Document], names: Sequence[str], show: Callable[[float, float], str]) -> Table:
+    """What each file costs to run and to keep; `show` writes a pair of dense and kept."""
+    pairs = (("parameters", "kept"), ("flops_dense", "flops_kept"), ("bytes_dense", "bytes_kept"))
+    rows = [
+        [name, *(show(file["cost"][dense], file["cost"][kept]) for dense, kept in pairs)]
+        for name, file in zip(names, files, strict=True)
+    ]
+    return Table("cost, dense → as kept", ["file", "parameters", "FLOPs per image", "bytes"], rows)
+
+
+def comparisons(found: Sequence[Document], names: Mapping[str, str]) -> Table:
+    """Every two files, on the same images; `names` are those of the files."""
+    rows = [[names[c["a"]], names[c["b"]], str(c["a_only"]), str(c["b_only"]), f"{c['p']:.3g}"] for c in found]
+    caption = "images that only one of two gets right (exact McNemar test)"
+    return Table(caption, ["a", "b", "only a", "only b", "p"], rows)
+
+
+def corruptions(name: str, found: Document, extra: Collection[str] = ()) -> Table:
+    """Accuracy of one file by kind and severity; `extra` kinds are no part of the mean over all."""
+    severities = sorted({row["severity"] for row in found["rows"]})
+    seen = {(row["name"], row["severity"]): row["accuracy"] for row in found["rows"]}
+    rows = []
+    for kind in dict.fromkeys(row["name"] for row in found["rows"]):
+        accuracies = [seen.get((kind, severity)) for severity in severities]
+        mean = fmean(accuracy for accuracy in accuracies if accuracy is not None)
+        rows.append([f"({kind})" if kind in extra else kind, *map(_percent, [*accuracies, mean])])
+    headings = ["severity", *map(str, severities), "mean"]
+    return Table(f"{name}: accuracy under corruptions ({found['source']})", headings, rows)
