@@ -22,6 +22,7 @@ PROCESSES = (
     "training/test_parallel.py",
     "test_examples_imagenet.py",
     "test_contributing.py",
+    "test_structure.py",
 )
 
 
