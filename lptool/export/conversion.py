@@ -207,11 +207,7 @@ def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOpti
 
 
 def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, str]:
-    return {
-        "lptool": ticket.metadata.to_json(sparsity(ticket.mask)),
-        "mean": json.dumps(mean),
-        "std": json.dumps(std),
-    }
+    return {"lptool": ticket.metadata.to_json(sparsity(ticket.mask)), "mean": json.dumps(mean), "std": json.dumps(std)}
 
 
 def _with_accuracy(conversion: Conversion, options: SettingOptions, form: Form) -> Conversion:

@@ -55,12 +55,7 @@ def check_repo(repo: str) -> None:
 
 
 def push(
-    folder: str | Path,
-    repo: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    message: str = MESSAGE,
+    folder: str | Path, repo: str, *, private: bool = False, revision: str | None = None, message: str = MESSAGE
 ) -> str:
     """Upload a folder; the repository is made where there is none.
 

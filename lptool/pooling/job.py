@@ -162,12 +162,7 @@ def pool_target(
 
 
 def _write_pooled(
-    bench: Bench,
-    output: Path,
-    form: Form,
-    fitted: Callable[[Ticket], Ticket],
-    best: Incumbent,
-    trace: SearchTrace,
+    bench: Bench, output: Path, form: Form, fitted: Callable[[Ticket], Ticket], best: Incumbent, trace: SearchTrace
 ) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]

@@ -48,11 +48,7 @@ def _file_document(result: FileResult, source: str | None) -> dict[str, Any]:
         "level": metadata.level,
         "method": metadata.search.method,
         "sparsity": 1 - summary.density(),
-        "test": {
-            **_metrics_document(result.test),
-            "interval": list(result.test.interval),
-            "top5": result.test.top5,
-        },
+        "test": {**_metrics_document(result.test), "interval": list(result.test.interval), "top5": result.test.top5},
         "cost": asdict(result.cost),
         "layers": [
             {"name": name, "shape": list(tensors[name].shape), "density": summary.density([name])}

@@ -159,13 +159,7 @@ def _points(axes: Axes, one: Series, look: Look, linestyle: str, shown: str | No
 
 
 def _scatter(
-    axes: Axes,
-    points: Sequence[tuple[float, float]],
-    look: Look,
-    name: str,
-    gid: str,
-    size: float,
-    linestyle: str = "",
+    axes: Axes, points: Sequence[tuple[float, float]], look: Look, name: str, gid: str, size: float, linestyle: str = ""
 ) -> None:
     xs, ys = zip(*points, strict=True) if points else ((), ())
     axes.plot(
