@@ -79,6 +79,7 @@ def pool(
     from lptool.pooling.setup import PoolOptions, open_bench
     from lptool.pooling.targets import choose_targets
     from lptool.ranks import join_ranks
+    from lptool.report.pool import plan_document
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -96,7 +97,7 @@ def pool(
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
     if dry_run:
-        print_document(_plan(bench, targets, outputs), ranks)
+        print_document(plan_document(bench, targets, outputs), ranks)
         return
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
     if folder:
@@ -127,14 +128,6 @@ def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, 
     outputs = outputs_of(bench, targets, out, overwrite=overwrite)
     check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
     return outputs
-
-
-def _plan(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
-    """What `--dry-run` says."""
-    from lptool.pooling.outputs import evaluations_at_most
-    from lptool.report.pool import plan_document
-
-    return plan_document(bench, targets, outputs, evaluations_at_most(bench.options, len(bench.pool)))
 
 
 @dataclass(frozen=True)
