@@ -77,7 +77,7 @@ def show(view: RenderableType) -> None:
 
     console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
     if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
-        console = Console(soft_wrap=True, highlight=False, markup=False, width=100)
+        console.width = 100
     console.print(view)
 
 
