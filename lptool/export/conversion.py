@@ -156,7 +156,10 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
     if options.arch or (needs_arch and metadata.arch is None):
-        arch, kwargs, guessed = _architecture(summary, options.arch)
+        arch, kwargs, guessed = architecture([summary], options.arch)
+        kwargs = {**classes_and_channels(summary.shapes), **kwargs}
+        if options.arch:
+            check_fit(arch, kwargs, summary.shapes, summary.file)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
     if options.dataset and not metadata.dataset:
         data, measured = _images(summary, options)
@@ -171,15 +174,6 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
     check_normalisation(data)
     document = {key: value for key, value in data.describe().items() if key != "split"}
     return document, [] if known else [f"{summary.file}: {measured_note(data)}"]
-
-
-def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
-    """Name and arguments; one that was named has to fit. Raises ArchError."""
-    arch, kwargs, guessed = architecture([summary], named)
-    kwargs = {**classes_and_channels(summary.shapes), **kwargs}
-    if named:
-        check_fit(arch, kwargs, summary.shapes, summary.file)
-    return arch, kwargs, guessed
 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
