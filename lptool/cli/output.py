@@ -83,10 +83,8 @@ def show(view: RenderableType) -> None:
 
 def print_document(document: Document, ranks: Ranks) -> None:
     """A document on stdout, by the first process."""
-    from lptool.report.inspect import to_json
-
     if ranks.rank == 0:
-        click.echo(to_json(document))
+        print_result(document, (), as_json=True)
 
 
 def print_result(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:

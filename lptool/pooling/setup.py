@@ -204,9 +204,8 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
 
 def _files_in(*names: str) -> list[str]:
     """The files that an architecture `file.py:callable` or a data set `npz:FILE` is read from."""
-    return [
-        part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]) if Path(part).is_file()
-    ]
+    parts = (part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]))
+    return [part for part in parts if Path(part).is_file()]
 
 
 def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:

@@ -88,9 +88,8 @@ def evaluate_view(evaluation: Evaluation) -> RenderableType:
             parts.append(on_terminal(tables.corruptions(name, found, extra)))
             parts.append(f"mean corruption accuracy of {name}: {percent(found['mean_accuracy'])}")
     if compared := document["comparisons"]:
-        parts.append(
-            on_terminal(tables.comparisons(compared, dict(zip((f["file"] for f in files), names, strict=True))))
-        )
+        named = {file["file"]: name for file, name in zip(files, names, strict=True)}
+        parts.append(on_terminal(tables.comparisons(compared, named)))
     return Group(*parts)
 
 

@@ -105,8 +105,7 @@ def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Tabl
     """The candidates as the search took them; a header written by another program may lack any part of one."""
     rows = [
         [
-            *(_given(step.get(key)) for key in ("file", "level")),
-            _given(step.get("alpha"), digits),
+            *(_given(step.get(key), digits) for key in ("file", "level", "alpha")),
             "yes" if step.get("accepted") else "no",
         ]
         for step in steps
@@ -114,7 +113,7 @@ def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Tabl
     return Table(caption, ["member", "level", "alpha", "accepted"], rows)
 
 
-def _given(value: object, digits: int = 6) -> str:
+def _given(value: object, digits: int) -> str:
     if value is None:
         return NOTHING
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
@@ -128,11 +127,9 @@ def evaluated(document: Document, names: Sequence[str]) -> Table:
     for name, file in zip(names, files, strict=True):
         test = file["test"]
         low, high = test["interval"]
-        cells = [
-            f"{percent(test['accuracy'])} [{100 * low:.2f}, {100 * high:.2f}]",
-            *map(number, (test["nll"], test["ece"])),
-        ]
-        rows.append([name, percent(file["sparsity"]), *cells, *[_percent(test["top5"])] * top5])
+        accuracy = f"{percent(test['accuracy'])} [{100 * low:.2f}, {100 * high:.2f}]"
+        cells = [name, percent(file["sparsity"]), accuracy, number(test["nll"]), number(test["ece"])]
+        rows.append([*cells, *[_percent(test["top5"])] * top5])
     headings = ["file", "sparsity", "accuracy [95 %]", "NLL", "ECE", *["top-5"] * top5]
     return Table(f"{document['dataset']}, {document['n']:,} test images", headings, rows)
 
