@@ -103,13 +103,8 @@ def _val_and_test(found: Document | None) -> str:
 
 def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Table:
     """The candidates as the search took them; a header written by another program may lack any part of one."""
-    rows = [
-        [
-            *(_given(step.get(key), digits) for key in ("file", "level", "alpha")),
-            "yes" if step.get("accepted") else "no",
-        ]
-        for step in steps
-    ]
+    keys, verdicts = ("file", "level", "alpha"), {True: "yes", False: "no"}
+    rows = [[*(_given(step.get(key), digits) for key in keys), verdicts[bool(step.get("accepted"))]] for step in steps]
     return Table(caption, ["member", "level", "alpha", "accepted"], rows)
 
 
