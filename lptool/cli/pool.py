@@ -132,12 +132,7 @@ def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, 
 
 @dataclass(frozen=True)
 class Job:
-    """What all targets of one command have in common.
-
-    Attributes:
-        form: of the files.
-        shown: whether a person reads along; each result is then shown as it comes.
-    """
+    """What all targets of one command share; `shown`: a person reads along, and sees each result as it comes."""
 
     bench: Bench
     form: Form
@@ -218,9 +213,7 @@ def _pool_one(
 ) -> PoolResult:
     """Pool one target under a progress bar; on Ctrl-C the user reads how far it came.
 
-    Args:
-        ranks: that search it together.
-        within: the folder that the file will lie in, beside which the journal is; None where the file is all.
+    The journal lies beside the file, or beside the folder `within` which the file will lie.
     """
     from lptool.pooling.job import pool_target
     from lptool.pooling.journal import journal_of

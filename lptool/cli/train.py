@@ -54,11 +54,9 @@ def train(
     from lptool.ranks import join_ranks
 
     ranks = join_ranks()
-    seeds = range(options.seed, options.seed + replicates)
-    folders = [out / f"seed_{seed}" if replicates > 1 else out for seed in seeds]
     runs = [
-        RunToMake(replace(options, seed=seed), asked, folder, data_dir, device)
-        for seed, folder in zip(seeds, folders, strict=True)
+        RunToMake(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device)
+        for seed in range(options.seed, options.seed + replicates)
     ]
     if dry_run:
         plans = [run.plan(ranks) for run in runs]

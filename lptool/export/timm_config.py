@@ -61,12 +61,13 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
     pretrained = {key: own.get(key) for key in _OF_NETWORK}
     channels = ticket.metadata.arch_kwargs.get("in_chans") or 3
     pretrained |= _assumed_images(own, channels) | _images_of(ticket.metadata)
+    labels = ticket.metadata.data.class_names  # in the order of the logits
     return {
         "architecture": arch.partition(".")[0],  # a tag, as in `resnet18.a1_in1k`, names weights of timm's
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         **_model_args(ticket.metadata),
-        **_labels_of(ticket.metadata, model.num_classes),
+        **({"label_names": list(labels)} if labels and len(labels) == model.num_classes else {}),
         "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
     }
 
@@ -127,9 +128,3 @@ def _images_of(metadata: Metadata) -> dict[str, Any]:
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
-
-
-def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
-    """The names of the classes in the order of the logits, where the ticket has one for each."""
-    names = metadata.data.class_names
-    return {"label_names": list(names)} if names and len(names) == num_classes else {}

@@ -101,10 +101,7 @@ def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwr
 def _search(
     bench: Bench, target: int, journal: Journal, ranks: Ranks, on_progress: OnProgress
 ) -> tuple[Incumbent, SearchTrace]:
-    """Search, each score kept in the journal; what it holds already is not scored again.
-
-    Every rank returns the same. Rank 0 alone writes the journal.
-    """
+    """Search, each score kept in the journal by rank 0; what that holds already is not scored again."""
     scorer = bench.scorer
 
     def note(progress: Progress) -> None:

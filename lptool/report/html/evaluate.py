@@ -216,7 +216,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
     """Scores, cost, pairs, corruptions, layers, and the files themselves."""
     files = document["files"]
     names = short_names(files)
-    cost = tables.cost(files, [names[file["file"]] for file in files], saved)
+    cost = tables.cost(files, names, saved)
     cost = replace(cost, caption=f"{cost.caption}, and how many times less")
     yield Tables([_score_table(document, names), cost])
     if pairs := document["comparisons"]:
@@ -235,7 +235,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
 
 def _score_table(document: Document, names: dict[str, str]) -> Table:
     files = document["files"]
-    found = tables.evaluated(document, [names[file["file"]] for file in files])
+    found = tables.evaluated(document, names)
     found = found.plus("made by", [series_of(file) for file in files], words=True)
     found = found.plus("level", [NOTHING if file["level"] is None else str(file["level"]) for file in files])
     return found.plus("images", [f"{file['test']['n']:,}" for file in files])
