@@ -166,10 +166,10 @@ def test_a_file_of_the_sparsity_asked_for(tmp_path: Path, tickets: list[Path], m
     assert kept_count(ticket.mask) == keep
     assert sum(int(t.count_nonzero()) for n, t in load_file(result.output).items() if n in names) <= keep
     assert result.sparsity == 1 - keep / total
-    assert result.target_sparsity == 1 - bench.pool.density(target) < result.sparsity
+    assert result.members[target].sparsity == 1 - bench.pool.density(target) < result.sparsity
     assert json.loads(read_header(result.output)["lptool"])["sparsity"] == pytest.approx(1 - keep / total, abs=1e-9)
     document = pool_document(result)
-    assert (document["sparsity"], document["target"]["sparsity"]) == (result.sparsity, result.target_sparsity)
+    assert (document["sparsity"], document["target"]["sparsity"]) == (result.sparsity, result.members[target].sparsity)
     state, mask = load_ticket(tickets[target]).state, load_ticket(tickets[target]).mask
     flat = torch.cat([(state[n] * mask[n]).flatten().abs() for n in names])
     limit = flat.sort(descending=True).values[keep - 1]
