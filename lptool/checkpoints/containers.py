@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lptool.checkpoints.packed import LAYOUT_KEY, LazyTensors, PackedTensors
-from lptool.errors import CheckpointError, first_ten
+from lptool.errors import CheckpointError, first_line, first_ten
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema")
@@ -186,8 +186,7 @@ def read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({reason}); copy it again") from error
+        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({first_line(error)}); copy it again") from error
 
 
 def _refusal(path: Path, error: str) -> str:

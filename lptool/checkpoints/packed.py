@@ -185,19 +185,15 @@ class PackedTensors(LazyTensors):
 
     def _mask(self, name: str) -> Tensor:
         entry = self.layout[name]
-        if entry["positions"] == "zeros":
-            return self._weights(name) != 0
+        if entry["positions"] == "zeros":  # its own zeros are its mask
+            weights = self.stored[name]
+            if not weights.is_floating_point():
+                raise self._damaged(name, f"it is {_described(weights)}, expected floats")
+            return weights != 0
         positions, _ = self._parts_of(name)
         kept = torch.zeros(math.prod(entry["shape"]), dtype=torch.bool)
         kept.numpy()[positions] = True
         return kept.view(entry["shape"])
-
-    def _weights(self, name: str) -> Tensor:
-        """A tensor whose own zeros are its mask."""
-        weights = self.stored[name]
-        if not weights.is_floating_point():
-            raise self._damaged(name, f"it is {_described(weights)}, expected floats")
-        return weights
 
     def _unpacked(self, name: str) -> Tensor:
         entry, (positions, values) = self.layout[name], self._parts_of(name)

@@ -38,8 +38,7 @@ def _prune_tensors(ticket: Ticket) -> State:
     tensors: State = {}
     for name, tensor in ticket.tensors().items():
         if name in masks:
-            tensors[f"{name}_orig"] = tensor
-            tensors[f"{name}_mask"] = masks[name].to(tensor.dtype)
+            tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
         else:
             tensors[name] = tensor
     return tensors

@@ -73,7 +73,7 @@ class Checkpoint:
     @cached_property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {name: self._tally(name) for name in self.layout}
+        tallies = {name: Tally.of(self.tensor(name), self._kept(name)) for name in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -87,9 +87,8 @@ class Checkpoint:
             files=(str(self.path), *map(str, self.contents.files)),
         )
 
-    def _tally(self, name: str) -> Tally:
-        kept = int(self.mask(name).count_nonzero()) if name in self.prunable else None
-        return Tally.of(self.tensor(name), kept)
+    def _kept(self, name: str) -> int | None:
+        return int(self.mask(name).count_nonzero()) if name in self.prunable else None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
