@@ -49,13 +49,10 @@ def build_model(arch: str, /, num_classes: int | None = None, in_chans: int | No
 
 def _from_timm(arch: str) -> Callable[..., nn.Module]:
     if not timm.is_model(arch):
+        in_file = f" Say what to call in the file, as {arch}:Net." if arch.endswith(".py") else None
         raise ArchError(
             f"unknown architecture {arch!r}: expected a timm name, module:callable or file.py:callable."
-            + (
-                f" Say what to call in the file, as {arch}:Net."
-                if arch.endswith(".py")
-                else near_miss(arch, timm.list_models())
-            )
+            + (in_file or near_miss(arch, timm.list_models()))
         )
     return functools.partial(timm.create_model, arch)
 

@@ -136,10 +136,11 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     # From files, a crop of random size is taken of the whole picture, as it is decoded.
     resized_crop = options.augment == "resized-crop"
     pictures = train.resized_crops(generator.initial_seed()) if resized_crop else None
+    padding = run.data.shape[1] // 8 if options.crop_padding is None else options.crop_padding
     augmentation = draw(
         order,
         run.data.shape,
-        crop_padding=0 if resized_crop else _crop_padding(run),
+        crop_padding=0 if resized_crop else padding,
         flip=_flip(run),
         resized_crop=resized_crop and pictures is None,
         generator=generator,
@@ -151,10 +152,6 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     batches = run.data.placed_batches(pictures or train, order, mine, run.device, augment=augmentation.apply)
     for batch, (images, labels) in zip(whole, batches, strict=True):
         yield Part(images, labels, len(batch))
-
-
-def _crop_padding(run: Run) -> int:
-    return run.data.shape[1] // 8 if run.options.crop_padding is None else run.options.crop_padding
 
 
 def _flip(run: Run) -> bool | Literal["alternate"]:

@@ -47,12 +47,7 @@ PRESETS = {
     # half of the few training images are val: choosing on 180 of them would be choosing by luck
     "quickstart": Preset(
         TrainOptions(
-            arch="resnet8_cifar",
-            dataset="digits",
-            epochs=15,
-            rewind_epoch=3,
-            precision="fp32",
-            val_fraction=0.5,
+            arch="resnet8_cifar", dataset="digits", epochs=15, rewind_epoch=3, precision="fp32", val_fraction=0.5
         ),
         levels=5,
     ),
