@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,15 @@ class SafetensorsFile(LazyTensors):
         self._path = path
         try:
             self._file: Any = safe_open(path, framework="pt")
-            self._names = dict.fromkeys(self._file.keys())
+            self.names = dict.fromkeys(self._file.keys())
             self.header: dict[str, str] = dict(self._file.metadata() or {})
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise self._damaged(error) from error
-        if not self._names:
+        if not self.names:
             raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
 
-    @property
-    def names(self) -> Collection[str]:
-        return self._names
-
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
+        if name not in self.names:
             raise KeyError(name)
         try:
             tensor: Tensor = self._file.get_tensor(name)
@@ -113,16 +109,12 @@ class SafetensorsFile(LazyTensors):
 
 @dataclass(frozen=True)
 class _Shards(LazyTensors):
-    """Tensors spread over several files."""
+    """Tensors spread over several files: name → the file that has it."""
 
-    files: dict[str, SafetensorsFile]
+    names: dict[str, SafetensorsFile]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.files[name][name]
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.files
+        return self.names[name][name]
 
 
 def _sharded(index: Path) -> Contents:
