@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Literal
 
 import torch
@@ -78,13 +79,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
     options, steps = run.options, run.steps_per_epoch
     first = run.first_step(level.number, epoch)
     rates = [learning_rate(options, epoch * steps + step, steps) for step in range(first, steps)]
-    done = first
-
-    def on_step() -> None:
-        nonlocal done
-        done += 1
-        run.watch.on_step(run.where(level.number, epoch, done))
-
+    done = count(first + 1)
     with noticing_peers(run.ranks), _clear_errors(run, level.number, epoch):
         totals = run_steps(
             run.network,
@@ -95,7 +90,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
             compute=run.compute,
             label_smoothing=options.label_smoothing,
             processes=run.ranks.count,
-            on_step=on_step,
+            on_step=lambda: run.watch.on_step(run.where(level.number, epoch, next(done))),
         )
         share_buffers(run.model, run.ranks)
     sums = run.ranks.gather((float(totals.loss), int(totals.correct), totals.seen))

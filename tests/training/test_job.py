@@ -33,7 +33,7 @@ from lptool.data.dataset import Data
 from lptool.data.images import InMemory, Streamed
 from lptool.errors import ArchError, OutputError, TrainError
 from lptool.networks.building import build_model
-from lptool.networks.loading import load_model
+from lptool.networks.matching import load_model
 from lptool.scoring.score import evaluate
 from lptool.training.epoch import epoch_generator
 from lptool.training.job import train_tickets
