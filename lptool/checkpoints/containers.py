@@ -74,11 +74,6 @@ def open_file(path: Path) -> Contents:
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
-def read_header(path: str | Path) -> dict[str, str]:
-    """The metadata strings of a safetensors file. Raises CheckpointError."""
-    return SafetensorsFile(Path(path)).header
-
-
 class SafetensorsFile(LazyTensors):
     """The tensors of one safetensors file, each read from disk when asked for."""
 

@@ -55,10 +55,8 @@ def layout_of(names: Collection[str]) -> Layout:
 
 def with_mask_file(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
     """OpenLTH: masks by weight name in a file of their own, whose tensors were added under `prefix`."""
-    return {
-        name: Entry(entry.weight, f"{prefix}{name}") if name in masks and entry.mask is None else entry
-        for name, entry in layout.items()
-    }
+    maskless = [name for name in masks if name in layout and layout[name].mask is None]
+    return layout | {name: Entry(layout[name].weight, f"{prefix}{name}") for name in maskless}
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:

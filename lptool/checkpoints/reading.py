@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -133,9 +133,7 @@ def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
     if absent:
         raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
     tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
-    return Contents(tensors, contents.format, notes=contents.notes, files=(beside,)), with_mask_file(
-        layout, masks, _MASK_FILE_PREFIX
-    )
+    return replace(contents, tensors=tensors, files=(beside,)), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
 
 
 def _metadata_of(contents: Contents, path: Path) -> Metadata:

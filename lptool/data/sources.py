@@ -64,9 +64,8 @@ def _resized(parts: Parts, side: int | None) -> Parts:
 
     def resize(images: Images) -> InMemory:
         assert isinstance(images, InMemory)
-        floats = (
-            F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in images.images.split(512)
-        )
+        chunks = images.images.split(512)
+        floats = (F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in chunks)
         return InMemory(torch.cat([f.round().clamp(0, 255).byte() for f in floats]), images.labels)
 
     return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))

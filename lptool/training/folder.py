@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.containers import SafetensorsFile, read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.places import write_atomically
 from lptool.checkpoints.writing import write_tensors
 from lptool.errors import OutputError, TrainError
@@ -122,11 +122,12 @@ class RunFolder:
         """The progress of a level, or None where it has not finished an epoch."""
         if not self._epoch.exists():
             return None
-        header = json.loads(read_header(self._epoch)["lptool-resume"])
+        file = SafetensorsFile(self._epoch)
+        header = json.loads(file.header["lptool-resume"])
         if header["level"] != level:
             return None
         progress = Progress(header["epoch"], best_correct=header["best_correct"])
-        for key, tensor in SafetensorsFile(self._epoch).items():
+        for key, tensor in file.items():
             group, _, name = key.partition("/")
             getattr(progress, group)[name] = tensor
         return progress
