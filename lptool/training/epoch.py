@@ -17,7 +17,7 @@ from torch import Tensor
 from lptool.data.augment import draw
 from lptool.errors import SetupError, TrainError, first_line
 from lptool.scoring.batching import BatchSize, is_out_of_memory
-from lptool.scoring.score import Score, evaluate, merged
+from lptool.scoring.score import Score, merged, predict, score_of
 from lptool.training.folder import Record
 from lptool.training.parallel import noticing_peers, share_buffers
 from lptool.training.schedule import learning_rate
@@ -171,7 +171,7 @@ def _score(run: Run) -> Score:
 
     def score(rows: Tensor) -> Score:
         batches = partial(run.data.batches, run.data.val, device=run.device, order=rows)
-        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: evaluate(run.model, batches(batch_size=size)))
+        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: score_of(*predict(run.model, batches(batch_size=size))))
 
     parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
     return merged(
