@@ -16,9 +16,9 @@ PACKAGE = Path(lptool.__file__).parent
 ROOMS = {
     "ground": "errors tables device ranks provenance",
     "checkpoints": "masks header metadata ticket summary pool positions packed containers dialects finding reading "
-    "places writing prune_keys inspection",
+    "places writing inspection",
     "scoring": "batching batchnorm score metrics cost",
-    "networks": "cifar building matching loading",
+    "networks": "cifar building matching",
     "data": "images augment pictures shards sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",

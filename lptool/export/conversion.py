@@ -13,11 +13,10 @@ from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
-from lptool.checkpoints.prune_keys import save_prune_keys
 from lptool.checkpoints.reading import file_sha256, open_checkpoint
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import Form, Sizes, sizes_of
+from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
 from lptool.errors import LptoolError, OutputError
 from lptool.evaluation.job import carry_out
 from lptool.evaluation.setting import (

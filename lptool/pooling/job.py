@@ -15,7 +15,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import Images
-from lptool.networks.loading import fitted_state
+from lptool.networks.matching import fitted_state
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
