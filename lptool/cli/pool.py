@@ -76,6 +76,7 @@ def pool(
     refuse_values_alone(packed, values)
     from lptool.checkpoints.places import is_folder
     from lptool.checkpoints.writing import Form
+    from lptool.pooling.outputs import outputs_of
     from lptool.pooling.setup import PoolOptions, open_bench
     from lptool.pooling.targets import choose_targets
     from lptool.ranks import join_ranks
@@ -95,7 +96,8 @@ def pool(
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
     warn(bench.warnings * (ranks.rank == 0))
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
-    outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
+    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
+    ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
@@ -119,15 +121,6 @@ def _tickets(
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
         run.make(ranks)
     return found_tickets(given, run)
-
-
-def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, *, overwrite: bool) -> list[Path]:
-    """Where the pooled models go; refuses what must not be written, the page too."""
-    from lptool.pooling.outputs import outputs_of
-
-    outputs = outputs_of(bench, targets, out, overwrite=overwrite)
-    check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
-    return outputs
 
 
 @dataclass(frozen=True)
