@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -70,7 +69,7 @@ class Checkpoint:
         mask = {name: self.mask(name) for name in self.prunable}
         return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
 
-    @cached_property
+    @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
         tallies = {name: Tally.of(self.tensor(name), self._kept(name)) for name in self.layout}
