@@ -30,7 +30,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
     temporary = _hidden_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         found = write(temporary)
+        temporary.chmod(mode)  # safetensors puts a file in its place that only its owner may read
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -47,13 +50,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
 
 
 def _hidden_beside(path: Path) -> Path:
-    """A new name; unlike tempfile's, what is made under it is as readable to others as any file."""
+    """A new name in the same folder, from where a rename is one step; tempfile would make it for the owner alone."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}"
 
 
 def try_writing(folders: Iterable[Path]) -> Path:
-    """The first of these folders that exists; asking is surer than reading permission bits. Raises OSError."""
-    nearest = next(folder for folder in folders if folder.exists())
+    """The first of these folders that is there, tried; asking is surer than reading permission bits. Raises OSError."""
+    nearest = next(folder for folder in folders if os.path.lexists(folder))  # a link to nowhere is no place either
     tempfile.TemporaryFile(dir=nearest).close()
     return nearest
 
@@ -179,7 +182,7 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _put(folder: Path, place: Path) -> None:
     """Rename a folder to `place`; what is there moves aside first, and back where that fails."""
-    old = folder.with_name(f".old{folder.name}")
+    old = _hidden_beside(place)
     if place.exists():
         place.rename(old)
     try:
