@@ -34,6 +34,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
         mode = temporary.stat().st_mode
         found = write(temporary)
         temporary.chmod(mode)  # safetensors puts a file in its place that only its owner may read
+        # Else a crash of the machine could leave the name, and behind it an empty file.
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -132,7 +133,7 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
 
 def _check_replaceable(path: str | Path, place: Path, *, overwrite: bool) -> None:
     """Refuse to put a folder at `place`, which a person calls `path`. Raises OutputError, or OSError."""
-    if Path.cwd().is_relative_to(place):
+    if Path.cwd().is_relative_to(place):  # it would be moved away from under the shell
         raise OutputError(f"{path}: is or holds the folder you are in; choose another folder")
     if not place.exists():
         return
@@ -160,7 +161,7 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or `path` holds what must not be replaced.
     """
-    place = Path(os.path.realpath(path))
+    place = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
     temporary = _hidden_beside(place)
     try:
         temporary.mkdir(parents=True)

@@ -82,14 +82,14 @@ def pool(
     from lptool.ranks import join_ranks
     from lptool.report.pool import plan_document
 
-    seed = given.pop("seed")
+    seed = given.pop("seed")  # None where it was not given: then tickets are trained by the seed of their preset
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
     folder = is_folder(out) and options.target != "all"
     if folder and packed:
         raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
     ranks = join_ranks()
     run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
-    if run is not None and dry_run:
+    if run is not None and dry_run:  # without tickets there is nothing more to check
         print_document(run_document(run), ranks)
         return
 

@@ -91,6 +91,7 @@ class Data:
             chunks: one int64 tensor per batch: places in `order`.
             augment: applied to the uint8 batch and the places [B] of its images in `order`, int64 on `device`.
         """
+        # Pixels are from 0 to 255, mean and std are of a scale to 1.
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
         if not chunks:

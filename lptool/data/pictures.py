@@ -105,7 +105,7 @@ def _random_resized_crop(side: int) -> Any:
 def _seeded(seed: int, index: int) -> Iterator[None]:
     """Seed what transforms may draw from, Python's, NumPy's and torch's own random numbers, and put all back after."""
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])  # neighbours get unrelated seeds
     random.seed(own)
     np.random.seed(own)
     torch.default_generator.manual_seed(own)

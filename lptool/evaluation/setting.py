@@ -54,6 +54,7 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     """
     summary = next((s for s in summaries if s.metadata.arch), summaries[0])
     if named:
+        # Arguments in a header are those of the architecture in it, and of no other.
         return named, summary.metadata.arch_kwargs if named == summary.metadata.arch else {}, []
     arch = arch_in_header(summary.metadata, summary.file)
     if arch:
@@ -142,4 +143,4 @@ def measured_note(data: Data) -> str:
 
 
 def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+    return next(value for value in values if value is not None)  # `or` would pass over 0, which is a seed

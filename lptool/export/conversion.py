@@ -177,6 +177,7 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
     """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
+    # On the CPU, as the file is checked there too.
     plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
     (subject,) = plan.subjects
     subject.load()

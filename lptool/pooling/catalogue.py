@@ -49,6 +49,7 @@ class Method:
     def mixes(self, candidates: int, alphas: Sequence[float], passes: int) -> int:
         """How many mixes it scores at most."""
         repeated = passes if "passes" in self.options else 1
+        # A method without alphas makes each of its mixes once.
         return self.once + self.per_candidate * candidates * max(1, len(self.tried(alphas))) * repeated
 
 

@@ -179,7 +179,7 @@ def _write_pooled(
     pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
     rounded = None
-    if form.values:
+    if form.values:  # the file itself, read again: its values were shortened as it was written
         rounded = bench.score(fitted_state(bench.model, load_ticket(output), bench.arch), bench.data.test)
     return PoolResult(
         output=output,

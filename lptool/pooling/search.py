@@ -190,7 +190,7 @@ def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) ->
     """Every second alpha by size; then the neighbours of the best so far, until neither of them is better."""
     by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
     if not tried:
-        return by_size[1::2] or by_size
+        return by_size[1::2] or by_size  # a single alpha has no second one
     if best is None:
         return []
     at = by_size.index(best)

@@ -130,20 +130,20 @@ class Bench:
         return self.scorer_for(self.choice)
 
     def scorer_for(self, choice: Choice) -> Scorer:
-        """A score function for another choice than that of the options."""
+        """A score function over val that stops early by a choice, perhaps another than that of the options."""
         calibration = None
         if self.options.recalibrate:
             chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
             calibration = self.batches(decoded(chosen, self.device))
         return Scorer(
             self.model,
-            self.batches(decoded(self.data.val, self.device), even=False),
+            self.batches(decoded(self.data.val, self.device), even=False),  # no statistics are taken of these
             len(self.data.val),
             calibration,
             self.compute,
             choice=choice,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
-            calibration_batch=BatchSize(self.batch_size.images),
+            calibration_batch=BatchSize(self.batch_size.images),  # its own: it halves for itself
         )
 
     @cached_property
@@ -217,8 +217,8 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    told = next((summary.file for summary in naming_data(pool.summaries)), None)
-    with said_by(None if options.mean or options.std else told):
+    source = next((summary.file for summary in naming_data(pool.summaries)), None)
+    with said_by(None if options.mean or options.std else source):
         check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)

@@ -200,6 +200,7 @@ def _grouped(group: Sequence[Document], name: str, style: dict[str, Look], names
 def _apart(group: Sequence[Document], style: dict[str, Look]) -> list[Look]:
     """Their own looks; where two files are of one series, looks that tell them apart."""
     own = [style[series_of(file)] for file in group]
+    # `looks` puts the two controls first, which would look like tickets.
     return own if len(set(own)) == len(own) else list(looks([f"{i}" for i in range(len(own))]).values())[2:]
 
 
