@@ -87,7 +87,8 @@ def matching_data(
     name, split = dataset or metadata.data.name, metadata.data.split
     if not name:
         raise DataError(f"{(named or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
-    with said_by(None if dataset else named[0].file):
+    # Where the user says what to load, the file is not to blame.
+    with said_by(None if dataset or val_fraction is not None else named[0].file):
         return load_data(
             name,
             data_dir,
