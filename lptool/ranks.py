@@ -72,7 +72,7 @@ class Ranks:
         found: list[T] = [value] * self.count
         try:
             distributed.all_gather_object(found, value)
-        except RuntimeError as error:
+        except RuntimeError as error:  # what gloo raises where a connection was closed
             raise RankError("another process of this run has ended; run the same command again to resume") from error
         return found
 

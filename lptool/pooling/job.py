@@ -211,6 +211,7 @@ def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -
     if trace.accepted:
         states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
     else:
+        # The same object as its control, so that it is not scored twice: see `_scores`.
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     return states
 

@@ -62,6 +62,7 @@ class Scorer:
         if val_size == 0:
             raise DataError("there is no image to score on; choose a data set or split that has some")
         self.model, self._val, self.val_size, self._compute = model, val, val_size, compute
+        # A network without BatchNorm is not scored twice, as it is and recalibrated.
         self.choice, self._calibration = choice, calibration if bn_layers(model) else None
         self.batch_size, self._calibration_batch = batch_size or BatchSize(128), calibration_batch or BatchSize(256)
         self._errors, self._losses = torch.zeros(val_size, dtype=torch.int64), torch.zeros(val_size)

@@ -137,10 +137,11 @@ class Search:
 
         def bar(i: int) -> float:
             merit = self.choice.merit(incumbent.score if best is None else tried[best])
+            # Just above the best where that is of an earlier alpha, which wins a tie.
             return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
         def scoring(i: int) -> Callable[[], Score]:
-            now = bar(i)
+            now = bar(i)  # as it is before the round, on every rank alike
             return lambda: self.score(mix(alphas[i])[0], now)
 
         while places := self.explore(alphas, tried, best):

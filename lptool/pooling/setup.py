@@ -194,6 +194,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     extras = ", ".join(name for name in shapes if name not in names)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried)
+    # What no output may replace.
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     bench = Bench(
         pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
@@ -223,6 +224,7 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
     unknown = "does not say which images it was trained on; if val's are among them, its scores are flattered"
+    # One line is enough: the tickets are of one run, and mostly of one program.
     assumed = [f"{s.file} {unknown}" for s in pool.summaries if not s.metadata.dataset][:1]
     return data, assumed + [measured_note(data)] * (normalisation is None)
 

@@ -207,6 +207,7 @@ def _apart(group: Sequence[Document], style: dict[str, Look]) -> list[Look]:
 def corruption_bars(file: Document, look: Look, kinds: Sequence[str]) -> list[Bar]:
     """For each corruption the mean over its severities, with each severity as a mark."""
     found = {kind: [r["accuracy"] for r in file["corruptions"]["rows"] if r["name"] == kind] for kind in kinds}
+    # A kind that was not measured has a row without a bar.
     return [Bar(kind, fmean(seen) if seen else 0.0, look, seen) for kind, seen in found.items()]
 
 
