@@ -71,7 +71,7 @@ METHODS = {
         per_candidate=1,
     ),
     "window": Method(
-        help="the mean in which tickets count the less the further their level",
+        help="a mean in which tickets of further levels count less",
         formula="prune(Σ wᵢθᵢ / Σ wᵢ), wᵢ = ratio^dᵢ; "
         f"the ratio of {', '.join(f'{ratio:g}' for ratio in RATIOS)} that is best on val",
         source="own",
