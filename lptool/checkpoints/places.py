@@ -31,9 +31,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        mode = temporary.stat().st_mode
+        mode = temporary.stat().st_mode  # of any new file here; safetensors makes its own for the owner alone
         found = write(temporary)
-        temporary.chmod(mode)  # safetensors puts a file in its place that only its owner may read
+        temporary.chmod(mode)
         # Else a crash of the machine could leave the name, and behind it an empty file.
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

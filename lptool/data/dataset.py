@@ -26,7 +26,7 @@ class Data:
         mean, std: per channel, of images scaled to [0, 1]; measured on train, or what the tickets were trained with.
         split: how train and val were parted: `fraction`, `seed`, the `hash` of val's indices, and a digest of the
             `labels` of the images they were chosen from.
-        class_names: in the order of the labels; empty where the source does not tell.
+        class_names: in the order of the labels; empty where the source does not say.
     """
 
     name: str

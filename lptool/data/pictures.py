@@ -82,7 +82,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return Pictures(self.source, self.side, self.grey, seed)
 
     def _name(self, index: int) -> str:
-        """The picture's file, where the source tells."""
+        """The picture's file, where the source says it."""
         files = getattr(self.source, "samples", None)  # of torchvision's ImageFolder
         return str(files[index][0]) if files else f"image {index}"
 
