@@ -131,16 +131,20 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
     run, epoch = progress.add_task(""), progress.add_task("")
     val, outlook, bar = "", _outlook(), progress.tasks[epoch]
+    begun = (0.0, 0)  # when this epoch's first step was done, and how many images by then
 
     def on_step(at: Where) -> None:
+        nonlocal begun
         progress.start()  # not before the first step: what is refused is refused without bars
         level = f"level {at.level}/{count_of(levels)}{val}"
         progress.update(run, completed=at.step, total=at.steps, description=level)
-        if at.images <= bar.completed:  # another epoch has begun, with a rate of its own
+        if not 0 < bar.completed < at.images:  # an epoch begins, with a rate of its own
             progress.reset(epoch)
-        progress.update(epoch, completed=at.images, total=at.of)
-        text = f"epoch {at.epoch + 1}/{options.epochs} {bar.speed or 0:,.0f} images/s"
-        progress.update(epoch, description=text)
+            begun = time.perf_counter(), at.images
+        # rich's own speed sums up a thousand samples at each call, which small steps would wait for.
+        rate = (at.images - begun[1]) / max(time.perf_counter() - begun[0], 1e-9)
+        text = f"epoch {at.epoch + 1}/{options.epochs} {rate:,.0f} images/s"
+        progress.update(epoch, completed=at.images, total=at.of, description=text)
         if shown and not progress.console.is_terminal and (line := outlook(at)):  # where bars are not drawn
             click.echo(line, err=True)
 
