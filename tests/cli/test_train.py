@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_a_long_run_says_once_how_long_it_takes(monkeypatch: pytest.MonkeyPatch)
     said = [outlook(Where(0, 0, 1, 1, step, 3600)) for step in range(5, 40, 10)]
     assert [bool(line) for line in said] == [False, True, False, False]
     assert said[1] == "about 12 min to go for all levels, at the rate of the first steps"
+
+
+def test_the_rate_is_of_this_epoch_since_its_first_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lptool.training.options import TrainOptions
+    from lptool.training.setup import Where
+
+    train, clock = importlib.import_module("lptool.cli.train"), [0.0]
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    with train._bars(TrainOptions(), 1, shown=True) as watch:
+        for epoch, seconds in ((0, 1.0), (1, 4.0)):  # the second is four times as slow
+            for step in range(1, 11):
+                clock[0] += seconds
+                watch.on_step(Where(0, epoch, 100 * step, 1000, 10 * epoch + step, 40))
+    assert "epoch 2/182 25 images/s" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, run: Path) -> None:
