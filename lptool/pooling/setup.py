@@ -184,9 +184,11 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
     data, assumed = _matching_data(pool, options)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
-    with said_by(None if options.arch else first.file):
+    saying = None if options.arch else next((s.file for s in pool.summaries if s.metadata.arch), first.file)
+    with said_by(saying):
         model = build_model(arch, **kwargs)
-        names = fit_names(model, shapes, arch, first.file)
+    names = fit_names(model, shapes, arch, first.file)
+    with said_by(saying):
         check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.writing import save_ticket
 from lptool.errors import ArchError, DataError, PoolError
 from lptool.pooling.job import pool_target
 from lptool.pooling.setup import PoolOptions, open_bench
@@ -118,6 +120,15 @@ def test_a_network_that_nothing_fits_has_to_be_named(tmp_path: Path) -> None:
         save_file({"strange.weight": torch.full((3, 3), float(level))}, tmp_path / f"{level}.safetensors")
     with pytest.raises(ArchError, match="none known has its tensors; name it with --arch"):
         open_bench(sorted(tmp_path.iterdir()), replace(OPTIONS, dataset="digits"))
+
+
+def test_the_file_that_names_the_architecture_is_blamed(tmp_path: Path, tickets: list[Path]) -> None:
+    """Also where it is not the first of the pool."""
+    save_file(load_file(tickets[0]), tmp_path / "bare.safetensors")
+    ticket = load_ticket(tickets[1])
+    save_ticket(replace(ticket, metadata=replace(ticket.metadata, arch="resnet7")), tmp_path / "odd.safetensors")
+    with pytest.raises(ArchError, match=r"odd\.safetensors: unknown architecture 'resnet7'"):
+        open_bench([tmp_path / "bare.safetensors", tmp_path / "odd.safetensors"], PoolOptions())
 
 
 def test_duplicates_are_dropped_with_a_warning(tmp_path: Path, tickets: list[Path]) -> None:
