@@ -60,8 +60,10 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
 
     def norm_after(call: _Call) -> str | None:
         takers = [taker.name for taker in calls if taker.given is call.made]
-        single = len(takers) == 1 and times[takers[0]] == 1
-        return takers[0] if single and isinstance(model.get_submodule(takers[0]), _NORMS) else None
+        if len(takers) != 1 or times[takers[0]] != 1:
+            return None
+        norm, module = (model.get_submodule(name) for name in (takers[0], call.name))
+        return takers[0] if _normalises(norm, module) else None
 
     wanted = {name.removesuffix(".weight") for name in prunable}
     layers = [Layer(call.name, norm_after(call)) for call in calls if call.name in wanted and alone(call)]
@@ -69,6 +71,14 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
 
 
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def _normalises(norm: nn.Module, module: nn.Module) -> bool:
+    """Whether it normalises the channels of a layer; torch's own LayerNorm takes other dimensions of images."""
+    if isinstance(norm, nn.LayerNorm):
+        plain = type(norm).forward is nn.LayerNorm.forward
+        return len(norm.normalized_shape) == 1 and plain != isinstance(module, nn.Conv2d)
+    return isinstance(norm, _NORMS)
 
 
 def _calls(model: nn.Module, images: Tensor) -> list[_Call]:
@@ -102,22 +112,23 @@ def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
             handle.remove()
 
 
-def positions_in(made: Tensor) -> int:
-    """How many outputs of one image a layer makes side by side: pixels [B, O, H, W] or tokens [B, …, O]."""
-    return made[0, 0].numel() if made.dim() == 4 else made[0, ..., 0].numel()
+def side_by_side(module: nn.Module, x: Tensor) -> Tensor:
+    """What goes into or comes out of a layer, [B, positions, channels]; a position is a pixel or a token.
+
+    A convolution has [B, C, H, W], a linear layer [B, …, C].
+    """
+    return x.flatten(2).transpose(1, 2) if isinstance(module, nn.Conv2d) else x.reshape(len(x), -1, x.shape[-1])
 
 
-def outputs_at(made: Tensor, places: Tensor) -> Tensor:
+def outputs_at(module: nn.Module, made: Tensor, places: Tensor) -> Tensor:
     """Outputs [B, places, O] at some positions of each image."""
-    if made.dim() == 4:
-        return made.flatten(2)[:, :, places].transpose(1, 2)
-    return made.reshape(len(made), -1, made.shape[-1])[:, places]
+    return side_by_side(module, made)[:, places]
 
 
 def inputs_at(module: nn.Module, given: Tensor, places: Tensor) -> Tensor:
     """What outputs at some positions are made of: [groups, B·places, inputs of a group], ordered as the weights."""
     if isinstance(module, nn.Linear):
-        return given.reshape(len(given), -1, given.shape[-1])[:, places].flatten(0, 1)[None]
+        return outputs_at(module, given, places).flatten(0, 1)[None]
     assert isinstance(module, nn.Conv2d)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
@@ -130,27 +141,20 @@ def inputs_at(module: nn.Module, given: Tensor, places: Tensor) -> Tensor:
     return grouped.flatten(3).flatten(1, 2)
 
 
-def normalised(norm: nn.Module | None, made: Tensor) -> Tensor:
+def normalised(module: nn.Module, norm: nn.Module | None, made: Tensor) -> Tensor:
     """The output of a layer after its normalisation, before any activation that is part of it."""
     if isinstance(norm, _BatchNorm):
         return F.batch_norm(made, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(made, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if isinstance(norm, nn.LayerNorm):
-        last = _channels_last(norm, made)
+    if isinstance(norm, nn.LayerNorm):  # over the channels, which of a convolution stand second
+        last = made.movedim(1, -1) if isinstance(module, nn.Conv2d) else made
         found = F.layer_norm(last, list(norm.normalized_shape), norm.weight, norm.bias, norm.eps)
-        return _channels_last(norm, found, back=True)
+        return found.movedim(-1, 1) if isinstance(module, nn.Conv2d) else found
     return made
 
 
-def _channels_last(norm: nn.LayerNorm, x: Tensor, *, back: bool = False) -> Tensor:
-    """Of images whose channels are normalised at each pixel, as in ConvNeXt, the channels last, or first again."""
-    if x.dim() != 4 or len(norm.normalized_shape) != 1:
-        return x
-    return x.permute(0, 3, 1, 2) if back else x.permute(0, 2, 3, 1)
-
-
-def before_norm(norm: nn.Module | None, made: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
+def before_norm(module: nn.Module, norm: nn.Module | None, made: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
     """What a layer has to give, for its normalisation to give `wanted` [B, places, O].
 
     GroupNorm and LayerNorm take mean and variance from each image itself; they are taken to stay those of `made`, the
@@ -158,21 +162,21 @@ def before_norm(norm: nn.Module | None, made: Tensor, places: Tensor, wanted: Te
     """
     if not isinstance(norm, nn.GroupNorm | nn.LayerNorm):
         return wanted
-    present = outputs_at(made, places)
+    present = outputs_at(module, made, places)
     scale = torch.ones_like(present[0, 0]) if norm.weight is None else norm.weight
-    now = outputs_at(normalised(norm, made), places)
+    now = outputs_at(module, normalised(module, norm, made), places)
     # At fixed mean and deviation, what goes in and what comes out differ by a line of slope scale / deviation.
-    deviation = _deviation(norm, made, places)
+    deviation = _deviation(module, norm, made, places)
     usable = scale.abs() > 1e-6
     return torch.where(usable, present + (wanted - now) * deviation / torch.where(usable, scale, 1), present)
 
 
-def _deviation(norm: nn.GroupNorm | nn.LayerNorm, made: Tensor, places: Tensor) -> Tensor:
+def _deviation(module: nn.Module, norm: nn.GroupNorm | nn.LayerNorm, made: Tensor, places: Tensor) -> Tensor:
     """The standard deviation that each output [B, places, O] is divided by."""
     if isinstance(norm, nn.GroupNorm):
         groups = made.unflatten(1, (norm.num_groups, -1)).flatten(2)
         spread = (groups.var(2, unbiased=False) + norm.eps).sqrt()  # [B, groups]
         each: Tensor = spread.repeat_interleave(made.shape[1] // norm.num_groups, 1)
         return each[:, None]
-    spread = outputs_at(made, places).var(-1, unbiased=False, keepdim=True)
+    spread = outputs_at(module, made, places).var(-1, unbiased=False, keepdim=True)
     return (spread + norm.eps).sqrt()

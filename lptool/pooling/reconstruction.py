@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lptool.checkpoints.masks import Mask, State
-from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised, outputs_at, positions_in
+from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised, outputs_at, side_by_side
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import recalibrated
 
@@ -85,7 +85,9 @@ class Reconstruction:
 
             def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
                 places = self._places(layer, made, batch)
-                found[layer.name].append(outputs_at(normalised(norm, made), places).flatten(0, 1).float())
+                found[layer.name].append(
+                    outputs_at(module, normalised(module, norm, made), places).flatten(0, 1).float()
+                )
 
             return hook
 
@@ -106,7 +108,7 @@ class Reconstruction:
             count = len(made) * len(places)
             wanted = teacher[seen : seen + count].unflatten(0, (len(made), -1))
             seen += count
-            wanted = before_norm(norm, made, places, wanted).flatten(0, 1)
+            wanted = before_norm(module, norm, made, places, wanted).flatten(0, 1)
             moments.add(inputs_at(module, given[0], places).float(), wanted)
             raise _Reached
 
@@ -123,7 +125,7 @@ class Reconstruction:
 
     def _places(self, layer: Layer, made: Tensor, batch: int) -> Tensor:
         """The positions that are looked at: random ones, the same for teacher and student."""
-        count = positions_in(made)
+        count = side_by_side(self.model.get_submodule(layer.name), made).shape[1]
         place = self.layers.index(layer)
         own = torch.Generator().manual_seed((self.seed * 1_000 + place) * 100_000 + batch)
         return torch.randperm(count, generator=own)[: self.positions].to(made.device)

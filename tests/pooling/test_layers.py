@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from lptool.networks.building import build_model
-from lptool.pooling.layers import Layer, before_norm, find_layers, inputs_at, normalised, outputs_at, positions_in
+from lptool.pooling.layers import Layer, before_norm, find_layers, inputs_at, normalised, outputs_at, side_by_side
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -29,21 +30,21 @@ def test_a_convolution_is_its_weights_times_its_inputs(kind: str) -> None:
     module = nn.Conv2d(4, 8, **{"kernel_size": 3, "bias": False, **CONVOLUTIONS[kind]})
     images = torch.randn(3, 4, 9, 10)
     made = module(images)
-    places = torch.randperm(positions_in(made))[:5]
+    places = torch.randperm(side_by_side(module, made).shape[1])[:5]
     inputs = inputs_at(module, images, places)  # [groups, samples, inputs]
     weights = module.weight.reshape(module.groups, 8 // module.groups, -1)
     found = (inputs @ weights.transpose(1, 2)).permute(1, 0, 2).flatten(1)
-    torch.testing.assert_close(found, outputs_at(made, places).flatten(0, 1))
+    torch.testing.assert_close(found, outputs_at(module, made, places).flatten(0, 1))
 
 
-@pytest.mark.parametrize("shape", [(3, 6), (3, 5, 6)])
+@pytest.mark.parametrize("shape", [(3, 6), (3, 5, 6), (3, 2, 4, 6)])
 def test_a_linear_layer_is_its_weights_times_its_inputs(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     module, x = nn.Linear(6, 7), torch.randn(shape)
     made = module(x)
-    places = torch.randperm(positions_in(made))[:2]
+    places = torch.randperm(side_by_side(module, made).shape[1])[:2]
     found = (inputs_at(module, x, places)[0] @ module.weight.T) + module.bias
-    torch.testing.assert_close(found, outputs_at(made, places).flatten(0, 1))
+    torch.testing.assert_close(found, outputs_at(module, made, places).flatten(0, 1))
 
 
 class Odd(nn.Module):
@@ -95,9 +96,10 @@ def test_networks_of_timm_are_followed(arch: str, norms: int) -> None:
     assert sum(layer.norm is not None for layer in layers) == norms
 
 
+CONV = nn.Conv2d(6, 6, 1)  # what comes before the norms below
 NORMS = {
     "group": partial(nn.GroupNorm, 2, 6),
-    "layer of channels": partial(nn.LayerNorm, 6),
+    "layer of channels": partial(LayerNorm2d, 6),
     "batch": partial(nn.BatchNorm2d, 6),
     "none": lambda: None,
 }
@@ -117,17 +119,17 @@ def test_what_is_asked_of_a_layer_gives_what_is_wanted_after_its_norm(kind: str)
     torch.manual_seed(1)
     norm = with_random_affine(NORMS[kind]())
     made, places = torch.randn(3, 6, 4, 4), torch.tensor([1, 7, 11])
-    now = outputs_at(normalised(norm, made), places)
-    asked = before_norm(norm, made, places, now)
+    now = outputs_at(CONV, normalised(CONV, norm, made), places)
+    asked = before_norm(CONV, norm, made, places, now)
     if kind in ("batch", "none"):  # compared after the norm itself
         assert asked is now
         return
-    torch.testing.assert_close(asked, outputs_at(made, places))
+    torch.testing.assert_close(asked, outputs_at(CONV, made, places))
     wanted = now + 0.1 * torch.randn_like(now)
-    slope = (before_norm(norm, made, places, wanted) - asked) / (wanted - now)
+    slope = (before_norm(CONV, norm, made, places, wanted) - asked) / (wanted - now)
     assert isinstance(norm, nn.GroupNorm | nn.LayerNorm)
     if kind == "group":
         deviation = made.view(3, 2, -1).std(2, unbiased=False).repeat_interleave(3, 1)[:, None]
     else:
-        deviation = outputs_at(made, places).std(2, unbiased=False, keepdim=True)
+        deviation = outputs_at(CONV, made, places).std(2, unbiased=False, keepdim=True)
     torch.testing.assert_close(slope, (deviation / norm.weight).expand_as(slope), rtol=1e-3, atol=1e-3)
