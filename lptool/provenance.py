@@ -19,8 +19,4 @@ def command_line() -> str:
 
 def versions() -> dict[str, str]:
     """Of lptool, Python and the libraries that a score depends on."""
-    return {
-        "lptool": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-    }
+    return {"lptool": __version__, "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}

@@ -12,6 +12,7 @@ import torch
 
 from lptool.device import autocast_dtype, import_timm, local_ranks, pick_device
 from lptool.errors import SetupError
+from tests.helpers.pages import ROOT
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int, mps: bool) -> list[torch.device]:
@@ -114,7 +115,7 @@ def test_the_command_line_tells_of_a_broken_torchvision_in_one_line(tmp_path: Pa
     ran = subprocess.run(
         [sys.executable, "-m", "lptool", "train", "-o", "out", "--preset", "quickstart"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(broken.parent)},
+        env={**os.environ, "PYTHONPATH": f"{broken.parent}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
     )

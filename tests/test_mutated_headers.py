@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints.containers import read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.inspection import inspect_files
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import load_ticket
@@ -70,7 +70,7 @@ def file(request: pytest.FixtureRequest, tickets: list[Path], result: PoolResult
 
 def document_of(file: Path) -> Any:
     """The header; of a pooled file with coefficients too, which only some methods write."""
-    document = json.loads(read_header(file)["lptool"])
+    document = json.loads(SafetensorsFile(file).header["lptool"])
     if document["trace"]:
         document["trace"]["coefficients"] = {"groups": ["stem", "head"], "values": [[0.1, 0.2, 0.3, 0.4], [0, 0, 0, 1]]}
     return document

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lptool
+from tests.helpers.processes import begin, run_in
 
 PACKAGE = Path(lptool.__file__).parent
 # The house: rooms from the ground up, and the modules of each in the order to read them. A module imports from rooms
@@ -15,9 +16,9 @@ PACKAGE = Path(lptool.__file__).parent
 ROOMS = {
     "ground": "errors tables device ranks provenance",
     "checkpoints": "masks header metadata ticket summary pool positions packed containers dialects finding reading "
-    "places writing prune_keys inspection",
+    "places writing inspection",
     "scoring": "batching batchnorm score metrics cost",
-    "networks": "cifar building matching loading",
+    "networks": "cifar building matching",
     "data": "images augment pictures shards sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
@@ -120,7 +121,7 @@ def test_public_names_can_be_used() -> None:
         _ = lptool.nothing
 
 
-def test_no_module_takes_the_place_of_a_public_name() -> None:
+def test_no_module_takes_the_place_of_a_public_name(tmp_path: Path) -> None:
     """An imported module becomes an attribute of its package, and would hide the function of the same name."""
     code = (
         "import importlib, pkgutil, lptool\n"
@@ -132,9 +133,9 @@ def test_no_module_takes_the_place_of_a_public_name() -> None:
         "assert {name: getattr(lptool, name) for name in lptool.__all__} == first\n"
         "print(len(modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= len(ORDER)
+    child = begin(tmp_path / "child", run_in, tmp_path, code)
+    assert child.end() == 0, child.stderr
+    assert int(child.stdout) >= len(ORDER)
     assert not {path.stem for path in PACKAGE.iterdir()} & set(lptool.__all__)
 
 

@@ -5,5 +5,5 @@ A file's bytes become data in this order: `Contents` (its tensors and what stand
 `Summary` of `Tally` (what ordering and alignment need, without weights), `Pool` (the tickets of one run).
 
 Read: masks, header, metadata, ticket, summary, pool; then how files are read (positions, packed, containers, dialects,
-finding, reading), written (places, writing, prune_keys) and looked at (inspection).
+finding, reading), written (places, writing) and looked at (inspection).
 """

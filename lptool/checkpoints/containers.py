@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lptool.checkpoints.packed import LAYOUT_KEY, LazyTensors, PackedTensors
-from lptool.errors import CheckpointError, first_ten
+from lptool.errors import CheckpointError, first_line, first_ten
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema")
@@ -74,11 +74,6 @@ def open_file(path: Path) -> Contents:
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
-def read_header(path: str | Path) -> dict[str, str]:
-    """The metadata strings of a safetensors file. Raises CheckpointError."""
-    return SafetensorsFile(Path(path)).header
-
-
 class SafetensorsFile(LazyTensors):
     """The tensors of one safetensors file, each read from disk when asked for."""
 
@@ -87,19 +82,15 @@ class SafetensorsFile(LazyTensors):
         self._path = path
         try:
             self._file: Any = safe_open(path, framework="pt")
-            self._names = dict.fromkeys(self._file.keys())
+            self.names = dict.fromkeys(self._file.keys())
             self.header: dict[str, str] = dict(self._file.metadata() or {})
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise self._damaged(error) from error
-        if not self._names:
+        if not self.names:
             raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
 
-    @property
-    def names(self) -> Collection[str]:
-        return self._names
-
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
+        if name not in self.names:
             raise KeyError(name)
         try:
             tensor: Tensor = self._file.get_tensor(name)
@@ -113,16 +104,12 @@ class SafetensorsFile(LazyTensors):
 
 @dataclass(frozen=True)
 class _Shards(LazyTensors):
-    """Tensors spread over several files."""
+    """Tensors spread over several files: name → the file that has it."""
 
-    files: dict[str, SafetensorsFile]
+    names: dict[str, SafetensorsFile]
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.files[name][name]
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.files
+        return self.names[name][name]
 
 
 def _sharded(index: Path) -> Contents:
@@ -186,8 +173,7 @@ def read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # a damaged pickle can raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({reason}); copy it again") from error
+        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({first_line(error)}); copy it again") from error
 
 
 def _refusal(path: Path, error: str) -> str:

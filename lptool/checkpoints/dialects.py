@@ -1,4 +1,4 @@
-"""How other programs name weights and masks. Each dialect is one small function from a file's names to a layout.
+"""How other programs name weights and masks. Each dialect is a row of `_MASKS`, or a small function of a file's names.
 
 A layout says for each tensor of the network, under its plain name, which tensor of the file holds the weight and
 which the mask.
@@ -14,6 +14,13 @@ from torch import Tensor
 
 from lptool.errors import CheckpointError
 
+# What follows the common part of a mask's name, and of its weight's; of several that fit, the last counts.
+_MASKS = (
+    ("_mask", "_orig"),  # torch.nn.utils.prune and the published Lottery Pools code; the weight is the product
+    ("_mask", ""),  # a mask named after its tensor
+    (".mask", ""),  # likewise
+    (".mask", ".weight"),  # TurboPrune: the module's buffer `mask` beside its `weight`
+)
 # Prefixes that wrappers put before every name: DDP and DataParallel, torch.compile, Lightning and other trainers.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 
@@ -31,7 +38,12 @@ Layout = dict[str, Entry]
 
 def layout_of(names: Collection[str]) -> Layout:
     """The layout of a file, from its names alone, in the order of the file."""
-    masks = {**_prune_masks(names), **_tensor_masks(names), **_module_masks(names)}
+    masks = {
+        name: f"{base}{weight}"
+        for suffix, weight in _MASKS
+        for name in names
+        if name.endswith(suffix) and f"{(base := name.removesuffix(suffix))}{weight}" in names
+    }
     of_weight = {weight: mask for mask, weight in masks.items()}
     layout = {}
     for name in names:
@@ -41,34 +53,10 @@ def layout_of(names: Collection[str]) -> Layout:
     return layout
 
 
-def _prune_masks(names: Collection[str]) -> dict[str, str]:
-    """`torch.nn.utils.prune` and the published Lottery Pools code: `X_orig` and `X_mask`, the weight is the product."""
-    bases = [name.removesuffix("_mask") for name in names if name.endswith("_mask")]
-    return {f"{base}_mask": f"{base}_orig" for base in bases if f"{base}_orig" in names}
-
-
-def _tensor_masks(names: Collection[str]) -> dict[str, str]:
-    """A mask named after its tensor: `X` and `X_mask` or `X.mask`."""
-    found = {}
-    for name in names:
-        for suffix in ("_mask", ".mask"):
-            if name.endswith(suffix) and name.removesuffix(suffix) in names:
-                found[name] = name.removesuffix(suffix)
-    return found
-
-
-def _module_masks(names: Collection[str]) -> dict[str, str]:
-    """TurboPrune: the module's buffer `mask` beside its `weight`."""
-    bases = [name.removesuffix(".mask") for name in names if name.endswith(".mask")]
-    return {f"{base}.mask": f"{base}.weight" for base in bases if f"{base}.weight" in names}
-
-
 def with_mask_file(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
     """OpenLTH: masks by weight name in a file of their own, whose tensors were added under `prefix`."""
-    return {
-        name: Entry(entry.weight, f"{prefix}{name}") if name in masks and entry.mask is None else entry
-        for name, entry in layout.items()
-    }
+    maskless = [name for name in masks if name in layout and layout[name].mask is None]
+    return layout | {name: Entry(layout[name].weight, f"{prefix}{name}") for name in maskless}
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:

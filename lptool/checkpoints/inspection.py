@@ -109,10 +109,9 @@ def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> 
 
 def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbours | None:
     """None where the two have different tensors."""
-    for name in names:
-        tallies = [s.tensors.get(name) for s in (summary, denser)]
-        if tallies[0] is None or tallies[1] is None or tallies[0].shape != tallies[1].shape:
-            return None
+    shapes, others = ([found.get(name) for name in names] for found in (summary.shapes, denser.shapes))
+    if shapes != others or None in shapes:
+        return None
     mine, theirs = open_checkpoint(summary.file), open_checkpoint(denser.file)
     kept, shared = _kept_and_shared(mine, theirs, names)
     smaller = min(kept, denser.kept(names))

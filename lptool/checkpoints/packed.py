@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -114,12 +113,9 @@ def _parts(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """Tensors by name, each read only when asked for. A subclass says the names, and reads one."""
+    """Tensors by name, each read only when asked for. A subclass says the names, in order, and reads one."""
 
-    @property
-    def names(self) -> Collection[str]:
-        """In order."""
-        raise NotImplementedError
+    names: Collection[str]
 
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self.names
@@ -139,11 +135,13 @@ class PackedTensors(LazyTensors):
         stored: the tensors of the file.
         layout: name → shape, type and kind of positions, checked.
         file: for messages.
+        names: of the tensors as they were and of the masks, in order.
     """
 
     stored: Mapping[str, Tensor]
     layout: Mapping[str, Mapping[str, Any]]
     file: str
+    names: Collection[str]
 
     @classmethod
     def of(cls, stored: Mapping[str, Tensor], layout: str, file: str) -> PackedTensors:
@@ -161,17 +159,13 @@ class PackedTensors(LazyTensors):
                 f"{file}: the `{LAYOUT_KEY}` layout in its header is damaged ({type(error).__name__}: "
                 f"{first_line(error)}); export it again"
             ) from error
-        absent = [part for name, entry in entries.items() for part in _parts(name, entry) if part not in stored]
+        parts = [part for name, entry in entries.items() for part in _parts(name, entry)]
+        absent = [part for part in parts if part not in stored]
         if absent:
             raise CheckpointError(f"{file}: its layout names {first_ten(absent, ', ')}, which it lacks; copy it again")
-        return cls(stored, entries, file)
-
-    @cached_property
-    def names(self) -> Collection[str]:
-        """Sorted as in a dense file: ties between weights are broken by this order, and packing must not change it."""
-        parts = {part for name, entry in self.layout.items() for part in _parts(name, entry)}
-        masks = {f"{name}.mask" for name in self.layout}
-        return dict.fromkeys(sorted({*self.stored, *masks} - parts | self.layout.keys()))
+        masks = {f"{name}.mask" for name in entries}
+        # Sorted as in a dense file: ties between weights are broken by this order, and packing must not change it.
+        return cls(stored, entries, file, dict.fromkeys(sorted({*stored, *masks} - {*parts} | entries.keys())))
 
     def __getitem__(self, name: str) -> Tensor:
         owner = name.removesuffix(".mask")
@@ -185,19 +179,15 @@ class PackedTensors(LazyTensors):
 
     def _mask(self, name: str) -> Tensor:
         entry = self.layout[name]
-        if entry["positions"] == "zeros":
-            return self._weights(name) != 0
+        if entry["positions"] == "zeros":  # its own zeros are its mask
+            weights = self.stored[name]
+            if not weights.is_floating_point():
+                raise self._damaged(name, f"it is {_described(weights)}, expected floats")
+            return weights != 0
         positions, _ = self._parts_of(name)
         kept = torch.zeros(math.prod(entry["shape"]), dtype=torch.bool)
         kept.numpy()[positions] = True
         return kept.view(entry["shape"])
-
-    def _weights(self, name: str) -> Tensor:
-        """A tensor whose own zeros are its mask."""
-        weights = self.stored[name]
-        if not weights.is_floating_point():
-            raise self._damaged(name, f"it is {_described(weights)}, expected floats")
-        return weights
 
     def _unpacked(self, name: str) -> Tensor:
         entry, (positions, values) = self.layout[name], self._parts_of(name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,14 +27,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
         LptoolError: that `write` raises, as it is; then nothing appears.
     """
     path = Path(path)
-    temporary = None
+    temporary = _hidden_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        temporary = Path(name)
         found = write(temporary)
-        temporary.chmod(0o666 & ~umask())  # mkstemp's are private; a result is an ordinary file
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -41,18 +38,24 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
     except LptoolError:
         raise
     except Exception as error:  # safetensors has an error type of its own for a full disk
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(f"{path}: cannot be written ({reason}); choose another place or free some space") from error
+        raise OutputError(
+            f"{path}: cannot be written ({_reason(error)}); choose another place or free some space"
+        ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
-def umask() -> int:
-    """Permissions that this process takes from what it makes."""
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _hidden_beside(path: Path) -> Path:
+    """A new name; unlike tempfile's, what is made under it is as readable to others as any file."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
+
+
+def try_writing(folders: Iterable[Path]) -> Path:
+    """The first of these folders that exists; asking is surer than reading permission bits. Raises OSError."""
+    nearest = next(folder for folder in folders if folder.exists())
+    tempfile.TemporaryFile(dir=nearest).close()
+    return nearest
 
 
 def check_output(
@@ -67,10 +70,9 @@ def check_output(
             raise OutputError(f"{path}: is also an input; choose another output")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path}: exists; choose another output or add --overwrite")
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
         if path.is_dir():
             raise IsADirectoryError
-        tempfile.TemporaryFile(dir=nearest).close()  # asking is surer than reading permission bits
+        try_writing(path.absolute().parents)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written; choose a file in a folder that you may write to") from error
 
@@ -113,14 +115,12 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
     """
     place = Path(os.path.realpath(path))
     try:
-        within = [
-            given for given in dict.fromkeys(map(str, inputs)) if Path(os.path.realpath(given)).is_relative_to(place)
-        ]
+        given = dict.fromkeys(map(str, inputs))
+        within = [name for name in given if Path(os.path.realpath(name)).is_relative_to(place)]
         if within:
             raise OutputError(f"{path}: is or holds an input ({first_ten(within, ', ')}); choose another folder")
         _check_replaceable(path, place, overwrite=overwrite)
-        nearest = next(parent for parent in place.parents if parent.exists())
-        tempfile.TemporaryFile(dir=nearest).close()  # asking is surer than reading permission bits
+        try_writing(place.parents)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({_reason(error)}); choose a place that you may write to"
@@ -158,13 +158,13 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
         OutputError: the folder cannot be written, or `path` holds what must not be replaced.
     """
     place = Path(os.path.realpath(path))
-    temporary: Path | None = None
+    temporary = _hidden_beside(place)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _hidden_beside(place)
-        temporary.chmod(0o777 & ~umask())  # mkdtemp's are private; a result is an ordinary folder
+        temporary.mkdir(parents=True)
         yield temporary
-        _flush(temporary)
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
         _check_replaceable(path, place, overwrite=overwrite)  # again: hours may have passed since the first check
         _put(temporary, place)
     except OutputError as error:
@@ -174,39 +174,22 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
             f"{path}: cannot be written ({_reason(error)}); choose another place or free some space"
         ) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _hidden_beside(place: Path) -> Path:
-    return Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-
-
-def _flush(folder: Path) -> None:
-    for file in folder.iterdir():
-        with open(file, "rb") as stream:
-            os.fsync(stream.fileno())
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _put(folder: Path, place: Path) -> None:
     """Rename a folder to `place`; what is there moves aside first, and back where that fails."""
-    if not place.exists():
-        folder.rename(place)
-        return
-    aside = _hidden_beside(place)
-    old = aside / "old"
-    try:
+    old = folder.with_name(f".old{folder.name}")
+    if place.exists():
         place.rename(old)
-        try:
-            folder.rename(place)
-        except BaseException:
+    try:
+        folder.rename(place)
+    except BaseException:
+        if old.exists():
             old.rename(place)
-            raise
-    finally:
-        # A folder that could not move back is not deleted: it is the only one left.
-        if place.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

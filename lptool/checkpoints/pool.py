@@ -126,11 +126,11 @@ def without_duplicates(summaries: Sequence[Summary]) -> tuple[list[Summary], lis
 
 def find_problems(summaries: Sequence[Summary]) -> list[str]:
     """All that keeps the tickets from being pooled, one line each; empty where they can be."""
-    problems = []
-    for summary in summaries:
-        if summary.not_finite:
-            text = first_ten(summary.not_finite, ", ")
-            problems.append(f"{summary.file}: {text} holds NaN or infinite values; leave this ticket out")
+    problems = [
+        f"{s.file}: {first_ten(s.not_finite, ', ')} holds NaN or infinite values; leave this ticket out"
+        for s in summaries
+        if s.not_finite
+    ]
     if len(summaries) < 2:
         problems.append(f"a pool needs at least two tickets, found {len(summaries)}; name more checkpoints")
     for other in summaries[1:]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Checkpoint:
     @cached_property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {name: self._tally(name) for name in self.layout}
+        tallies = {name: Tally.of(self.tensor(name), self._kept(name)) for name in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -87,9 +87,8 @@ class Checkpoint:
             files=(str(self.path), *map(str, self.contents.files)),
         )
 
-    def _tally(self, name: str) -> Tally:
-        kept = int(self.mask(name).count_nonzero()) if name in self.prunable else None
-        return Tally.of(self.tensor(name), kept)
+    def _kept(self, name: str) -> int | None:
+        return int(self.mask(name).count_nonzero()) if name in self.prunable else None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -134,9 +133,7 @@ def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
     if absent:
         raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
     tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
-    return Contents(tensors, contents.format, notes=contents.notes, files=(beside,)), with_mask_file(
-        layout, masks, _MASK_FILE_PREFIX
-    )
+    return replace(contents, tensors=tensors, files=(beside,)), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
 
 
 def _metadata_of(contents: Contents, path: Path) -> Metadata:

@@ -1,4 +1,4 @@
-"""Writing tickets: one safetensors file, dense with exact zeros or packed, never half-written."""
+"""Writing tickets, never half-written: one safetensors file, dense with exact zeros or packed, or one for `prune`."""
 
 from __future__ import annotations
 
@@ -69,6 +69,26 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> 
         raise OutputError(f"{path}: not written: {error}") from error
 
 
+def save_prune_keys(ticket: Ticket, path: str | Path) -> None:
+    """Write a ticket as a state dict with `X_orig` and `X_mask` in place of every masked tensor `X`.
+
+    The names are those that the ticket's own program gives, pruned weights are exactly 0 in `X_orig` too, and `X_mask`
+    holds 0 and 1 in the type of the weight. So a network on whose modules `prune.identity` was called loads it with
+    `strict`. The file appears whole or not at all; an existing one is replaced.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    check_finite(ticket, path)
+    tensors = plain_tensors(_prune_tensors(ticket))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given a path, torch would put the temporary name into the file
+            torch.save(tensors, file)
+
+    write_atomically(path, write)
+
+
 @dataclass(frozen=True)
 class Form:
     """How a ticket is written: dense, or packed with its weights to the bit or in a shorter type (see `VALUES`)."""
@@ -107,6 +127,18 @@ def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
     mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
     tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
+
+
+def _prune_tensors(ticket: Ticket) -> State:
+    """All tensors of a ticket under its own program's names, in their order, a mask after its weight."""
+    masks = {ticket.own_names.get(name, name): kept for name, kept in ticket.mask.items()}
+    tensors: State = {}
+    for name, tensor in ticket.tensors().items():
+        if name in masks:
+            tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
+        else:
+            tensors[name] = tensor
+    return tensors
 
 
 def _header(ticket: Ticket) -> dict[str, str]:

@@ -52,9 +52,8 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     barriers = _barriers(found, given) if given["dataset"] and comparable else []
     document = report.inspect_document(inspection)
     document["pool"]["barriers"] = report.barrier_documents(barriers)
-    print_result(
-        document, [report.inspect_view(inspection), *[report.barrier_view(barriers)] * bool(barriers)], as_json=as_json
-    )
+    measured = [report.barrier_view(barriers)] if barriers else []
+    print_result(document, [report.inspect_view(inspection), *measured], as_json=as_json)
 
 
 def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:

@@ -115,7 +115,6 @@ def overwrite_option(help: str) -> Option:
     return option("--overwrite", is_flag=True, help=help)
 
 
-PACKED = option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file.")
 VALUES_OPTION = option(
     "--values",
     type=Words(["bf16", "fp16"]),

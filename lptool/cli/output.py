@@ -77,16 +77,14 @@ def show(view: RenderableType) -> None:
 
     console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
     if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
-        console = Console(soft_wrap=True, highlight=False, markup=False, width=100)
+        console.width = 100
     console.print(view)
 
 
 def print_document(document: Document, ranks: Ranks) -> None:
     """A document on stdout, by the first process."""
-    from lptool.report.inspect import to_json
-
     if ranks.rank == 0:
-        click.echo(to_json(document))
+        print_result(document, (), as_json=True)
 
 
 def print_result(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:

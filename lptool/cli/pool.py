@@ -79,6 +79,7 @@ def pool(
     from lptool.pooling.setup import PoolOptions, open_bench
     from lptool.pooling.targets import choose_targets
     from lptool.ranks import join_ranks
+    from lptool.report.pool import plan_document
 
     seed = given.pop("seed")
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
@@ -96,7 +97,7 @@ def pool(
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
     if dry_run:
-        print_document(_plan(bench, targets, outputs), ranks)
+        print_document(plan_document(bench, targets, outputs), ranks)
         return
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
     if folder:
@@ -129,22 +130,9 @@ def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, 
     return outputs
 
 
-def _plan(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
-    """What `--dry-run` says."""
-    from lptool.pooling.outputs import evaluations_at_most
-    from lptool.report.pool import plan_document
-
-    return plan_document(bench, targets, outputs, evaluations_at_most(bench.options, len(bench.pool)))
-
-
 @dataclass(frozen=True)
 class Job:
-    """What all targets of one command have in common.
-
-    Attributes:
-        form: of the files.
-        shown: whether a person reads along; each result is then shown as it comes.
-    """
+    """What all targets of one command share; `shown`: a person reads along, and sees each result as it comes."""
 
     bench: Bench
     form: Form
@@ -225,9 +213,7 @@ def _pool_one(
 ) -> PoolResult:
     """Pool one target under a progress bar; on Ctrl-C the user reads how far it came.
 
-    Args:
-        ranks: that search it together.
-        within: the folder that the file will lie in, beside which the journal is; None where the file is all.
+    The journal lies beside the file, or beside the folder `within` which the file will lie.
     """
     from lptool.pooling.job import pool_target
     from lptool.pooling.journal import journal_of

@@ -24,7 +24,7 @@ OPTIONS = {
             help="What to write: FILE.safetensors, or a folder, whose name has no suffix or ends in /: in the Hugging "
             "Face layout, with model card, report and timm's config; with --target all a folder of files.",
         ),
-        shared.PACKED,
+        option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file."),
         shared.VALUES_OPTION,
         shared.report_option("; adds --references"),
         option(

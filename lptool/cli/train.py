@@ -54,11 +54,9 @@ def train(
     from lptool.ranks import join_ranks
 
     ranks = join_ranks()
-    seeds = range(options.seed, options.seed + replicates)
-    folders = [out / f"seed_{seed}" if replicates > 1 else out for seed in seeds]
     runs = [
-        RunToMake(replace(options, seed=seed), asked, folder, data_dir, device)
-        for seed, folder in zip(seeds, folders, strict=True)
+        RunToMake(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device)
+        for seed in range(options.seed, options.seed + replicates)
     ]
     if dry_run:
         plans = [run.plan(ranks) for run in runs]
@@ -132,14 +130,17 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
     run, epoch = progress.add_task(""), progress.add_task("")
-    val, rate, outlook = "", _rate(), _outlook()
+    val, outlook, bar = "", _outlook(), progress.tasks[epoch]
 
     def on_step(at: Where) -> None:
         progress.start()  # not before the first step: what is refused is refused without bars
         level = f"level {at.level}/{count_of(levels)}{val}"
         progress.update(run, completed=at.step, total=at.steps, description=level)
-        text = f"epoch {at.epoch + 1}/{options.epochs} {rate(at):,.0f} images/s"
-        progress.update(epoch, completed=at.images, total=at.of, description=text)
+        if at.images <= bar.completed:  # another epoch has begun, with a rate of its own
+            progress.reset(epoch)
+        progress.update(epoch, completed=at.images, total=at.of)
+        text = f"epoch {at.epoch + 1}/{options.epochs} {bar.speed or 0:,.0f} images/s"
+        progress.update(epoch, description=text)
         if shown and not progress.console.is_terminal and (line := outlook(at)):  # where bars are not drawn
             click.echo(line, err=True)
 
@@ -175,17 +176,3 @@ def _outlook() -> Callable[[Where], str]:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
-
-
-def _rate() -> Callable[[Where], float]:
-    """Images per second since an epoch's first step; 0 at that step."""
-    begun: tuple[int, int, float, int] = (-1, -1, 0.0, 0)
-
-    def rate(at: Where) -> float:
-        nonlocal begun
-        if begun[:2] != (at.level, at.epoch):
-            begun = (at.level, at.epoch, time.perf_counter(), at.images)
-            return 0.0
-        return (at.images - begun[3]) / max(time.perf_counter() - begun[2], 1e-9)
-
-    return rate

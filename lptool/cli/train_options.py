@@ -15,15 +15,10 @@ DATASETS = f"{', '.join(shared.DATA_SETS)}, npz:FILE, folder:DIR, wds/DIR, or a 
 _DEFAULTS = TrainOptions()
 
 
-def _choice(name: str, help: str) -> Any:
-    """An option with the words that `TrainOptions` knows."""
+def _setting(name: str, help: str, kind: Any = None) -> Any:
+    """An option of `TrainOptions` and its default; where no kind is named, one of the words it knows."""
     field = name.removeprefix("--").replace("-", "_")
-    return option(name, type=Words(CHOICES[field]), help=f"{help} [{getattr(_DEFAULTS, field)}]")
-
-
-def _number(name: str, kind: Any, help: str) -> Any:
-    field = name.removeprefix("--").replace("-", "_")
-    return option(name, type=kind, help=f"{help} [{getattr(_DEFAULTS, field)}]")
+    return option(name, type=kind or Words(CHOICES[field]), help=f"{help} [{getattr(_DEFAULTS, field)}]")
 
 
 def _epochs(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -68,54 +63,54 @@ OPTIONS = {
             help="Side in pixels; pictures are scaled by their shorter side and cut in the middle. [the data set's "
             "own; of folders and shards that of the first picture, at most 224]",
         ),
-        _number("--val-fraction", float, "Share of train held out as val."),
-        _number("--split-seed", SEED, "Of the choice of val."),
+        _setting("--val-fraction", "Share of train held out as val.", float),
+        _setting("--split-seed", "Of the choice of val.", SEED),
     ],
     "Pruning": [
         LEVELS_OPTION,
         option("--sparsities", metavar="S,…", callback=numbers, help="After each pruning, in place of --levels."),
         option("--sparsity", type=float, help="Of the last level, reached by --rate; in place of --levels."),
-        _number("--rate", float, "Share of the remaining weights pruned per level, in (0, 1)."),
-        _choice("--prune", "Which weights: of convolutions, or of linear layers too."),
-        _choice("--scope", "Compare the weights of all layers, or prune each layer by the same share."),
-        _choice(
+        _setting("--rate", "Share of the remaining weights pruned per level, in (0, 1).", float),
+        _setting("--prune", "Which weights: of convolutions, or of linear layers too."),
+        _setting("--scope", "Compare the weights of all layers, or prune each layer by the same share."),
+        _setting(
             "--rewind",
             "Levels start from the weights and schedule of the rewind point, from the level before with the learning "
             "rate of that point, or from the initialisation.",
         ),
-        _number(
+        _setting(
             "--rewind-epoch",
-            str,
             "The rewind point, of level 0: an epoch (9 or 9ep), or a step (500it); moves with --epochs.",
+            str,
         ),
-        _choice("--keep", "Epoch kept: the last, or the best on val."),
+        _setting("--keep", "Epoch kept: the last, or the best on val."),
     ],
     "Training": [
-        _number("--epochs", int, "Length of the learning-rate schedule."),
-        _number("--batch-size", int, "Images per step, over all processes."),
-        _choice("--optimizer", "What takes the steps."),
-        _number("--lr", float, "Learning rate at the height of the schedule."),
-        _number("--momentum", float, "Of SGD."),
+        _setting("--epochs", "Length of the learning-rate schedule.", int),
+        _setting("--batch-size", "Images per step, over all processes.", int),
+        _setting("--optimizer", "What takes the steps."),
+        _setting("--lr", "Learning rate at the height of the schedule.", float),
+        _setting("--momentum", "Of SGD.", float),
         option("--nesterov/--no-nesterov", default=None, help="Nesterov's momentum. [no]"),
-        _number("--weight-decay", float, "Of the optimizer."),
-        _choice("--schedule", "multistep divides the rate by 10 at each milestone; the others fall to 0."),
+        _setting("--weight-decay", "Of the optimizer.", float),
+        _setting("--schedule", "multistep divides the rate by 10 at each milestone; the others fall to 0."),
         option("--milestones", metavar="E,…", callback=_epochs, help="Epochs, of multistep. [50 % and 75 % of them]"),
-        _number("--warmup", float, "Epochs in which the learning rate climbs from 0."),
-        _number("--label-smoothing", float, "In [0, 1)."),
+        _setting("--warmup", "Epochs in which the learning rate climbs from 0.", float),
+        _setting("--label-smoothing", "In [0, 1).", float),
     ],
     "Augmentation": [
-        _choice("--augment", "A random crop after padding, or one of random size."),
+        _setting("--augment", "A random crop after padding, or one of random size."),
         option("--crop-padding", type=click.IntRange(0), help="Pixels of the random crop. [an eighth of the image]"),
-        _choice(
+        _setting(
             "--flip", "Horizontal: at random, every other epoch, or auto: at random, but not digits, MNIST and SVHN."
         ),
     ],
     "Computing": [
         shared.DEVICE,
-        _choice("--precision", "bf16: autocast; auto: where it is fast."),
+        _setting("--precision", "bf16: autocast; auto: where it is fast."),
         option("--compile/--no-compile", default=None, help="torch.compile; pays on long levels only. [no]"),
         option("--sync-bn/--no-sync-bn", default=None, help="Under torchrun: BatchNorm over all processes. [yes]"),
-        _number("--seed", SEED, "Of initialisation, order and augmentation."),
+        _setting("--seed", "Of initialisation, order and augmentation.", SEED),
     ],
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -37,9 +37,8 @@ class Augmentation:
 
     def to(self, device: torch.device) -> Augmentation:
         """The same numbers on `device`."""
-        moved = (part if part is None else part.to(device) for part in (self.offsets, self.boxes, self.flips))
-        offsets, boxes, flips = moved
-        return replace(self, offsets=offsets, boxes=boxes, flips=flips)
+        parts = (self.offsets, self.boxes, self.flips)
+        return Augmentation(self.padding, *(part if part is None else part.to(device) for part in parts))
 
     def apply(self, images: Tensor, places: Tensor) -> Tensor:
         """Crop, scale and flip a batch.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,29 +81,21 @@ def jpeg(images: Tensor, quality: float, _: Seeds) -> Tensor:
     return torch.stack([_through_jpeg(image, int(quality)) for image in images])
 
 
-def brightness(images: Tensor, factor: float, _: Seeds) -> Tensor:
-    """Every value times `factor`."""
-    return v2.adjust_brightness(images, factor)  # type: ignore[no-any-return]
-
-
-def contrast(images: Tensor, factor: float, _: Seeds) -> Tensor:
-    """The difference from the image's mean grey times `factor`."""
-    return v2.adjust_contrast(images, factor)  # type: ignore[no-any-return]
-
-
-def saturation(images: Tensor, factor: float, _: Seeds) -> Tensor:
-    """The difference of each pixel from its grey times `factor`."""
-    return v2.adjust_saturation(images, factor)  # type: ignore[no-any-return]
-
-
 Corrupt = Callable[[Tensor, float, Seeds], Tensor]
+
+
+def _seedless(adjust: Callable[[Tensor, float], Tensor]) -> Corrupt:
+    return lambda images, factor, _: adjust(images, factor)
+
+
 # The strength at severities 1 to 5. Lengths are shares of the image's side: 1 pixel of 32 is 0.03.
 KINDS: dict[str, tuple[Corrupt, tuple[float, float, float, float, float]]] = {
     "gaussian_noise": (gaussian_noise, (0.04, 0.08, 0.12, 0.18, 0.26)),
     "gaussian_blur": (gaussian_blur, (0.025, 0.035, 0.045, 0.055, 0.07)),
-    "brightness": (brightness, (1.2, 1.4, 1.7, 2.0, 2.5)),
-    "contrast": (contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "saturation": (saturation, (0.7, 0.5, 0.3, 0.15, 0.0)),
+    # These multiply a value, its difference from the image's mean grey, and from its own grey.
+    "brightness": (_seedless(v2.adjust_brightness), (1.2, 1.4, 1.7, 2.0, 2.5)),
+    "contrast": (_seedless(v2.adjust_contrast), (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "saturation": (_seedless(v2.adjust_saturation), (0.7, 0.5, 0.3, 0.15, 0.0)),
     "pixelate": (pixelate, (0.95, 0.6, 0.5, 0.4, 0.3)),
     "jpeg": (jpeg, (80, 60, 40, 25, 10)),
     "elastic": (elastic, (0.01, 0.02, 0.03, 0.04, 0.05)),
@@ -164,11 +157,8 @@ def generated(data: Data, device: torch.device) -> Corruptions:
         raise DataError(f"{data.name}: corruptions are made of grey or RGB images, found {channels} channels")
     kinds = [kind for kind in KINDS if channels == 3 or kind not in _COLOUR_ONLY]
     test, places = data.test.to(torch.device("cpu")), torch.arange(len(data.test))
-
-    def made(kind: str, severity: int) -> Callable[[], Images]:
-        return lambda: decoded(Corrupted(test, places, kind, severity), device)
-
-    return Corruptions(GENERATED, tuple(CorruptedSet(k, s, made(k, s)) for k in kinds for s in SEVERITIES))
+    made = [Corrupted(test, places, kind, severity) for kind in kinds for severity in SEVERITIES]
+    return Corruptions(GENERATED, tuple(CorruptedSet(c.kind, c.severity, partial(decoded, c, device)) for c in made))
 
 
 # The files of Hendrycks & Dietterich 2019: 15 kinds that scores are reported on, and 4 meant for validation.
@@ -212,13 +202,13 @@ def standard(folder: Path, data: Data, rows: int = ROWS) -> Corruptions:
     channels, height, width = data.shape
     names = [*STANDARD, *(name for name in EXTRA if (folder / f"{name}.npy").is_file())]
     arrays = {name: _mapped(folder / f"{name}.npy", (5 * rows, height, width, channels)) for name in names}
-
-    def part(name: str, severity: int) -> Callable[[], Images]:
-        own = slice((severity - 1) * rows, severity * rows)
-        return lambda: in_memory(arrays[name][own], labels[own])
-
-    sets = tuple(CorruptedSet(n, s, part(n, s), n in EXTRA) for n in names for s in SEVERITIES)
-    return Corruptions(_SOURCES[data.num_classes], sets)
+    sets = [
+        CorruptedSet(name, severity, partial(in_memory, array[own], labels[own]), name in EXTRA)
+        for name, array in arrays.items()
+        for severity in SEVERITIES
+        for own in [slice((severity - 1) * rows, severity * rows)]
+    ]
+    return Corruptions(_SOURCES[data.num_classes], tuple(sets))
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Array:

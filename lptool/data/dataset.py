@@ -146,13 +146,8 @@ def load_data(
 def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, dict[str, Any]]:
     """Train, val, and what to remember of the split: its hash differs wherever val does, whatever chose val."""
     if parts.val is not None:
-        split: dict[str, Any] = {
-            "fraction": None,
-            "seed": None,
-            "hash": "given",
-            "labels": _digest_of_labels(parts.val),
-        }
-        return parts.train, parts.val, split
+        split: dict[str, Any] = {"fraction": None, "seed": None, "hash": "given"}
+        return parts.train, parts.val, split | {"labels": _digest_of_labels(parts.val)}
     total = len(parts.train)
     held_out = round(total * fraction)
     if not 0 < held_out < total:

@@ -129,19 +129,18 @@ def _images(pictures: Pictures) -> Images:
 
 def _stacked(pictures: Pictures) -> InMemory:
     """All images of a source that can only be read in order; it has to fit in memory."""
-    images: list[Tensor] = []
-    labels: list[int] = []
+    found: list[tuple[Tensor, int]] = []
     try:
-        for image, label in map(pictures.decode, pictures.source):
-            images.append(image)
-            labels.append(label)
-            if len(images) * image.numel() > IN_MEMORY_BYTES:
+        for item in map(pictures.decode, pictures.source):
+            found.append(item)
+            if len(found) * item[0].numel() > IN_MEMORY_BYTES:
                 raise DataError(
                     f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
                     "export it to image folders and use folder:DIR"
                 )
     except DAMAGED as error:
         raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
-    if not images:
+    if not found:
         raise DataError("a part of this data set has no image")
+    images, labels = zip(*found, strict=True)
     return InMemory(torch.stack(images), torch.tensor(labels))

@@ -64,9 +64,8 @@ def _resized(parts: Parts, side: int | None) -> Parts:
 
     def resize(images: Images) -> InMemory:
         assert isinstance(images, InMemory)
-        floats = (
-            F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in images.images.split(512)
-        )
+        chunks = images.images.split(512)
+        floats = (F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in chunks)
         return InMemory(torch.cat([f.round().clamp(0, 255).byte() for f in floats]), images.labels)
 
     return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))
@@ -83,26 +82,22 @@ def _digits(root: Path | None) -> Parts:
     return Parts(images.subset(train), images.subset(test), num_classes=10)
 
 
-_IDX_FILES = {
-    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
-    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
-}
-
-
 def _fashion_mnist(root: Path | None) -> Parts:
     for place in (*([root, root / "FashionMNIST" / "raw"] if root else []), DEBIAN_FASHION_MNIST):
-        if all((place / file).is_file() for files in _IDX_FILES.values() for file in files):
-            train, test = (_idx_part(place, *_IDX_FILES[part]) for part in ("train", "test"))
+        kinds = ("images-idx3-ubyte.gz", "labels-idx1-ubyte.gz")
+        files = [[place / f"{part}-{kind}" for kind in kinds] for part in ("train", "t10k")]
+        if all(file.is_file() for pair in files for file in pair):
+            train, test = (_idx_part(*pair) for pair in files)
             return Parts(train, test, num_classes=10)
     return _torchvision("fashion-mnist", root)
 
 
-def _idx_part(place: Path, images_file: str, labels_file: str) -> InMemory:
-    images, labels = _read_idx(place / images_file), _read_idx(place / labels_file)
+def _idx_part(images_file: Path, labels_file: Path) -> InMemory:
+    images, labels = _read_idx(images_file), _read_idx(labels_file)
     if images.ndim != 3:
-        raise DataError(f"{place / images_file}: expected images [N, H, W], found {list(images.shape)}")
+        raise DataError(f"{images_file}: expected images [N, H, W], found {list(images.shape)}")
     if labels.shape != images.shape[:1]:
-        raise DataError(f"{place / labels_file}: expected {len(images)} labels, found {list(labels.shape)}")
+        raise DataError(f"{labels_file}: expected {len(images)} labels, found {list(labels.shape)}")
     return in_memory(images, labels)
 
 
@@ -181,11 +176,10 @@ def _npz_part(path: Path, arrays: dict[str, Array], part: str) -> InMemory:
     images, labels = (arrays[name] for name in names)
     sound = images.dtype == np.uint8 and images.ndim in (3, 4) and labels.shape == images.shape[:1] and labels.size
     if not sound or labels.dtype.kind not in "ui":
+        no_image = "" if labels.size else ", which is no image"
         raise DataError(
             f"{path}: expected {names[0]} uint8 [N, H, W] or [N, H, W, C] and {names[1]} integers [N], "
-            f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
-            + ", which is no image"
-            * (labels.size == 0)
+            f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}{no_image}"
         )
     return in_memory(images, labels)
 

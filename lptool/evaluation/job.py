@@ -109,13 +109,12 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
             metrics = measure(*predicted(plan, subject, images), plan.data.num_classes)
             result.corrupted.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
             report(f"{part.name} {part.severity}")
+    pairs = combinations(range(len(files)), 2)
     return Evaluation(
         dataset=plan.data.name,
         num_classes=plan.data.num_classes,
         files=tuple(files),
-        comparisons={
-            (i, j): mcnemar(files[i].test.right, files[j].test.right) for i, j in combinations(range(len(files)), 2)
-        },
+        comparisons={(i, j): mcnemar(files[i].test.right, files[j].test.right) for i, j in pairs},
         source=plan.corruptions.source if plan.corruptions else None,
         device=str(plan.device),
         seconds=time.perf_counter() - started,

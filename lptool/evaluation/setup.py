@@ -172,11 +172,10 @@ def _normalised(data: Data, normalisation: Normalisation) -> Data:
 
 def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     """A line for each file that says it was trained on another data set."""
-    names = [(summary.file, summary.metadata.data.name or data.name) for summary in summaries]
     return [
-        f"{file}: was trained on {one_line(name)}, and is scored on {data.name}"
-        for file, name in names
-        if name != data.name
+        f"{s.file}: was trained on {one_line(name)}, and is scored on {data.name}"
+        for s in summaries
+        if (name := s.metadata.data.name or data.name) != data.name
     ]
 
 

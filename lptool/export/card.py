@@ -93,21 +93,17 @@ def card_data(ticket: Ticket) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     data, result = _data_id(ticket.metadata.data.name), _eval_result(ticket.metadata)
+    pooled = ["lottery-pools", "model-averaging"] if ticket.metadata.kind == "pooled" else []
+    library = ["timm"] if timm_loads(ticket) else []
     return ModelCardData(
-        library_name="timm" if timm_loads(ticket) else "pytorch",
+        library_name="timm" if library else "pytorch",
         pipeline_tag="image-classification",
-        tags=_tags(ticket),
+        tags=["image-classification", *library, "pruning", "sparse", "lottery-ticket", *pooled, "lptool"],
         datasets=[data] if data else None,
         metrics=["accuracy"] if result else None,
         model_name=title(ticket) if result else None,
         eval_results=[result] if result else None,
     )
-
-
-def _tags(ticket: Ticket) -> list[str]:
-    pooled = ["lottery-pools", "model-averaging"] if ticket.metadata.kind == "pooled" else []
-    library = ["timm"] if timm_loads(ticket) else []
-    return ["image-classification", *library, "pruning", "sparse", "lottery-ticket", *pooled, "lptool"]
 
 
 def _eval_result(metadata: Metadata) -> EvalResult | None:

@@ -13,11 +13,10 @@ from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
-from lptool.checkpoints.prune_keys import save_prune_keys
 from lptool.checkpoints.reading import file_sha256, open_checkpoint
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import Form, Sizes, sizes_of
+from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
 from lptool.errors import LptoolError, OutputError
 from lptool.evaluation.job import carry_out
 from lptool.evaluation.setting import (
@@ -98,7 +97,10 @@ def convert(
     """
     source = checkpoint_file(source)
     kind, output = _kind(output, form), Path(output)
-    (check_folder if kind == "folder" else check_output)(output, [source], overwrite=overwrite, **_suffix(output, kind))
+    if kind == "folder":
+        check_folder(output, [source], overwrite=overwrite)
+    else:
+        check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
     if kind == "onnx":
         check_packages()
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
@@ -108,20 +110,16 @@ def convert(
     elif kind == "prune keys":
         save_prune_keys(ticket, output)
     elif kind == "folder":
-        ticket, warnings = for_timm(ticket), (*warnings, *_unknown_data(ticket))
+        if not ticket.metadata.dataset:
+            unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
+            warnings = (*warnings, f"{ticket.file}: {unknown}")
+        ticket = for_timm(ticket)
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:
         form.save(ticket, output)
-    return _with_accuracy(_conversion(source, output, kind, ticket, difference, warnings), options, form)
-
-
-def _conversion(
-    source: Path, output: Path, kind: str, ticket: Ticket, difference: float | None, warnings: tuple[str, ...]
-) -> Conversion:
-    """The description of an output that was written."""
     written = output / WEIGHTS if kind == "folder" else output
-    return Conversion(
+    conversion = Conversion(
         source=source,
         output=output,
         kind=kind,
@@ -134,6 +132,7 @@ def _conversion(
         difference=difference,
         warnings=warnings,
     )
+    return _with_accuracy(conversion, options) if form.values else conversion
 
 
 def _kind(output: str | Path, form: Form) -> str:
@@ -148,10 +147,6 @@ def _kind(output: str | Path, form: Form) -> str:
     return "packed" if form.packed else kind
 
 
-def _suffix(output: Path, kind: str) -> dict[str, str]:
-    return {} if kind == "folder" else {"suffix": output.suffix}
-
-
 def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
     """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
     checkpoint = open_checkpoint(source)
@@ -160,7 +155,10 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
     if options.arch or (needs_arch and metadata.arch is None):
-        arch, kwargs, guessed = _architecture(summary, options.arch)
+        arch, kwargs, guessed = architecture([summary], options.arch)
+        kwargs = {**classes_and_channels(summary.shapes), **kwargs}
+        if options.arch:
+            check_fit(arch, kwargs, summary.shapes, summary.file)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
     if options.dataset and not metadata.dataset:
         data, measured = _images(summary, options)
@@ -177,55 +175,25 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
     return document, [] if known else [f"{summary.file}: {measured_note(data)}"]
 
 
-def _architecture(summary: Summary, named: str | None) -> tuple[str, dict[str, Any], list[str]]:
-    """Name and arguments; one that was named has to fit. Raises ArchError."""
-    arch, kwargs, guessed = architecture([summary], named)
-    kwargs = {**classes_and_channels(summary.shapes), **kwargs}
-    if named:
-        check_fit(arch, kwargs, summary.shapes, summary.file)
-    return arch, kwargs, guessed
-
-
-def _unknown_data(ticket: Ticket) -> list[str]:
-    """That a folder cannot say how images are prepared."""
-    if ticket.metadata.dataset:
-        return []
-    return [
-        f"{ticket.file}: does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
-    ]
-
-
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
     """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
-    plan = plan_evaluation([source], _evaluating(options, device="cpu"))
+    plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
     (subject,) = plan.subjects
     subject.load()
     data, device = subject.data, torch.device("cpu")
     chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
     images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
-    return save_onnx(subject.network.model, output, images, _onnx_metadata(ticket, data.mean, data.std))
+    header = ticket.metadata.to_json(sparsity(ticket.mask))
+    metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
+    return save_onnx(subject.network.model, output, images, metadata)
 
 
-def _onnx_metadata(ticket: Ticket, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, str]:
-    return {
-        "lptool": ticket.metadata.to_json(sparsity(ticket.mask)),
-        "mean": json.dumps(mean),
-        "std": json.dumps(std),
-    }
-
-
-def _with_accuracy(conversion: Conversion, options: SettingOptions, form: Form) -> Conversion:
-    """With the scores on test before and after, where values were shortened; a warning where they cannot be had."""
-    if not form.values:
-        return conversion
+def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
+    """With the scores on test before and after values were shortened; a warning where they cannot be had."""
     try:
-        plan = plan_evaluation([conversion.source, conversion.output], _evaluating(options))
+        plan = plan_evaluation([conversion.source, conversion.output], EvaluateOptions(**vars(options)))
         before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)
     except LptoolError as error:
         missing = f"accuracy before and after is not known: {error}"
         return replace(conversion, warnings=(*conversion.warnings, missing))
     return replace(conversion, test=(before, after))
-
-
-def _evaluating(options: SettingOptions, **changes: Any) -> EvaluateOptions:
-    return EvaluateOptions(**{**vars(options), **changes})

@@ -6,14 +6,12 @@ huggingface_hub is imported inside functions: most of this tool does without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from lptool.checkpoints.containers import PACKED
 from lptool.checkpoints.places import FILES, strangers
 from lptool.checkpoints.reading import open_checkpoint
-from lptool.errors import CheckpointError, HubError, LptoolError, first_line, first_ten
+from lptool.errors import CheckpointError, HubError, first_line, first_ten
 
 MESSAGE = "Upload a sparse model made with lptool"  # of a commit
 
@@ -55,12 +53,7 @@ def check_repo(repo: str) -> None:
 
 
 def push(
-    folder: str | Path,
-    repo: str,
-    *,
-    private: bool = False,
-    revision: str | None = None,
-    message: str = MESSAGE,
+    folder: str | Path, repo: str, *, private: bool = False, revision: str | None = None, message: str = MESSAGE
 ) -> str:
     """Upload a folder; the repository is made where there is none.
 
@@ -80,7 +73,7 @@ def push(
     """
     check_repo(repo)
     files = [name for name, _ in plan_push(folder)]
-    with _clear_errors(repo):
+    try:
         from huggingface_hub import HfApi
 
         api = HfApi(library_name="lptool")
@@ -90,6 +83,8 @@ def push(
         api.upload_folder(
             repo_id=repo, folder_path=folder, revision=revision, commit_message=message, allow_patterns=files
         )
+    except Exception as error:  # huggingface_hub's own, those of the library it sends with, and of the system
+        raise HubError(f"{repo}: not uploaded: {_advice(error, repo)}") from error
     return url if revision is None else f"{url}/tree/{revision}"
 
 
@@ -135,18 +130,8 @@ def _check_weights(file: Path) -> None:
         raise CheckpointError(f"{file}: {first_ten(broken, ', ')} holds NaN or infinite values")
 
 
-@contextmanager
-def _clear_errors(repo: str) -> Iterator[None]:
-    """Whatever huggingface_hub raises, as one line that says what to do."""
-    try:
-        yield
-    except LptoolError:
-        raise
-    except Exception as error:  # huggingface_hub's own, those of the library it sends with, and of the system
-        raise HubError(f"{repo}: not uploaded: {_advice(error, repo)}") from error
-
-
 def _advice(error: Exception, repo: str) -> str:
+    """What to do about whatever huggingface_hub raises."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(getattr(error, "response", None), "status_code", None)
     if "LocalTokenNotFoundError" in kinds or status == 401:

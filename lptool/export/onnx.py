@@ -127,24 +127,17 @@ def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor],
 
 def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> float:
     """The largest absolute difference of logits between a network and its file; NaN where any is NaN."""
-    session = _session(file)
-    with torch.inference_mode():
-        found = [(_logits(session, batch) - model(batch)).abs().max() for batch in batches]
-    return float(torch.stack(found).max())
-
-
-def _session(file: Path) -> Any:
-    """The file opened with onnxruntime on the CPU; its log stays silent, because what fails raises."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def _logits(session: Any, images: Tensor) -> Tensor:
-    (logits,) = session.run(["logits"], {"images": images.contiguous().numpy()})
-    return torch.from_numpy(logits)
+    options.log_severity_level = 4  # silent, because what fails raises
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    found = []
+    with torch.inference_mode():
+        for batch in batches:
+            (logits,) = session.run(["logits"], {"images": batch.contiguous().numpy()})
+            found.append((torch.from_numpy(logits) - model(batch)).abs().max())
+    return float(torch.stack(found).max())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -55,16 +56,18 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
     if not is_timm(arch):
         return _foreign_config(arch, ticket.metadata)
     model: Any = _empty_network(ticket)
-    own = {key: _plain(value) for key, value in model.pretrained_cfg.items() if value is not None}
+    said = {key: model.pretrained_cfg.get(key) for key in (*_OF_NETWORK, *_OF_IMAGES, "input_size")}
+    own = json.loads(json.dumps({key: value for key, value in said.items() if value is not None}))  # lists, no tuples
     pretrained = {key: own.get(key) for key in _OF_NETWORK}
-    kwargs = _model_args(ticket.metadata)
-    pretrained |= _assumed_images(own, kwargs.get("in_chans", 3)) | _images_of(ticket.metadata)
+    channels = ticket.metadata.arch_kwargs.get("in_chans") or 3
+    pretrained |= _assumed_images(own, channels) | _images_of(ticket.metadata)
+    labels = ticket.metadata.data.class_names  # in the order of the logits
     return {
-        "architecture": _without_tag(arch),
+        "architecture": arch.partition(".")[0],  # a tag, as in `resnet18.a1_in1k`, names weights of timm's
         "num_classes": model.num_classes,
         "num_features": model.num_features,
-        **({"model_args": kwargs} if kwargs else {}),
-        **_labels_of(ticket.metadata, model.num_classes),
+        **_model_args(ticket.metadata),
+        **({"label_names": list(labels)} if labels and len(labels) == model.num_classes else {}),
         "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
     }
 
@@ -91,11 +94,6 @@ def _arch_of(ticket: Ticket) -> str:
     return ticket.metadata.arch
 
 
-def _without_tag(arch: str) -> str:
-    """`resnet18` of `resnet18.a1_in1k`: the tag names weights of timm's, and these are others."""
-    return arch.partition(".")[0]
-
-
 def _empty_network(ticket: Ticket) -> nn.Module:
     """The network with its names and shapes, and no memory for its weights."""
     with torch.device("meta"), said_by(ticket.file):
@@ -104,15 +102,16 @@ def _empty_network(ticket: Ticket) -> nn.Module:
 
 def _model_args(metadata: Metadata) -> dict[str, Any]:
     """What to build the network with, beside the classes, which timm reads elsewhere."""
-    return {name: value for name, value in metadata.arch_kwargs.items() if name != "num_classes" and value is not None}
+    kwargs = {name: value for name, value in metadata.arch_kwargs.items() if value is not None}
+    kwargs.pop("num_classes", None)
+    return {"model_args": kwargs} if kwargs else {}
 
 
 def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
     classes = metadata.arch_kwargs.get("num_classes", metadata.data.num_classes)
     known = {"num_classes": classes} if classes is not None else {}
-    kwargs = _model_args(metadata)
-    arguments = {"model_args": kwargs} if kwargs else {}
-    return {"architecture": arch, **known, **arguments, "pretrained_cfg": {**_images_of(metadata), **known}}
+    images = {**_images_of(metadata), **known}
+    return {"architecture": arch, **known, **_model_args(metadata), "pretrained_cfg": images}
 
 
 def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
@@ -129,16 +128,3 @@ def _images_of(metadata: Metadata) -> dict[str, Any]:
     if not found:
         return {}
     return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
-
-
-def _labels_of(metadata: Metadata, num_classes: int) -> dict[str, Any]:
-    """The names of the classes in the order of the logits, where the ticket has one for each."""
-    names = metadata.data.class_names
-    return {"label_names": list(names)} if names and len(names) == num_classes else {}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as the lists that JSON has."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -49,13 +49,10 @@ def build_model(arch: str, /, num_classes: int | None = None, in_chans: int | No
 
 def _from_timm(arch: str) -> Callable[..., nn.Module]:
     if not timm.is_model(arch):
+        in_file = f" Say what to call in the file, as {arch}:Net." if arch.endswith(".py") else None
         raise ArchError(
             f"unknown architecture {arch!r}: expected a timm name, module:callable or file.py:callable."
-            + (
-                f" Say what to call in the file, as {arch}:Net."
-                if arch.endswith(".py")
-                else near_miss(arch, timm.list_models())
-            )
+            + (in_file or near_miss(arch, timm.list_models()))
         )
     return functools.partial(timm.create_model, arch)
 
@@ -107,12 +104,8 @@ def _accepted(build: Callable[..., nn.Module], wanted: Mapping[str, Any]) -> dic
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> int:
-    """Try the network, on the CPU, on two black images. Raises ArchError where it cannot take them or lacks classes.
-
-    Returns:
-        How many classes it tells apart.
-    """
+def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> None:
+    """Try the network, on the CPU, on two black images. Raises ArchError where it cannot take them or lacks classes."""
     try:
         with torch.inference_mode(), in_eval_mode(model):
             logits = model(torch.zeros(2, *image_shape))
@@ -122,7 +115,6 @@ def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_class
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2 or logits.shape[1] < num_classes:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArchError(f"architecture {arch!r} gives {shape} for 2 images, expected logits of {num_classes} classes")
-    return logits.shape[1]
 
 
 def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:

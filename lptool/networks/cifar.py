@@ -120,12 +120,7 @@ _VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 51
 
 def _resnet18(in_chans: int = 3, **kwargs: Any) -> nn.Module:
     """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool."""
-    model: Any = ResNet(
-        BasicBlockOfTimm,  # type: ignore[arg-type]
-        (2, 2, 2, 2),
-        in_chans=in_chans,
-        **kwargs,
-    )
+    model: Any = ResNet(BasicBlockOfTimm, (2, 2, 2, 2), in_chans=in_chans, **kwargs)  # type: ignore[arg-type]
     model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

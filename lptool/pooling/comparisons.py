@@ -68,20 +68,16 @@ class References:
 
 def references(bench: Bench) -> References:
     """Score every ticket of the pool as it is, and the mean of their predicted probabilities, on val and test."""
-    by_part = {part: _on(bench, images) for part, images in (("val", bench.data.val), ("test", bench.data.test))}
-    return References(
-        ensemble={part: ensemble for part, (ensemble, _) in by_part.items()},
-        members=tuple(
-            {part: members[place] for part, (_, members) in by_part.items()} for place in range(len(bench.pool))
-        ),
-    )
+    val, test = _on(bench, bench.data.val), _on(bench, bench.data.test)
+    together, *members = ({"val": on_val, "test": on_test} for on_val, on_test in zip(val, test, strict=True))
+    return References(together, tuple(members))
 
 
-def _on(bench: Bench, images: Images) -> tuple[Score, list[Score]]:
-    """The score of the ensemble, and of each ticket."""
+def _on(bench: Bench, images: Images) -> list[Score]:
+    """The score of the ensemble, then of each ticket."""
     members, total, labels = list[Score](), torch.zeros(()), torch.zeros(())
     for place in range(len(bench.pool)):
         logits, labels = bench.predict(bench.pool[place].state, images)
         members.append(score_of(logits, labels))
         total = total + logits.cpu().double().softmax(dim=1)  # in float32 a probability can become 0
-    return score_of((total / len(bench.pool)).log(), labels.cpu()), members
+    return [score_of((total / len(bench.pool)).log(), labels.cpu()), *members]

@@ -23,7 +23,7 @@ class Slope:
         model: the network; on the device of the batches.
         train: makes the batches of training images; called with the order of the images.
         train_size: how many images those are.
-        compute: see `evaluate`.
+        compute: see `cast_forward`.
         batch_size: images of a step, drawn without replacement. seed: of the drawing.
         noise: standard deviation of the Gaussian noise added to the normalised images.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import Images
-from lptool.networks.loading import fitted_state
+from lptool.networks.matching import fitted_state
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
@@ -26,6 +25,15 @@ from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score
+
+
+@dataclass(frozen=True)
+class Member:
+    """One ticket of the pool; its sparsity in [0, 1]."""
+
+    file: str
+    level: int
+    sparsity: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,8 @@ class PoolResult:
     """One pooled model, as written; plain values, so that one process can send it to another.
 
     Attributes:
-        sparsity: of the file. target_sparsity: of the target as it was.
-        files, levels, sparsities: of the pool's tickets, by place.
+        sparsity: of the file.
+        members: the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
         shipped: `pooled`, or the control written in its place because it scores better on val.
@@ -61,10 +69,7 @@ class PoolResult:
     output: Path
     sha256: str
     sparsity: float
-    target_sparsity: float
-    files: tuple[str, ...]
-    levels: tuple[int, ...]
-    sparsities: tuple[float, ...]
+    members: tuple[Member, ...]
     trace: SearchTrace
     shipped: str
     val: dict[str, Score]
@@ -87,8 +92,7 @@ class PoolResult:
 def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
     """The journal at `path`, the same on every rank; the scorer goes on with what it holds."""
     scorer, now = bench.scorer, fingerprint(bench, target)
-    opened = partial(Journal.open, path, now, scorer.batch_size.images, overwrite=overwrite)
-    journal = ranks.on_first(opened)
+    journal = ranks.on_first(lambda: Journal.open(path, now, scorer.batch_size.images, overwrite=overwrite))
     scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
     scorer.known.update(journal.known)
     return journal
@@ -97,10 +101,7 @@ def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwr
 def _search(
     bench: Bench, target: int, journal: Journal, ranks: Ranks, on_progress: OnProgress
 ) -> tuple[Incumbent, SearchTrace]:
-    """Search, each score kept in the journal; what it holds already is not scored again.
-
-    Every rank returns the same. Rank 0 alone writes the journal.
-    """
+    """Search, each score kept in the journal by rank 0; what that holds already is not scored again."""
     scorer = bench.scorer
 
     def note(progress: Progress) -> None:
@@ -162,12 +163,7 @@ def pool_target(
 
 
 def _write_pooled(
-    bench: Bench,
-    output: Path,
-    form: Form,
-    fitted: Callable[[Ticket], Ticket],
-    best: Incumbent,
-    trace: SearchTrace,
+    bench: Bench, output: Path, form: Form, fitted: Callable[[Ticket], Ticket], best: Incumbent, trace: SearchTrace
 ) -> PoolResult:
     pool = bench.pool
     ticket = pool[trace.target]
@@ -182,14 +178,14 @@ def _write_pooled(
     metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
+    rounded = None
+    if form.values:
+        rounded = bench.score(fitted_state(bench.model, load_ticket(output), bench.arch), bench.data.test)
     return PoolResult(
         output=output,
         sha256=file_sha256(output),
         sparsity=sparsity(mask),
-        target_sparsity=sparsity(ticket.mask),
-        files=tuple(summary.file for summary in pool.summaries),
-        levels=tuple(pool.level(i) for i in range(len(pool))),
-        sparsities=tuple(1 - pool.density(i) for i in range(len(pool))),
+        members=tuple(Member(s.file, pool.level(i), 1 - pool.density(i)) for i, s in enumerate(pool.summaries)),
         trace=trace,
         shipped=shipped,
         val=val,
@@ -202,7 +198,7 @@ def _write_pooled(
         plain_names=pooled.plain_names,
         form=form,
         sizes=sizes_of(pooled),
-        rounded=_score_as_written(bench, output) if form.values else None,
+        rounded=rounded,
         device=str(bench.device),
     )
 
@@ -217,11 +213,6 @@ def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -
     else:
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     return states
-
-
-def _score_as_written(bench: Bench, output: Path) -> Score:
-    state = fitted_state(bench.model, load_ticket(output), bench.arch)
-    return bench.score(state, bench.data.test)
 
 
 def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:

@@ -28,7 +28,7 @@ class Scorer:
         val: makes the batches to choose on; called with the order of the images.
         val_size: how many images those are.
         calibration: makes the batches for BN recalibration; None scores every state with the statistics it has.
-        compute: see `evaluate`.
+        compute: see `cast_forward`.
         choice: what the bar of a scoring is a bar of.
         batch_size: of val. calibration_batch: of calibration; a part of the result, as statistics are per batch.
 

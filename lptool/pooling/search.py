@@ -131,8 +131,7 @@ class Search:
         the alphas after it, and better than the best so far of those before it. A score that is not finite reaches no
         bar. The best mix is made again at the end, so that one mix is in memory at a time.
         """
-        candidate = self.pool[place].state
-        mix = partial(self.mix, incumbent.state, candidate)
+        mix = partial(self.mix, incumbent.state, self.pool[place].state)
         tried: dict[int, Score] = {}
         best: int | None = None  # of those as good as the incumbent
 
@@ -140,30 +139,25 @@ class Search:
             merit = self.choice.merit(incumbent.score if best is None else tried[best])
             return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
+        def scoring(i: int) -> Callable[[], Score]:
+            now = bar(i)
+            return lambda: self.score(mix(alphas[i])[0], now)
+
         while places := self.explore(alphas, tried, best):
             for start in range(0, len(places), self.ranks.count):  # a round: one scoring on each rank
-                bars = {i: bar(i) for i in places[start : start + self.ranks.count]}
-                found = self._scores({i: (partial(mix, alphas[i]), bar) for i, bar in bars.items()})
-                tried |= found
-                for i, result in sorted(found.items()):  # in the order that one rank alone would go
-                    if self.choice.reaches(result, bar(i)):
+                among = places[start : start + self.ranks.count]
+                found = self.ranks.share({rank: scoring(i) for rank, i in enumerate(among)})
+                tried |= dict(zip(among, found.values(), strict=True))
+                for i in sorted(among):  # in the order that one rank alone would go
+                    if self.choice.reaches(tried[i], bar(i)):
                         best = i
-                self.report(tuple(Scored(place, alphas[i], result) for i, result in found.items()), incumbent.score)
+                self.report(tuple(Scored(place, alphas[i], tried[i]) for i in among), incumbent.score)
         attempts = tuple((alphas[i], tried[i]) for i in sorted(tried))
         if best is None or not self.choice.replaces(tried[best], incumbent.score):
             return None, Step(place, None, False, None, attempts)
         state, mask = mix(alphas[best])
         step = Step(place, alphas[best], True, tried[best], attempts)
         return Incumbent(state, mask, tried[best], recalibrated=True), step
-
-    def _scores(self, tasks: dict[int, tuple[Callable[[], tuple[State, Mask]], float]]) -> dict[int, Score]:
-        """The scores of one round, by place: of each a function that makes the mix, and its bar; one for each rank."""
-
-        def scoring(mix: Callable[[], tuple[State, Mask]], bar: float) -> Score:
-            return self.score(mix()[0], bar)
-
-        by_rank = {rank: partial(scoring, *task) for rank, task in enumerate(tasks.values())}
-        return dict(zip(tasks, self.ranks.share(by_rank).values(), strict=True))
 
 
 def pruned_ticket(pool: Pool, target: int, keep: int) -> tuple[State, Mask]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lptool.checkpoints.header import Split
 from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
@@ -192,14 +191,9 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
-    warnings = (
-        *notes,
-        *pool.warnings,
-        *not_nested(pool.summaries),
-        *guessed,
-        *assumed,
-        *_carried(shapes, names, first),
-    )
+    extras = ", ".join(name for name in shapes if name not in names)
+    carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
+    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried)
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     bench = Bench(
         pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
@@ -210,18 +204,12 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
 
 def _files_in(*names: str) -> list[str]:
     """The files that an architecture `file.py:callable` or a data set `npz:FILE` is read from."""
-    return [
-        part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]) if Path(part).is_file()
-    ]
+    parts = (part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]))
+    return [part for part in parts if Path(part).is_file()]
 
 
-def _carried(shapes: dict[str, tuple[int, ...]], names: dict[str, str], first: Summary) -> list[str]:
-    extras = [name for name in shapes if name not in names]
-    return [f"{first.file}: {', '.join(extras)} is no part of the network; carried over from the target"] * bool(extras)
-
-
-def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, ...]]:
-    """The data the tickets were trained on, split as it was then, and warnings.
+def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:
+    """The data the tickets were trained on, split as it was then; warnings of what was assumed of it.
 
     Raises:
         DataError: val would hold images that the tickets were trained on, or images do not fit the network.
@@ -234,31 +222,18 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, tuple[str, .
         check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
-    return data, _assumed(pool, data, measured=normalisation is None)
+    unknown = "does not say which images it was trained on; if val's are among them, its scores are flattered"
+    assumed = [f"{s.file} {unknown}" for s in pool.summaries if not s.metadata.dataset][:1]
+    return data, assumed + [measured_note(data)] * (normalisation is None)
 
 
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
     """Refuse data of another split than the tickets say they were trained on."""
     for summary in naming_data(summaries):
-        trained_on = summary.metadata.data
-        if not _same_split(trained_on.split, data.split):
+        name, then, now = summary.metadata.data.name, summary.metadata.data.split, data.split
+        # Val is the same images by its indices, and by the labels where both are known.
+        if then.hash != now["hash"] or (None not in (then.labels, now["labels"]) and then.labels != now["labels"]):
             raise DataError(
-                f"{summary.file}: was trained on another split of {one_line(str(trained_on.name))}, so val would "
+                f"{summary.file}: was trained on another split of {one_line(str(name))}, so val would "
                 "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
             )
-
-
-def _assumed(pool: Pool, data: Data, *, measured: bool) -> tuple[str, ...]:
-    """Warnings of what the tickets do not say, and was assumed."""
-    lines = []
-    silent = next((s.file for s in pool.summaries if not s.metadata.dataset), None)
-    if silent is not None:
-        lines.append(
-            f"{silent} does not say which images it was trained on; if val's are among them, its scores are flattered"
-        )
-    return (*lines, *[measured_note(data)] * measured)
-
-
-def _same_split(then: Split, now: dict[str, Any]) -> bool:
-    """Whether val is the same images: by its indices, and by the labels where both are known."""
-    return then.hash == now["hash"] and (None in (then.labels, now["labels"]) or then.labels == now["labels"])

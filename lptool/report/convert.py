@@ -87,7 +87,5 @@ def conversion_view(conversion: Conversion) -> RenderableType:
         )
     if conversion.difference is not None:
         lines.append(f"onnxruntime's logits differ from torch's by {conversion.difference:.1e} at most")
-    loading = how_to_load(
-        conversion.metadata, conversion.output, kind=conversion.kind, plain_names=conversion.plain_names
-    )
-    return Group(*lines, loading)
+    kind, plain_names = conversion.kind, conversion.plain_names
+    return Group(*lines, how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names))

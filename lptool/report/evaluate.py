@@ -48,11 +48,7 @@ def _file_document(result: FileResult, source: str | None) -> dict[str, Any]:
         "level": metadata.level,
         "method": metadata.search.method,
         "sparsity": 1 - summary.density(),
-        "test": {
-            **_metrics_document(result.test),
-            "interval": list(result.test.interval),
-            "top5": result.test.top5,
-        },
+        "test": {**_metrics_document(result.test), "interval": list(result.test.interval), "top5": result.test.top5},
         "cost": asdict(result.cost),
         "layers": [
             {"name": name, "shape": list(tensors[name].shape), "density": summary.density([name])}
@@ -68,13 +64,8 @@ def _metrics_document(metrics: Metrics) -> dict[str, Any]:
 
 
 def _corruptions_document(result: FileResult, source: str) -> dict[str, Any]:
-    return {
-        "source": source,
-        "rows": [
-            {"name": row.name, "severity": row.severity, **_metrics_document(row.metrics)} for row in result.corrupted
-        ],
-        "mean_accuracy": result.mean_corruption_accuracy,
-    }
+    rows = [{"name": row.name, "severity": row.severity, **_metrics_document(row.metrics)} for row in result.corrupted]
+    return {"source": source, "rows": rows, "mean_accuracy": result.mean_corruption_accuracy}
 
 
 def evaluate_view(evaluation: Evaluation) -> RenderableType:
@@ -86,19 +77,18 @@ def evaluate_view(evaluation: Evaluation) -> RenderableType:
         on_terminal(tables.evaluated(document, names)),
         on_terminal(tables.cost(files, names, lambda dense, kept: f"{dense:,} → {kept:,}")),
     ]
-    for name, file, result in zip(names, files, evaluation.files, strict=True):
+    for file, result in zip(files, evaluation.files, strict=True):
         if found := file["corruptions"]:
+            name = names[file["file"]]
             extra = {row.name for row in result.corrupted if row.extra}
             parts.append(on_terminal(tables.corruptions(name, found, extra)))
             parts.append(f"mean corruption accuracy of {name}: {percent(found['mean_accuracy'])}")
     if compared := document["comparisons"]:
-        parts.append(
-            on_terminal(tables.comparisons(compared, dict(zip((f["file"] for f in files), names, strict=True))))
-        )
+        parts.append(on_terminal(tables.comparisons(compared, names)))
     return Group(*parts)
 
 
-def _short_names(files: Sequence[str]) -> list[str]:
-    """File names, or whole paths where two would look the same."""
-    short = [Path(file).name for file in files]
-    return short if len(set(short)) == len(set(files)) else list(files)
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """Of each file its name, or its whole path where two would look the same."""
+    short = {file: Path(file).name for file in files}
+    return short if len(set(short.values())) == len(short) else {file: file for file in files}

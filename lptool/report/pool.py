@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
 from lptool.pooling.job import PoolResult
-from lptool.pooling.outcome import SearchTrace
+from lptool.pooling.outcome import SearchTrace, Step
+from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.setup import Bench
 from lptool.provenance import command_line, versions
 from lptool.report import tables
@@ -32,21 +33,9 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "rounded": result.rounded and result.rounded.to_json(),
         "method": trace.method,
         "chosen": trace.chosen,
-        "target": {
-            "file": result.files[trace.target],
-            "level": result.levels[trace.target],
-            "sparsity": result.target_sparsity,
-        },
+        "target": asdict(result.members[trace.target]),
         "sparsity": result.sparsity,
-        "members": [
-            {
-                "file": result.files[step.candidate],
-                "level": result.levels[step.candidate],
-                "alpha": step.alpha,
-                "accepted": step.accepted,
-            }
-            for step in trace.steps
-        ],
+        "members": [_step_document(result, step) for step in trace.steps],
         "improved": result.improved,
         "shipped": result.shipped,
         "evaluations": trace.evaluations,
@@ -67,16 +56,18 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
     }
 
 
+def _step_document(result: PoolResult, step: Step) -> Document:
+    member = result.members[step.candidate]
+    return {"file": member.file, "level": member.level, "alpha": step.alpha, "accepted": step.accepted}
+
+
 def _search_document(result: PoolResult) -> Document:
     """Every step with every attempt: those cut short say how far they were scored."""
     trace = result.trace
     steps = [
         {
             "pass": step.number,
-            "file": result.files[step.candidate],
-            "level": result.levels[step.candidate],
-            "alpha": step.alpha,
-            "accepted": step.accepted,
+            **_step_document(result, step),
             "attempts": [{"alpha": a, **score.to_json(), "complete": score.complete} for a, score in step.attempts],
         }
         for step in trace.steps
@@ -85,10 +76,10 @@ def _search_document(result: PoolResult) -> Document:
 
 
 def _coefficients_document(result: PoolResult) -> Document | None:
-    found = result.trace.coefficients
+    found, levels = result.trace.coefficients, [member.level for member in result.members]
     if found is None:
         return None
-    return {"groups": list(found.groups), "members": list(result.levels), "values": [list(row) for row in found.values]}
+    return {"groups": list(found.groups), "members": levels, "values": [list(row) for row in found.values]}
 
 
 def _methods_document(result: PoolResult) -> Document:
@@ -100,38 +91,32 @@ def _methods_document(result: PoolResult) -> Document:
 
 
 def _references_document(result: PoolResult, found: References) -> Document:
-    names = [
-        {"file": file, "level": level, "sparsity": sparsity}
-        for file, level, sparsity in zip(result.files, result.levels, result.sparsities, strict=True)
+    members = [
+        asdict(member) | {part: score.to_json() for part, score in scores.items()}
+        for member, scores in zip(result.members, found.members, strict=True)
     ]
-    return {
-        "ensemble": {part: score.to_json() for part, score in found.ensemble.items()},
-        "members": [
-            name | {part: score.to_json() for part, score in member.items()}
-            for name, member in zip(names, found.members, strict=True)
-        ],
-    }
+    return {"ensemble": {part: score.to_json() for part, score in found.ensemble.items()}, "members": members}
 
 
 def _scores(scores: dict[str, Score]) -> Document:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path], evaluations: int) -> Document:
+def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
     return {
         "pool": files,
         "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
         "method": bench.options.method,
-        "evaluations_at_most": len(targets) * evaluations,
+        "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(bench.pool)),
     }
 
 
 def pool_view(result: PoolResult) -> RenderableType:
     """The result of one search for a person: scores, members, the file and how to load it."""
     trace = result.trace
-    target = f"level {result.levels[trace.target]}, {percent(result.sparsity)} sparse"
+    target = f"level {result.members[trace.target].level}, {percent(result.sparsity)} sparse"
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
@@ -168,12 +153,12 @@ def _verdict(result: PoolResult) -> str:
         return "no candidate improved; the output is the incumbent that the search started from"
     coefficients = result.trace.coefficients
     if coefficients and len(coefficients.groups) > 1:
-        return f"mixed {len(result.files)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
+        return f"mixed {len(result.members)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
     if coefficients:
         shares = ", ".join(f"{value:.2f}" for value in coefficients.values[0])
-        return f"mixed {len(result.files)} tickets with the coefficients {shares}, in the order of their levels"
-    steps = ", ".join(f"level {result.levels[s.candidate]} (alpha {s.alpha:g})" for s in result.trace.accepted)
-    return f"accepted {len(result.trace.accepted)} of {len(result.trace.steps)} candidates: {steps}"
+        return f"mixed {len(result.members)} tickets with the coefficients {shares}, in the order of their levels"
+    steps = ", ".join(f"level {result.members[s.candidate].level} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    return f"accepted {accepted} of {len(result.trace.steps)} candidates: {steps}"
 
 
 def summary_view(documents: Sequence[Document]) -> RenderableType:

@@ -103,36 +103,28 @@ def _val_and_test(found: Document | None) -> str:
 
 def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Table:
     """The candidates as the search took them; a header written by another program may lack any part of one."""
-    rows = [
-        [
-            *(_given(step.get(key)) for key in ("file", "level")),
-            _given(step.get("alpha"), digits),
-            "yes" if step.get("accepted") else "no",
-        ]
-        for step in steps
-    ]
+    keys, verdicts = ("file", "level", "alpha"), {True: "yes", False: "no"}
+    rows = [[*(_given(step.get(key), digits) for key in keys), verdicts[bool(step.get("accepted"))]] for step in steps]
     return Table(caption, ["member", "level", "alpha", "accepted"], rows)
 
 
-def _given(value: object, digits: int = 6) -> str:
+def _given(value: object, digits: int) -> str:
     if value is None:
         return NOTHING
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def evaluated(document: Document, names: Sequence[str]) -> Table:
-    """What each file reached on test."""
+def evaluated(document: Document, names: Mapping[str, str]) -> Table:
+    """What each file reached on test; `names` are those of the files, here and below."""
     files = document["files"]
     top5 = any(file["test"]["top5"] is not None for file in files)
     rows = []
-    for name, file in zip(names, files, strict=True):
+    for file in files:
         test = file["test"]
         low, high = test["interval"]
-        cells = [
-            f"{percent(test['accuracy'])} [{100 * low:.2f}, {100 * high:.2f}]",
-            *map(number, (test["nll"], test["ece"])),
-        ]
-        rows.append([name, percent(file["sparsity"]), *cells, *[_percent(test["top5"])] * top5])
+        accuracy = f"{percent(test['accuracy'])} [{100 * low:.2f}, {100 * high:.2f}]"
+        cells = [names[file["file"]], percent(file["sparsity"]), accuracy, number(test["nll"]), number(test["ece"])]
+        rows.append([*cells, *[_percent(test["top5"])] * top5])
     headings = ["file", "sparsity", "accuracy [95 %]", "NLL", "ECE", *["top-5"] * top5]
     return Table(f"{document['dataset']}, {document['n']:,} test images", headings, rows)
 
@@ -141,18 +133,18 @@ def _percent(fraction: float | None) -> str:
     return NOTHING if fraction is None else percent(fraction)
 
 
-def cost(files: Sequence[Document], names: Sequence[str], show: Callable[[float, float], str]) -> Table:
+def cost(files: Sequence[Document], names: Mapping[str, str], show: Callable[[float, float], str]) -> Table:
     """What each file costs to run and to keep; `show` writes a pair of dense and kept."""
     pairs = (("parameters", "kept"), ("flops_dense", "flops_kept"), ("bytes_dense", "bytes_kept"))
     rows = [
-        [name, *(show(file["cost"][dense], file["cost"][kept]) for dense, kept in pairs)]
-        for name, file in zip(names, files, strict=True)
+        [names[file["file"]], *(show(file["cost"][dense], file["cost"][kept]) for dense, kept in pairs)]
+        for file in files
     ]
     return Table("cost, dense → as kept", ["file", "parameters", "FLOPs per image", "bytes"], rows)
 
 
 def comparisons(found: Sequence[Document], names: Mapping[str, str]) -> Table:
-    """Every two files, on the same images; `names` are those of the files."""
+    """Every two files, on the same images."""
     rows = [[names[c["a"]], names[c["b"]], str(c["a_only"]), str(c["b_only"]), f"{c['p']:.3g}"] for c in found]
     caption = "images that only one of two gets right (exact McNemar test)"
     return Table(caption, ["a", "b", "only a", "only b", "p"], rows)

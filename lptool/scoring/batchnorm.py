@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def recalibrate_bn(
     if first is None:
         raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
     with torch.inference_mode(), _averaging(model, layers):
-        for batch in _chain(first, batches):
+        for batch in chain([first], batches):
             try:
                 (forward or model)(batch)
             except ValueError as error:  # torch's word for a batch without a variance
@@ -63,11 +64,6 @@ def recalibrate_bn(
                 ) from error
             seen += len(batch)
     return seen
-
-
-def _chain(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
-    yield first
-    yield from rest
 
 
 @contextmanager

@@ -59,25 +59,18 @@ class ScoreFunction(Protocol):
     def __call__(self, state: Mapping[str, Tensor], bar: float = -math.inf) -> Score: ...
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> Score:
-    """Score a model in eval mode.
+def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Logits float32 [N, C] and labels int64 [N], on the device, of a model in eval mode.
 
     Args:
         model: left in the mode it came in.
         batches: pairs of float images [B, C, H, W] and int64 labels [B], on the model's device.
-        compute: bfloat16 runs the model under autocast; float32 as it is.
 
     Raises:
         DataError: there is no image.
     """
-    return score_of(*predict(model, batches, compute))
-
-
-def predict(model: nn.Module, batches: Iterable[Batch], compute: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Logits float32 [N, C] and labels int64 [N], on the device, of a model in eval mode; else as `evaluate`."""
-    forward = cast_forward(model, compute)
     with in_eval_mode(model), torch.inference_mode():
-        found = [(forward(images).float(), labels) for images, labels in batches]
+        found = [(model(images).float(), labels) for images, labels in batches]
     if not found:
         raise DataError("there is no image to score on; choose a data set or split that has some")
     logits, labels = zip(*found, strict=True)
@@ -105,7 +98,7 @@ def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cast_forward(model: nn.Module, compute: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """The model's forward pass, under autocast where `compute` is not float32."""
+    """The model's forward pass, under autocast where `compute`, bfloat16 or float32, is not float32."""
 
     def forward(images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, compute, enabled=compute != torch.float32):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from lptool.data.augment import draw
 from lptool.errors import SetupError, TrainError, first_line
 from lptool.scoring.batching import BatchSize, is_out_of_memory
-from lptool.scoring.score import Score, evaluate, merged
+from lptool.scoring.score import Score, merged, predict, score_of
 from lptool.training.folder import Record
 from lptool.training.parallel import noticing_peers, share_buffers
 from lptool.training.schedule import learning_rate
@@ -78,13 +79,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
     options, steps = run.options, run.steps_per_epoch
     first = run.first_step(level.number, epoch)
     rates = [learning_rate(options, epoch * steps + step, steps) for step in range(first, steps)]
-    done = first
-
-    def on_step() -> None:
-        nonlocal done
-        done += 1
-        run.watch.on_step(run.where(level.number, epoch, done))
-
+    done = count(first + 1)
     with noticing_peers(run.ranks), _clear_errors(run, level.number, epoch):
         totals = run_steps(
             run.network,
@@ -95,7 +90,7 @@ def _optimise(run: Run, level: Level, epoch: int) -> tuple[float, float, int]:
             compute=run.compute,
             label_smoothing=options.label_smoothing,
             processes=run.ranks.count,
-            on_step=on_step,
+            on_step=lambda: run.watch.on_step(run.where(level.number, epoch, next(done))),
         )
         share_buffers(run.model, run.ranks)
     sums = run.ranks.gather((float(totals.loss), int(totals.correct), totals.seen))
@@ -136,10 +131,11 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     # From files, a crop of random size is taken of the whole picture, as it is decoded.
     resized_crop = options.augment == "resized-crop"
     pictures = train.resized_crops(generator.initial_seed()) if resized_crop else None
+    padding = run.data.shape[1] // 8 if options.crop_padding is None else options.crop_padding
     augmentation = draw(
         order,
         run.data.shape,
-        crop_padding=0 if resized_crop else _crop_padding(run),
+        crop_padding=0 if resized_crop else padding,
         flip=_flip(run),
         resized_crop=resized_crop and pictures is None,
         generator=generator,
@@ -151,10 +147,6 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     batches = run.data.placed_batches(pictures or train, order, mine, run.device, augment=augmentation.apply)
     for batch, (images, labels) in zip(whole, batches, strict=True):
         yield Part(images, labels, len(batch))
-
-
-def _crop_padding(run: Run) -> int:
-    return run.data.shape[1] // 8 if run.options.crop_padding is None else run.options.crop_padding
 
 
 def _flip(run: Run) -> bool | Literal["alternate"]:
@@ -179,7 +171,7 @@ def _score(run: Run) -> Score:
 
     def score(rows: Tensor) -> Score:
         batches = partial(run.data.batches, run.data.val, device=run.device, order=rows)
-        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: evaluate(run.model, batches(batch_size=size)))
+        return BatchSize(_SCORED_AT_ONCE).fit(lambda size: score_of(*predict(run.model, batches(batch_size=size))))
 
     parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
     return merged(

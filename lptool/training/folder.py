@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.containers import SafetensorsFile, read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.places import write_atomically
 from lptool.checkpoints.writing import write_tensors
 from lptool.errors import OutputError, TrainError
@@ -62,7 +62,7 @@ class RunFolder:
     def _options(self) -> Path:
         return self.path / ".resume" / "options.json"
 
-    def claim(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> None:
+    def claim(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> None:
         """Remember what this run is, with the sparsity after each pruning where they were asked for.
 
         There may be more of them from one call to the next.
@@ -70,33 +70,29 @@ class RunFolder:
         Raises:
             TrainError: the folder was begun as another run.
         """
-        asked = None if sparsities is None else list(sparsities)
-        begun = self.check(options, asked)
-        if begun is None or len(asked or ()) > len(begun.get("sparsities") or ()):  # begun, or made longer
-            document = {**options, "sparsities": asked}
+        begun = self.check(options, sparsities)
+        if begun is None or len(sparsities or ()) > len(begun.get("sparsities") or ()):  # begun, or made longer
+            document = {**options, "sparsities": sparsities}
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
             for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
                 left_behind.unlink()
 
-    def check(self, options: Mapping[str, Any], sparsities: Sequence[float] | None = None) -> dict[str, Any] | None:
+    def check(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> dict[str, Any] | None:
         """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
-        if self._options.exists():
-            begun = self._begun()
-            self._check_same(begun, options, None if sparsities is None else list(sparsities))
-            return begun
-        if self.level(0).exists():
-            raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
-        return None
-
-    def _check_same(self, begun: Mapping[str, Any], options: Mapping[str, Any], asked: list[float] | None) -> None:
+        if not self._options.exists():
+            if self.level(0).exists():
+                raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+            return None
+        begun = self._begun()
         differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
-        if not _one_goes_on(begun.get("sparsities"), asked):
-            differing.append(f"sparsities: {begun.get('sparsities')} there, {asked} now")
+        if not _one_goes_on(begun.get("sparsities"), sparsities):
+            differing.append(f"sparsities: {begun.get('sparsities')} there, {sparsities} now")
         if differing:
             raise TrainError(
                 f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
             )
+        return begun
 
     def _begun(self) -> dict[str, Any]:
         try:
@@ -126,11 +122,12 @@ class RunFolder:
         """The progress of a level, or None where it has not finished an epoch."""
         if not self._epoch.exists():
             return None
-        header = json.loads(read_header(self._epoch)["lptool-resume"])
+        file = SafetensorsFile(self._epoch)
+        header = json.loads(file.header["lptool-resume"])
         if header["level"] != level:
             return None
         progress = Progress(header["epoch"], best_correct=header["best_correct"])
-        for key, tensor in SafetensorsFile(self._epoch).items():
+        for key, tensor in file.items():
             group, _, name = key.partition("/")
             getattr(progress, group)[name] = tensor
         return progress

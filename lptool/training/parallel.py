@@ -107,12 +107,12 @@ class _SyncedOnHost(_BatchNorm):
         dims = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         wide = x.float()
-        count = _total(torch.tensor([float(x.numel() // x.shape[1])]))
-        mean = _total(wide.sum(dims)) / count
+        count = _Total.apply(torch.tensor([float(x.numel() // x.shape[1])]))
+        mean = _Total.apply(wide.sum(dims)) / count
         centred = wide - mean.view(shape)
-        var = _total(centred.square().sum(dims)) / count
+        var = _Total.apply(centred.square().sum(dims)) / count
         self._track(mean.detach(), var.detach() * count / (count - 1))  # unbiased, as torch's BatchNorm keeps it
-        normal = centred * (var + self.eps).rsqrt().view(shape)
+        normal: Tensor = centred * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)
         for after in ("drop", "act"):  # of timm's BatchNormAct2d
@@ -141,8 +141,3 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> Tensor:
         return _Total.forward(ctx, gradient[0].contiguous())
-
-
-def _total(x: Tensor) -> Tensor:
-    total: Tensor = _Total.apply(x)
-    return total

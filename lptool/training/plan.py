@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lptool.checkpoints.places import try_writing
 from lptool.data.images import InMemory, most_workers
 from lptool.device import pick_device
 from lptool.errors import OutputError
@@ -126,15 +125,13 @@ def disk_of(run: Run) -> dict[str, int]:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _free_bytes(folder: Path) -> int:
     """Of the disk that the folder is to lie on. Raises OutputError where it cannot be written to."""
     place = folder.absolute()
-    nearest = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
     try:
-        tempfile.TemporaryFile(dir=nearest).close()  # asking is surer than reading permission bits
+        return shutil.disk_usage(try_writing((place, *place.parents))).free
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written; choose a folder that you may write to") from error
-    return shutil.disk_usage(nearest).free

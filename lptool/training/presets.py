@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lptool.errors import TrainError, near_miss
@@ -47,12 +47,7 @@ PRESETS = {
     # half of the few training images are val: choosing on 180 of them would be choosing by luck
     "quickstart": Preset(
         TrainOptions(
-            arch="resnet8_cifar",
-            dataset="digits",
-            epochs=15,
-            rewind_epoch=3,
-            precision="fp32",
-            val_fraction=0.5,
+            arch="resnet8_cifar", dataset="digits", epochs=15, rewind_epoch=3, precision="fp32", val_fraction=0.5
         ),
         levels=5,
     ),
@@ -85,8 +80,7 @@ def with_given(base: TrainOptions, given: Mapping[str, Any]) -> TrainOptions:
     Raises:
         TrainError: options that contradict each other.
     """
-    scaled = _scaled(base, given.get("epochs", base.epochs))
-    return TrainOptions(**{**base.to_json(), **scaled, **given})
+    return replace(base, **{**_scaled(base, given.get("epochs", base.epochs)), **given})
 
 
 def _scaled(base: TrainOptions, epochs: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,9 @@ class Run:
         return {**self.options.to_json(), **self.origin, **data, "processes": processes}
 
     @property
-    def sparsities(self) -> Sequence[float] | None:
+    def sparsities(self) -> list[float] | None:
         """The sparsity after each pruning where they were asked for."""
-        return None if isinstance(self.levels, int) else self.levels
+        return None if isinstance(self.levels, int) else list(self.levels)
 
     @property
     def rewind_step(self) -> int:

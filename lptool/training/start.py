@@ -48,14 +48,10 @@ def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> 
     """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
     ticket = load_ticket(file)
     own = model.state_dict()
-    plain = unwrapped(own)
-    shapes = ticket.shapes
-    head = {
-        name: tuple(own[plain[name]].shape)
-        for name, shape in shapes.items()
-        if name in plain and _is_head(tuple(own[plain[name]].shape), shape, num_classes)
-    }
-    names = fit_names(model, shapes | head, arch, str(file))
+    ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items()}
+    theirs = ticket.shapes
+    head = {name: ours[name] for name in theirs if name in ours and _is_head(ours[name], theirs[name], num_classes)}
+    names = fit_names(model, theirs | head, arch, str(file))
     weights = ticket.renamed(names).state
     fresh = [names[name] for name in head]
     model.load_state_dict(own | {name: t for name, t in weights.items() if name not in fresh})

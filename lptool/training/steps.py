@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from lptool.scoring.score import cast_forward
 from lptool.training.options import TrainOptions
 
-OptimizerState = dict[str, Tensor]
-
 
 def make_optimizer(model: nn.Module, options: TrainOptions, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer of the options over all parameters, in as few kernels as the device allows."""
@@ -33,7 +31,7 @@ def make_optimizer(model: nn.Module, options: TrainOptions, device: torch.device
     )
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> OptimizerState:
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """What the optimizer remembers, as `PARAMETER|KIND` → tensor."""
     return {
         f"{name}|{kind}": value

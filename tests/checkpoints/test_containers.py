@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lptool.checkpoints.containers import SafetensorsFile, open_file, read_header, read_torch
+from lptool.checkpoints.containers import SafetensorsFile, open_file, read_torch
 from lptool.checkpoints.reading import load_ticket, open_checkpoint
 from lptool.checkpoints.writing import save_packed
 from lptool.errors import CheckpointError
@@ -165,9 +165,9 @@ def test_a_zip_that_is_not_torchs(tmp_path: Path) -> None:
 
 def test_headers(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "a", {"format": "pt"})
-    assert read_header(tmp_path / "a") == {"format": "pt"}
+    assert SafetensorsFile(tmp_path / "a").header == {"format": "pt"}
     save_file(STATE, tmp_path / "b")
-    assert read_header(tmp_path / "b") == {}
+    assert SafetensorsFile(tmp_path / "b").header == {}
 
 
 def tiny() -> nn.Module:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lptool.checkpoints.containers import read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.reading import file_sha256, load_pool, load_ticket, open_checkpoint, summarise_file
 from lptool.checkpoints.writing import save_packed
 from lptool.errors import CheckpointError, PoolError
@@ -132,7 +132,7 @@ def test_a_tensor_of_a_packed_file_that_is_not_prunable_is_kept_whole(tmp_path: 
 
 
 def test_a_header_that_names_absent_tensors_is_refused(tmp_path: Path, tickets: list[Path]) -> None:
-    document = json.loads(read_header(tickets[1])["lptool"]) | {"prunable": ["nowhere.weight"]}
+    document = json.loads(SafetensorsFile(tickets[1]).header["lptool"]) | {"prunable": ["nowhere.weight"]}
     save_file(STATE, tmp_path / "a.safetensors", {"lptool": json.dumps(document)})
     with pytest.raises(CheckpointError, match=r"calls nowhere.weight prunable, but the file lacks it"):
         load_ticket(tmp_path / "a.safetensors")

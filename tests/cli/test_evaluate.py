@@ -86,7 +86,7 @@ def missing_npy(folder: Path, files: list[Path]) -> list[object]:
 def short_npy(folder: Path, files: list[Path]) -> list[object]:
     arguments = missing_npy(folder, files)
     for name in STANDARD:
-        np.save(folder / "CIFAR-10-C" / f"{name}.npy", np.zeros((10_000, 32, 32, 3), np.uint8))
+        np.save(folder / "CIFAR-10-C" / f"{name}.npy", np.zeros((10, 32, 32, 3), np.uint8))
     return arguments
 
 
@@ -97,7 +97,7 @@ def short_npy(folder: Path, files: list[Path]) -> list[object]:
         (no_test_images, r"a\.npz: expected test_images .* found uint8 \[0, 8, 8\] and int64 \[0\], which is no image"),
         (no_test_files, r"images: test: Found no valid file for the classes 0, 1"),
         (missing_npy, r"CIFAR-10-C: lacks gaussian_noise\.npy, shot_noise\.npy, .*expected labels\.npy and the 15"),
-        (short_npy, r"gaussian_noise\.npy: expected uint8 \[50000, 32, 32, 3\], found uint8 \[10000, 32, 32, 3\]"),
+        (short_npy, r"gaussian_noise\.npy: expected uint8 \[50000, 32, 32, 3\], found uint8 \[10, 32, 32, 3\]"),
         (lambda folder, files: [folder / "none.safetensors"], "No such file or directory"),
         (lambda folder, files: [folder], "no checkpoint in it"),
         (lambda folder, files: [files[0], "--dataset", "digit"], "Did you mean 'digits'"),

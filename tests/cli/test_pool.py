@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints.containers import read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.pooling.catalogue import RATIOS
 from lptool.training.presets import PRESETS
@@ -246,7 +246,7 @@ def test_not_finite_scores_are_counted_and_said(tmp_path: Path, copies: list[Pat
     """Huge weights in one candidate: every mix with it overflows."""
     state = load_file(copies[1])
     state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
-    header = {"format": "pt", "lptool": read_header(copies[1])["lptool"]}
+    header = {"format": "pt", "lptool": SafetensorsFile(copies[1]).header["lptool"]}
     save_file(state, copies[1], header)
     options = [*copies, "--target", 2, *FAST, "--precision", "fp32"]
     document = json.loads(lptool("pool", *options, "-o", tmp_path / "a.safetensors", "--json").stdout)

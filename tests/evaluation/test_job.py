@@ -113,9 +113,8 @@ def test_under_corruptions(tickets: list[Path], digits: tuple[Tensor, Tensor], t
         (images, labels), *_ = Corrupted(test, places, "elastic", 5).raw([places], torch.device("cpu"))
         expected = accuracy_score(labels, logits_of(path, images).argmax(1))
         assert result.corrupted[-1].metrics.score.accuracy == expected
-    again = evaluate_files(files, replace(options, batch_size=50))
-    for one, other in zip(found.files, again.files, strict=True):
-        assert [r.metrics.score for r in one.corrupted] == [r.metrics.score for r in other.corrupted]
+    again = evaluate_files(files[:1], replace(options, batch_size=50)).files[0]
+    assert [r.metrics.score for r in again.corrupted] == [r.metrics.score for r in found.files[0].corrupted]
 
 
 ROWS = 6

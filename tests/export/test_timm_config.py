@@ -18,7 +18,7 @@ from lptool.checkpoints.writing import save_ticket
 from lptool.errors import ArchError
 from lptool.export.timm_config import as_timm_config, for_timm, is_timm
 from lptool.networks.building import build_model
-from lptool.networks.loading import load_model
+from lptool.networks.matching import load_model
 
 NETWORKS = [
     ("resnet8_cifar", 10, 1),

@@ -51,7 +51,9 @@ class Child:
 def begin(place: Path, program: Callable[..., object], *arguments: object, **environment: str) -> Child:
     """Call `program`, a function of a module, in a process of its own that prints to `place`.out and `place`.err."""
     given = {**os.environ, **environment}
-    process = _SERVER.Process(target=_run, args=(Path.cwd(), place, given, program, arguments), daemon=True)
+    process = _SERVER.Process(target=_run, args=(Path.cwd(), place, given, program, arguments))
+    for suffix in (".out", ".err"):
+        place.with_suffix(suffix).touch()
     process.start()
     return Child(process, place)
 

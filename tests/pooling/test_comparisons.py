@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lptool.networks.loading import load_model
+from lptool.networks.matching import load_model
 from lptool.pooling.comparisons import POINTS, STABLE, Barrier, barriers, references
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.score import Score

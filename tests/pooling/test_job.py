@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lptool
-from lptool.checkpoints.containers import read_header
+from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.masks import kept_count
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.data.images import Images
@@ -75,7 +75,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, tickets: list[Path]
 
 def test_the_header_tells_how_the_file_was_made(tmp_path: Path, tickets: list[Path]) -> None:
     result = pool_target(open_bench(tickets, QUICK), 2, tmp_path / "out.safetensors")
-    document = json.loads(read_header(result.output)["lptool"])
+    document = json.loads(SafetensorsFile(result.output).header["lptool"])
     assert (document["kind"], document["level"], document["arch"]["name"]) == ("pooled", 2, "resnet8_cifar")
     assert document["trace"]["target"]["sha256"] == file_sha256(tickets[2])
     assert [m["sha256"] for m in document["trace"]["members"]] == [file_sha256(tickets[i]) for i in (1, 3, 0)]
@@ -166,10 +166,12 @@ def test_a_file_of_the_sparsity_asked_for(tmp_path: Path, tickets: list[Path], m
     assert kept_count(ticket.mask) == keep
     assert sum(int(t.count_nonzero()) for n, t in load_file(result.output).items() if n in names) <= keep
     assert result.sparsity == 1 - keep / total
-    assert result.target_sparsity == 1 - bench.pool.density(target) < result.sparsity
-    assert json.loads(read_header(result.output)["lptool"])["sparsity"] == pytest.approx(1 - keep / total, abs=1e-9)
+    assert result.members[target].sparsity == 1 - bench.pool.density(target) < result.sparsity
+    assert json.loads(SafetensorsFile(result.output).header["lptool"])["sparsity"] == pytest.approx(
+        1 - keep / total, abs=1e-9
+    )
     document = pool_document(result)
-    assert (document["sparsity"], document["target"]["sparsity"]) == (result.sparsity, result.target_sparsity)
+    assert (document["sparsity"], document["target"]["sparsity"]) == (result.sparsity, result.members[target].sparsity)
     state, mask = load_ticket(tickets[target]).state, load_ticket(tickets[target]).mask
     flat = torch.cat([(state[n] * mask[n]).flatten().abs() for n in names])
     limit = flat.sort(descending=True).values[keep - 1]
@@ -190,7 +192,7 @@ def test_every_method_comes_to_a_file(tmp_path: Path, tickets: list[Path], metho
     assert result.trace.evaluations == evaluations_at_most(options, 3)
     assert kept_count(load_ticket(result.output).mask) == bench.pool.kept(1)
     assert result.val["pooled"].correct >= max(score.correct for score in result.val.values())
-    document = json.loads(read_header(result.output)["lptool"])["trace"]
+    document = json.loads(SafetensorsFile(result.output).header["lptool"])["trace"]
     assert document["method"] == method
     assert [member["level"] for member in document["members"]] == [
         bench.pool.level(step.candidate) for step in result.trace.steps

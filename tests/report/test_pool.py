@@ -52,14 +52,18 @@ def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:
     document = report_pool.pool_document(learned)
     assert {member["alpha"] for member in document["members"]} == {None}
     values = [list(row) for row in found.values]
-    assert document["coefficients"] == {"groups": ["conv", "fc"], "members": list(result.levels), "values": values}
+    assert document["coefficients"] == {
+        "groups": ["conv", "fc"],
+        "members": [m.level for m in result.members],
+        "values": values,
+    }
 
 
 def test_the_document_tells_the_search_attempt_by_attempt(result: PoolResult) -> None:
     document = report_pool.pool_document(result)
     assert len(document["search"]["steps"]) == len(result.trace.steps)
     for told, step in zip(document["search"]["steps"], result.trace.steps, strict=True):
-        assert told["level"] == result.levels[step.candidate]
+        assert told["level"] == result.members[step.candidate].level
         assert [(a["alpha"], a["n"], a["complete"]) for a in told["attempts"]] == [
             (alpha, score.n, score.complete) for alpha, score in step.attempts
         ]

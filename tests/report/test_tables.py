@@ -59,8 +59,8 @@ def test_targets_have_a_column_for_each_name_of_any() -> None:
 
 def test_what_is_not_finite_is_said() -> None:
     test = {"accuracy": 0.1, "nll": None, "ece": None, "top5": None, "interval": [0.05, 0.15]}
-    document = {"dataset": "d", "n": 1000, "files": [{"sparsity": 0.5, "test": test}]}
-    (row,) = tables.evaluated(document, ["a"]).rows
+    document = {"dataset": "d", "n": 1000, "files": [{"file": "x/a.pt", "sparsity": 0.5, "test": test}]}
+    (row,) = tables.evaluated(document, {"x/a.pt": "a"}).rows
     assert list(row) == ["a", "50.00 %", "10.00 % [5.00, 15.00]", "not finite", "not finite"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
-from lptool.scoring.score import Batch, Score, cast_forward, evaluate, mark, merged, recalibrated, score_of
+from lptool.scoring.score import Batch, Score, cast_forward, mark, merged, predict, recalibrated, score_of
 
 SIZES = (7, 7, 7, 4)
 TOTAL = sum(SIZES)
@@ -47,6 +47,10 @@ def plain_loop(net: nn.Module, batches: list[Batch]) -> tuple[int, float]:
             correct += logits.index(max(logits)) == label
             losses.append(math.log(sum(math.exp(x - logits[label]) for x in logits)))
     return correct, sum(losses) / len(losses)
+
+
+def evaluate(net: nn.Module, batches: Iterable[Batch]) -> Score:
+    return score_of(*predict(net, batches))
 
 
 def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -149,7 +153,9 @@ def test_the_forward_pass_computes_in_the_type_asked_for(compute: torch.dtype) -
     """And the score is that of float32 but for rounding; weights stay float32."""
     net, batches, seen = network().eval(), labelled_batches(), set()
     net.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
-    score = evaluate(net, batches, compute)
+    forward = cast_forward(net, compute)
+    with torch.inference_mode():
+        score = score_of(*(torch.cat(part) for part in zip(*[(forward(x), y) for x, y in batches], strict=True)))
     assert seen == {compute}
     assert score.nll == pytest.approx(plain_loop(net, batches)[1], rel=0.02)
     assert {p.dtype for p in net.parameters()} == {torch.float32}

@@ -33,8 +33,8 @@ from lptool.data.dataset import Data
 from lptool.data.images import InMemory, Streamed
 from lptool.errors import ArchError, OutputError, TrainError
 from lptool.networks.building import build_model
-from lptool.networks.loading import load_model
-from lptool.scoring.score import evaluate
+from lptool.networks.matching import load_model
+from lptool.scoring.score import predict, score_of
 from lptool.training.epoch import epoch_generator
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
@@ -323,7 +323,7 @@ def test_every_epoch_is_recorded_and_told(options: TrainOptions, tmp_path: Path)
     assert told == journal(tmp_path)
     last = {record["level"]: record for record in told}
     for level, file in enumerate(files):
-        score = evaluate(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU))
+        score = score_of(*predict(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU)))
         assert last[level]["val_accuracy"] == score.accuracy
         assert last[level]["val_nll"] == pytest.approx(score.nll, rel=1e-5)
         assert last[level]["sparsity"] == pytest.approx(1 - 0.8**level, abs=1e-2)
@@ -335,7 +335,7 @@ def test_keep_best_takes_the_first_of_the_epochs_most_accurate_on_val(options: T
     for level, file in enumerate(run(options, tmp_path)):
         records = [record for record in journal(tmp_path) if record["level"] == level]
         best = max(records, key=lambda record: record["val_accuracy"])
-        score = evaluate(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU))
+        score = score_of(*predict(load_model(file, arch=options.arch), DATA.batches(DATA.val, 512, CPU)))
         assert score.accuracy == best["val_accuracy"]
         assert score.nll == pytest.approx(best["val_nll"], rel=1e-5)
         kept_epochs.append(best["epoch"])

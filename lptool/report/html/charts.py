@@ -55,7 +55,10 @@ def curve(label: Label, series: Sequence[Series], looks: Mapping[str, Look], lin
             _points(axes, one, looks[one.name], linestyle="-")
         for (name, value), style in zip(lines.items(), ["--", ":"] * len(lines), strict=False):
             axes.axhline(100 * value, color=INK, linewidth=1.1, linestyle=style, label=name_for_legend(name))
-        _density_axis(axes, [x for one in series for x, _ in one.points])
+        axes.set_xscale("log")
+        axes.set_xlabel("weights remaining, % (logarithmic)")
+        _plain_ticks(axes, [x for one in series for x, _ in one.points])
+        axes.invert_xaxis()
         _percent_axis(axes, "accuracy on test, %")
         legend(figure, axes)
 
@@ -159,13 +162,7 @@ def _points(axes: Axes, one: Series, look: Look, linestyle: str, shown: str | No
 
 
 def _scatter(
-    axes: Axes,
-    points: Sequence[tuple[float, float]],
-    look: Look,
-    name: str,
-    gid: str,
-    size: float,
-    linestyle: str = "",
+    axes: Axes, points: Sequence[tuple[float, float]], look: Look, name: str, gid: str, size: float, linestyle: str = ""
 ) -> None:
     xs, ys = zip(*points, strict=True) if points else ((), ())
     axes.plot(
@@ -201,13 +198,6 @@ def _row_names(axes: Axes, names: Sequence[str], step: float) -> None:
     axes.grid(True, axis="x")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-
-
-def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xlabel("weights remaining, % (logarithmic)")
-    _plain_ticks(axes, densities)
-    axes.invert_xaxis()
 
 
 def _plain_ticks(axes: Axes, fractions: Sequence[float]) -> None:

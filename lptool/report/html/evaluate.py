@@ -124,26 +124,18 @@ def kinds_of(files: Sequence[Document]) -> list[str]:
 def figures_of(document: Document) -> Iterator[Figure]:
     """Accuracy over density, calibration, and the mean over corruptions."""
     files = document["files"]
-    style, names = _looks(files), short_names(files)
-    yield _curve(document, style)
+    style, names = looks([series_of(file) for file in files]), short_names(files)
+    series, lines = curve_of(files)
+    dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
+    caption = f"Bars are 95 % intervals of each accuracy alone; the tables below compare pairs.{dense}"
+    label = Label("curve", "Accuracy against weights remaining", f"{headline(document)}. {caption}")
+    yield drawn(label, charts.curve(label, series, style, lines), caption)
     finite = [file for file in files if file["test"]["ece"] is not None]
     bars = [Bar(names[f["file"]], f["test"]["ece"], style[series_of(f)], kind=series_of(f)) for f in finite]
     label = Label("calibration", "Calibration", calibration_caption(finite, names))
     yield drawn(label, charts.bars(label, bars, "expected calibration error, points"))
     if found := corrupted(files):
         yield _means(found, style, names)
-
-
-def _looks(files: Sequence[Document]) -> dict[str, Look]:
-    return looks([series_of(file) for file in files])
-
-
-def _curve(document: Document, style: dict[str, Look]) -> Figure:
-    series, lines = curve_of(document["files"])
-    dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
-    caption = f"Bars are 95 % intervals of each accuracy alone; the tables below compare pairs.{dense}"
-    label = Label("curve", "Accuracy against weights remaining", f"{headline(document)}. {caption}")
-    return drawn(label, charts.curve(label, series, style, lines), caption)
 
 
 def curve_of(files: Sequence[Document]) -> tuple[list[Series], dict[str, float]]:
@@ -186,7 +178,7 @@ def corruption_figures(files: Sequence[Document]) -> tuple[list[Figure], list[Fi
 
     Few figures are all shown; of many those where something was pooled.
     """
-    style, names = _looks(files), short_names(files)
+    style, names = looks([series_of(file) for file in files]), short_names(files)
     groups = by_density(corrupted(files))
     chunks = [group[i : i + MOST_AT_ONCE] for group in groups for i in range(0, len(group), MOST_AT_ONCE)]
     found: dict[bool, list[Figure]] = {True: [], False: []}
@@ -224,7 +216,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
     """Scores, cost, pairs, corruptions, layers, and the files themselves."""
     files = document["files"]
     names = short_names(files)
-    cost = tables.cost(files, [names[file["file"]] for file in files], saved)
+    cost = tables.cost(files, names, saved)
     cost = replace(cost, caption=f"{cost.caption}, and how many times less")
     yield Tables([_score_table(document, names), cost])
     if pairs := document["comparisons"]:
@@ -243,7 +235,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
 
 def _score_table(document: Document, names: dict[str, str]) -> Table:
     files = document["files"]
-    found = tables.evaluated(document, [names[file["file"]] for file in files])
+    found = tables.evaluated(document, names)
     found = found.plus("made by", [series_of(file) for file in files], words=True)
     found = found.plus("level", [NOTHING if file["level"] is None else str(file["level"]) for file in files])
     return found.plus("images", [f"{file['test']['n']:,}" for file in files])

@@ -93,7 +93,8 @@ def search_map(run: Document) -> Table:
     search, steps, key = run["search"], steps_of(run), chosen_by(run)
     tried = {alpha for step in steps for alpha in (*step.tries, step.taken) if alpha is not None}
     alphas = sorted({*search["alphas"], *tried})
-    show, scale = shown_as(key), scale_of(_values(steps), lower_is_better=key == "nll")
+    values = [value for step in steps for value in step.tries.values() if value is not None]
+    show, scale = shown_as(key), scale_of(values, lower_is_better=key == "nll")
 
     def shown(value: float | None) -> str:
         return "" if value is None else show(value)
@@ -102,10 +103,6 @@ def search_map(run: Document) -> Table:
     rows += [[step.name, *(shown(step.tries.get(a)) for a in alphas), shown(step.incumbent)] for step in steps]
     looks = {(i, j): _look(step, a, scale) for i, step in enumerate(steps, 1) for j, a in enumerate(alphas, 1)}
     return Table("", ["alpha →", *map(alpha_name, alphas), "val"], rows, looks=looks)
-
-
-def _values(steps: Sequence[Step]) -> list[float]:
-    return [value for step in steps for value in step.tries.values() if value is not None]
 
 
 def _look(step: Step, alpha: float, scale: Scale) -> str:

@@ -62,7 +62,7 @@ def templates() -> Environment:
     found = Environment(
         loader=PackageLoader("lptool.report.html", "."),
         autoescape=True,
-        finalize=_as_text,
+        finalize=lambda value: value if isinstance(value, Markup) else visible(str(value), keep="\n"),
         keep_trailing_newline=True,
         lstrip_blocks=True,
         trim_blocks=True,
@@ -70,11 +70,6 @@ def templates() -> Environment:
     )
     found.filters |= {"unbroken": unbroken, "percent": lambda share: unbroken(percent(share)), "name_of": name_of}
     return found
-
-
-def _as_text(value: object) -> object:
-    """What is about to come into a page, and not yet escaped."""
-    return value if isinstance(value, Markup) else visible(str(value), keep="\n")
 
 
 def unbroken(text: str) -> str:
