@@ -156,11 +156,10 @@ def _harmless() -> list[Any]:
     from numpy._core import multiarray
 
     functions = [multiarray.scalar, multiarray._reconstruct]
-    old_names = [(f, f"numpy.core.multiarray.{f.__name__}") for f in functions]
-    new_names = [(f, f"numpy._core.multiarray.{f.__name__}") for f in functions]
+    named = [(f, f"{core}.multiarray.{f.__name__}") for f in functions for core in ("numpy.core", "numpy._core")]
     dtypes = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
     containers = [collections.OrderedDict, collections.defaultdict, dict, argparse.Namespace, set]
-    return [*containers, np.dtype, np.ndarray, *dtypes, *old_names, *new_names]
+    return [*containers, np.dtype, np.ndarray, *dtypes, *named]
 
 
 def read_torch(path: Path) -> Any:

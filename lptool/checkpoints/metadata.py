@@ -82,8 +82,10 @@ class Metadata:
                 raise CheckpointError(f"{file}: written in format {found}, expected {FORMAT_VERSION}; upgrade lptool")
             arch = document.get("arch") or {"name": None, "kwargs": {}}
             known = {key: document[key] for key in ("kind", "level", "dataset", "train", "trace", "scores")}
-            name = None if arch["name"] == "" else arch["name"]
-            metadata = cls(arch=name, arch_kwargs=arch["kwargs"], prunable=_names(document["prunable"]), **known)
+            name, names = None if arch["name"] == "" else arch["name"], document["prunable"]
+            if not isinstance(names, list):
+                raise TypeError(f"expected a list of names, found {names!r}")
+            metadata = cls(arch=name, arch_kwargs=arch["kwargs"], prunable=tuple(names), **known)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{file}: the `lptool` metadata in its header is damaged ({repr(error)[:200]})"
@@ -124,9 +126,3 @@ def _check_depth(document: Any, left: int = _DEEPEST) -> None:
         raise ValueError(f"more than {_DEEPEST} objects in one another")
     for value in inner:
         _check_depth(value, left - 1)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list of names, found {value!r}")
-    return tuple(value)

@@ -202,7 +202,9 @@ class PackedTensors(LazyTensors):
         encoded, values = self.stored[f"{name}.{kind}"], self.stored[f"{name}.values"]
         if encoded.dtype != torch.uint8 or encoded.dim() != 1:
             raise self._damaged(name, f"its {kind} are {_described(encoded)}, expected a row of bytes")
-        if values.dtype not in _allowed(_DTYPES[dtype]) or values.dim() != 1:
+        own = _DTYPES[dtype]
+        smaller = values.dtype in _NAMES and values.dtype.itemsize < own.itemsize
+        if not (values.dtype == own or smaller) or values.dim() != 1:
             raise self._damaged(
                 name, f"its values are {_described(values)}, expected a row of {dtype} or smaller floats"
             )
@@ -220,11 +222,6 @@ class PackedTensors(LazyTensors):
 
 def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _allowed(dtype: torch.dtype) -> list[torch.dtype]:
-    """What the values of a tensor of this type may be kept in."""
-    return [dtype, *(other for other in _NAMES if other.itemsize < dtype.itemsize)]
 
 
 def _checked(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -70,10 +69,10 @@ class Checkpoint:
         mask = {name: self.mask(name) for name in self.prunable}
         return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
 
-    @cached_property
+    @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {name: Tally.of(self.tensor(name), self._kept(name)) for name in self.layout}
+        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self.prunable else None) for n in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -86,9 +85,6 @@ class Checkpoint:
             notes=self.contents.notes,
             files=(str(self.path), *map(str, self.contents.files)),
         )
-
-    def _kept(self, name: str) -> int | None:
-        return int(self.mask(name).count_nonzero()) if name in self.prunable else None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -25,11 +25,11 @@ class Tally:
     digest: str
 
     @classmethod
-    def of(cls, tensor: Tensor, kept: int | None) -> Tally:
-        """Read a tensor once."""
+    def of(cls, tensor: Tensor, mask: Tensor | None) -> Tally:
+        """Read a tensor, and its mask where it has one, once."""
         return cls(
             shape=tuple(tensor.shape),
-            kept=kept,
+            kept=None if mask is None else int(mask.count_nonzero()),
             nonzero=int(tensor.count_nonzero()),
             finite=bool(tensor.isfinite().all()),
             digest=digest_of_tensor(tensor),
@@ -69,8 +69,7 @@ class Summary:
     @classmethod
     def of(cls, ticket: Ticket) -> Summary:
         """The summary of a ticket in memory."""
-        counts = {name: int(kept.count_nonzero()) for name, kept in ticket.mask.items()}
-        tensors = {name: Tally.of(t, counts.get(name)) for name, t in ticket.state.items()}
+        tensors = {name: Tally.of(t, ticket.mask.get(name)) for name, t in ticket.state.items()}
         digest = digest_of({name: tally.digest for name, tally in tensors.items()})
         source = "mask tensors" if ticket.mask else "none"
         return cls(ticket.file, "memory", ticket.metadata, tensors, tuple(ticket.mask), source, digest, digest)

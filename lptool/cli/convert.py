@@ -65,10 +65,9 @@ def convert(
     from lptool.evaluation.setting import SettingOptions
     from lptool.export.conversion import convert as carry_out
     from lptool.provenance import command_line
-    from lptool.report import convert as report_export
+    from lptool.report.convert import conversion_document, conversion_view
 
     options = SettingOptions(**given)
     conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
     warn(conversion.warnings)
-    document, view = report_export.conversion_document(conversion), report_export.conversion_view(conversion)
-    print_result(document, [view], as_json=as_json)
+    print_result(conversion_document(conversion), [conversion_view(conversion)], as_json=as_json)

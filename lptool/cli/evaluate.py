@@ -45,7 +45,7 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     from lptool.checkpoints.finding import find_checkpoints
     from lptool.evaluation.job import carry_out
     from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
-    from lptool.report import evaluate as report_evaluate
+    from lptool.report.evaluate import evaluate_document, evaluate_view
 
     found = find_checkpoints(files)
     check_page(page, found, overwrite=overwrite)
@@ -53,8 +53,8 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     warn(plan.warnings)
     with progress_bar("evaluating") as advance:
         evaluation = carry_out(plan, advance)
-    document, view = report_evaluate.evaluate_document(evaluation), report_evaluate.evaluate_view(evaluation)
-    print_and_report(document, [view], _draw, page=page, as_json=as_json)
+    document, views = evaluate_document(evaluation), [evaluate_view(evaluation)]
+    print_and_report(document, views, _draw, page=page, as_json=as_json)
 
 
 def _draw(document: Document) -> str:

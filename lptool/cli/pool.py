@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ def pool(
     refuse_values_alone(packed, values)
     from lptool.checkpoints.places import is_folder
     from lptool.checkpoints.writing import Form
+    from lptool.pooling.outputs import outputs_of
     from lptool.pooling.setup import PoolOptions, open_bench
     from lptool.pooling.targets import choose_targets
     from lptool.ranks import join_ranks
@@ -95,11 +96,12 @@ def pool(
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
     warn(bench.warnings * (ranks.rank == 0))
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
-    outputs = ranks.agree(lambda: _outputs(bench, targets, out, page, overwrite=overwrite))
+    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
+    ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
-    job = Job(bench, Form(packed, values), ranks, overwrite, shown=not as_json)
+    job = Job(bench, Form(packed, values), ranks, overwrite, shown=ranks.rank == 0 and not as_json)
     if folder:
         result = _pool_into_folder(job, targets[0], outputs[0])
     else:
@@ -119,15 +121,6 @@ def _tickets(
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
         run.make(ranks)
     return found_tickets(given, run)
-
-
-def _outputs(bench: Bench, targets: Sequence[int], out: str, page: Path | None, *, overwrite: bool) -> list[Path]:
-    """Where the pooled models go; refuses what must not be written, the page too."""
-    from lptool.pooling.outputs import outputs_of
-
-    outputs = outputs_of(bench, targets, out, overwrite=overwrite)
-    check_page(page, [*bench.inputs, *outputs], overwrite=overwrite)
-    return outputs
 
 
 @dataclass(frozen=True)
@@ -185,20 +178,14 @@ def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list
     from lptool.ranks import ALONE
     from lptool.report import pool as report_pool
 
-    ranks = job.ranks
-    dealt = ranks.count > 1 and len(targets) > 1
-    shown = job.shown and ranks.rank == 0
-
-    def run(target: int, output: Path) -> PoolResult:
-        result = _pool_one(job, target, output, ALONE if dealt else ranks)
-        if shown and not dealt:
+    dealt = job.ranks.count > 1 and len(targets) > 1
+    ranks, pairs = ALONE if dealt else job.ranks, zip(targets, outputs, strict=True)
+    tasks = {target: partial(_pool_one, job, target, file, ranks) for target, file in pairs}
+    results = []
+    for result in job.ranks.share(tasks).values() if dealt else (task() for task in tasks.values()):
+        results.append(result)
+        if job.shown:
             show(report_pool.pool_view(result))
-        return result
-
-    tasks = {i: functools.partial(run, *pair) for i, pair in enumerate(zip(targets, outputs, strict=True))}
-    results = list(ranks.share(tasks).values()) if dealt else [task() for task in tasks.values()]
-    for result in results * (shown and dealt):
-        show(report_pool.pool_view(result))
     return results
 
 

@@ -69,11 +69,8 @@ def _views(document: Document) -> Sequence[RenderableType]:
         table.add_row(file["file"], f"{file['bytes']:,}")
     table.add_section()
     table.add_row("all", f"{document['bytes']:,}")
-    return table, _outcome(document)
-
-
-def _outcome(document: Document) -> str:
     if document["uploaded"]:
-        return f"uploaded to {document['url']}"
+        return table, f"uploaded to {document['url']}"
     kind = "private repository" if document["private"] else "repository"
-    return f"nothing sent; would go to the {kind} {document['repo']}, revision {document['revision'] or 'main'}"
+    where = f"{kind} {document['repo']}, revision {document['revision'] or 'main'}"
+    return table, f"nothing sent; would go to the {where}"

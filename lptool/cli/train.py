@@ -167,12 +167,7 @@ def _outlook() -> Callable[[Where], str]:
             return ""
         given = True
         seconds = (time.perf_counter() - first[1]) / (at.step - first[0]) * (at.steps - at.step)
-        return (
-            "" if seconds < 60 else f"about {_duration(seconds)} to go for all levels, at the rate of the first steps"
-        )
+        left = f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"
+        return "" if seconds < 60 else f"about {left} to go for all levels, at the rate of the first steps"
 
     return outlook
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.0f} min"

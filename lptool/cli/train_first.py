@@ -25,8 +25,12 @@ def run_to_make(
     Raises:
         TrainError: what the options of `pool` say about it contradicts itself.
     """
-    folder = _folder_to_train(given, out)
-    if folder is None:
+    if not given:
+        folder = out.parent / f"{out.stem or 'pooled'}_tickets"
+    elif len(given) == 1 and _lacks_tickets(given[0]):
+        folder = given[0]
+    else:
+        click.echo("tickets found; nothing is trained", err=True)
         return None
     shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
     precision = None if options.precision == "auto" else options.precision
@@ -46,15 +50,6 @@ def found_tickets(given: Sequence[Path], made: RunToMake | None) -> list[Path]:
     if made is None and not given:
         raise click.UsageError("name the checkpoints to pool, or add --train to make them first")
     return find_checkpoints(given if made is None else [made.folder])
-
-
-def _folder_to_train(given: Sequence[Path], out: Path) -> Path | None:
-    if not given:
-        return out.parent / f"{out.stem or 'pooled'}_tickets"
-    if len(given) == 1 and _lacks_tickets(given[0]):
-        return given[0]
-    click.echo("tickets found; nothing is trained", err=True)
-    return None
 
 
 def _lacks_tickets(folder: Path) -> bool:

@@ -216,9 +216,9 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Array:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:  # a short file among them
         raise DataError(f"{path}: not a whole .npy file ({first_line(error)}); download it again") from error
-    kinds = "u" if len(shape) > 1 else "ui"
-    if array.shape != shape or array.dtype.kind not in kinds or (kinds == "u" and array.dtype != np.uint8):
-        expected = "uint8" if kinds == "u" else "integers"
+    expected = "uint8" if len(shape) > 1 else "integers"
+    sound = array.dtype == np.uint8 if expected == "uint8" else array.dtype.kind in "ui"
+    if array.shape != shape or not sound:
         raise DataError(f"{path}: expected {expected} {list(shape)}, found {array.dtype} {list(array.shape)}")
     return array
 

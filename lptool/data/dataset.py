@@ -57,14 +57,7 @@ class Data:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def batches(
-        self,
-        images: Images,
-        batch_size: int,
-        device: torch.device,
-        *,
-        order: Tensor | None = None,
-        even: bool = True,
-        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+        self, images: Images, batch_size: int, device: torch.device, *, order: Tensor | None = None, even: bool = True
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images [B, C, H, W] (channels last) and int64 labels [B], on `device`.
 
@@ -74,14 +67,13 @@ class Data:
             order: indices into `images`; all in order by default.
             even: batches of equal size to within one image, because BatchNorm statistics weigh batches equally, and
                 a batch of one image has no variance; else all but the last are of `batch_size`.
-            augment: applied to the uint8 batch and the places [B] of its images in `order`, int64 on `device`.
         """
         order = torch.arange(len(images)) if order is None else order
         if len(order) == 0:
             return iter(())
         places = torch.arange(len(order))
         chunks = places.tensor_split(math.ceil(len(order) / batch_size)) if even else places.split(batch_size)
-        return self.placed_batches(images, order, chunks, device, augment=augment)
+        return self.placed_batches(images, order, chunks, device)
 
     def placed_batches(
         self,
@@ -97,6 +89,7 @@ class Data:
         Args:
             order: int64 [N], indices into `images`.
             chunks: one int64 tensor per batch: places in `order`.
+            augment: applied to the uint8 batch and the places [B] of its images in `order`, int64 on `device`.
         """
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)

@@ -137,23 +137,18 @@ def _data_id(name: str | None) -> str | None:
 
 def _results(metadata: Metadata) -> str:
     head = ("", "val accuracy", "val NLL", "test accuracy [95 %]", "test NLL", "test images")
-    scores = [(label, metadata.score("val", row), metadata.score("test", row)) for row, label in _ROWS.items()]
-    return table(head, [_result_row(label, val, test) for label, val, test in scores if val or test])
+    rows = []
+    for row, label in _ROWS.items():
+        val, test = metadata.score("val", row), metadata.score("test", row)
+        if val or test:
+            on_val = [percent(val.accuracy), _cell(val.nll, ".4f")] if val else ["–"] * 2
+            on_test = [_interval(test), _cell(test.nll, ".4f"), f"{test.n:,}"] if test else ["–"] * 3
+            rows.append([label, *on_val, *on_test])
+    return table(head, rows)
 
 
-def _result_row(label: str, val: SavedScore | None, test: SavedScore | None) -> list[str]:
-    accuracy, count = percent(val.accuracy) if val else "–", f"{test.n:,}" if test else "–"
-    return [label, accuracy, _nll(val), _interval(test), _nll(test), count]
-
-
-def _nll(score: SavedScore | None) -> str:
-    return _cell(score.nll if score else None, ".4f")
-
-
-def _interval(score: SavedScore | None) -> str:
+def _interval(score: SavedScore) -> str:
     """The accuracy with its Wilson interval."""
-    if score is None:
-        return "–"
     low, high = wilson_interval(round(score.accuracy * score.n), score.n)
     return f"{percent(score.accuracy)} [{100 * low:.2f}, {100 * high:.2f}]"
 

@@ -46,8 +46,9 @@ class Journal:
         if journal is None:
             journal = cls(path, batch_size, {})
             journal._write({**_MARK, "batch_size": batch_size, "fingerprint": fingerprint}, "w")
-        else:
-            journal._cut_off_tail()
+        else:  # leave whole lines only, so that the next one begins a line
+            with _writing(path), open(path, "r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
         return journal
 
     def add(self, what: dict[str, Any], score: Score) -> None:
@@ -64,11 +65,6 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, mode, encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-
-    def _cut_off_tail(self) -> None:
-        """Leave whole lines only, so that the next one begins a line."""
-        with _writing(self.path), open(self.path, "r+b") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextmanager

@@ -173,8 +173,7 @@ def _rows_of(run: Document) -> dict[str, Document]:
 
 def all_targets_document(documents: Sequence[Document]) -> Document:
     """The `--json` document of `--target all`: what all have in common stands once."""
-    common = {key: documents[0][key] for key in ("command", "versions", "device")}
-    return {"targets": list(documents), **common}
+    return {"targets": list(documents), **{key: documents[0][key] for key in ("command", "versions", "device")}}
 
 
 def references_view(document: Document) -> RenderableType:

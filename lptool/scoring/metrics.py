@@ -53,7 +53,9 @@ def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
         raise DataError("there is no image to score on; choose a data set or split that has some")
     right, loss = mark(logits, labels)
     correct, n = int(right.count_nonzero()), len(labels)
-    top5 = top_k_accuracy(logits, labels, 5) if num_classes >= TOP_5_CLASSES else None
+    top5 = None
+    if num_classes >= TOP_5_CLASSES:  # Russakovsky et al. 2015, section 4
+        top5 = float((logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1).double().mean())
     score = Score(correct, float(loss.double().mean()), n)
     return Metrics(score, wilson_interval(correct, n), calibration_error(logits, labels), top5, right)
 
@@ -77,12 +79,6 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
         logits.double().softmax(1), labels, num_classes=logits.shape[1], n_bins=ECE_BINS, norm="l1"
     )
     return float(error)
-
-
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
-    """Share of the images whose label is among the k largest logits (Russakovsky et al. 2015, section 4)."""
-    hits = logits.topk(k, dim=1).indices == labels[:, None]
-    return float(hits.any(dim=1).double().mean())
 
 
 def mcnemar(a: Tensor, b: Tensor) -> Comparison:

@@ -34,33 +34,22 @@ class Progress:
     best_correct: int = -1
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """One folder, one run. All but the tickets and the journal is hidden, so that `DIR/*` are the tickets."""
+    """One folder, one run. All but the tickets and the journal is hidden, so that `DIR/*` are the tickets.
 
-    path: Path
+    Attributes:
+        journal: one JSON record per epoch.
+        rewind: the weights that later levels go back to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.journal = path, path / "train.jsonl"
+        self.rewind = path / ".resume" / "rewind.safetensors"
+        self._epoch, self._options = path / ".resume" / "epoch.safetensors", path / ".resume" / "options.json"
 
     def level(self, level: int) -> Path:
         """The ticket of a level."""
         return self.path / f"level_{level:02d}.safetensors"
-
-    @property
-    def journal(self) -> Path:
-        """One JSON record per epoch."""
-        return self.path / "train.jsonl"
-
-    @property
-    def rewind(self) -> Path:
-        """The weights that later levels go back to."""
-        return self.path / ".resume" / "rewind.safetensors"
-
-    @property
-    def _epoch(self) -> Path:
-        return self.path / ".resume" / "epoch.safetensors"
-
-    @property
-    def _options(self) -> Path:
-        return self.path / ".resume" / "options.json"
 
     def claim(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> None:
         """Remember what this run is, with the sparsity after each pruning where they were asked for.

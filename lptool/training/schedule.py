@@ -20,14 +20,10 @@ def learning_rate(options: TrainOptions, step: int, steps_per_epoch: int) -> flo
         return options.lr * min(1.0, (step + 1) / climb)
     if options.schedule == "multistep":
         epoch = step // steps_per_epoch
-        return options.lr * 0.1 ** sum(epoch >= milestone for milestone in milestones(options))
+        milestones = options.milestones or (0.5 * options.epochs, 0.75 * options.epochs)
+        return options.lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
     done = (step - climb) / (options.epochs * steps_per_epoch - climb)
     return options.lr * (1 - done if options.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
-
-
-def milestones(options: TrainOptions) -> tuple[float, ...]:
-    """The epochs at which `multistep` divides the rate."""
-    return options.milestones or tuple(options.epochs * part for part in (0.5, 0.75))
 
 
 def rewind_step(options: TrainOptions, steps_per_epoch: int) -> int:

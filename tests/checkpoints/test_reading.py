@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,8 +161,8 @@ def test_all_mismatches_of_a_pool_come_at_once(tmp_path: Path) -> None:
 def test_pools_of_two_networks_are_refused_tensor_by_tensor(
     tmp_path: Path, tickets: list[Path], other: dict[str, object], message: str
 ) -> None:
-    kwargs = {"arch": "resnet8_cifar", "num_classes": 10, "in_chans": 1, **other}
-    torch.save(build_model(**kwargs).state_dict(), tmp_path / "other.pth")  # type: ignore[arg-type]
+    kwargs: dict[str, Any] = {"arch": "resnet8_cifar", "num_classes": 10, "in_chans": 1, **other}
+    torch.save(build_model(kwargs.pop("arch"), **kwargs).state_dict(), tmp_path / "other.pth")
     with pytest.raises(PoolError, match=message):
         load_pool([tickets[0], tmp_path / "other.pth"])
 

@@ -182,7 +182,8 @@ def test_batches_follow_the_order_given_and_augment_raw_pixels() -> None:
         at.append(places)
         return torch.zeros_like(raw)
 
-    batches = list(data.batches(data.train, 2, CPU, order=order, augment=black))
+    chunks = torch.arange(5).split(2)
+    batches = list(data.placed_batches(data.train, order, chunks, CPU, augment=black))
     assert torch.cat([labels for _, labels in batches]).tolist() == order.tolist()
     assert isinstance(data.train, InMemory)
     assert torch.equal(torch.cat(seen), data.train.images[order])

@@ -190,8 +190,8 @@ def corruption_figures(files: Sequence[Document]) -> tuple[list[Figure], list[Fi
 
 def _grouped(group: Sequence[Document], name: str, style: dict[str, Look], names: dict[str, str]) -> Figure:
     kinds, kept = kinds_of(group), _kept(group[0])
-    looks_of = dict(zip((names[file["file"]] for file in group), _apart(group, style), strict=True))
-    rows = {n: corruption_bars(file, look, kinds) for file, (n, look) in zip(group, looks_of.items(), strict=True)}
+    styled = zip(group, _apart(group, style), strict=True)
+    rows = {names[file["file"]]: corruption_bars(file, look, kinds) for file, look in styled}
     caption = f"{' and '.join(rows)} at {kept}: bars are means over the severities, dots the severities themselves."
     label = Label(name, f"Each corruption at {kept}", caption)
     return drawn(label, charts.grouped_bars(label, [kind.replace("_", " ") for kind in kinds], rows, "accuracy, %"))
