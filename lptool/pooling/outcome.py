@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lptool.checkpoints.masks import Mask, State
 from lptool.scoring.score import Score
@@ -79,6 +79,7 @@ class Outcome:
     steps: tuple[Step, ...]
     coefficients: Coefficients | None = None
     ranked: tuple[Score, ...] = ()
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scores(self) -> tuple[Score, ...]:
