@@ -40,7 +40,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
-        torch.empty(1, device=device).cpu()
+        torch.empty(1, device=device).cpu()  # a device that has a name may still not work: here, and not hours later
         if device.type == "cuda":
             torch.cuda.set_device(device)  # else streams and events would be those of the first GPU
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:

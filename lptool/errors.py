@@ -78,6 +78,7 @@ def said_by(file: str | None) -> Iterator[None]:
     except LptoolError as error:
         if file is None or file in error.text:
             raise
+        # Of the same kind, for those who catch that kind alone.
         raise type(error)(f"{file}: {error.text}", *error.options) from error
 
 

@@ -58,7 +58,8 @@ class Ranks:
             result = task()
         except LptoolError as raised:
             error = raised
-        errors = self.gather(None if error is None else type(error))  # every rank must come here, or all would wait
+        # Also where it failed: the other ranks wait here for this one.
+        errors = self.gather(None if error is None else type(error))
         if not any(errors):
             return result
         first = next((rank for rank, kind in enumerate(errors) if kind not in (None, PeerError)), None)
@@ -71,7 +72,7 @@ class Ranks:
         found: list[T] = [value] * self.count
         try:
             distributed.all_gather_object(found, value)
-        except RuntimeError as error:
+        except RuntimeError as error:  # what gloo raises where a connection was closed
             raise RankError("another process of this run has ended; run the same command again to resume") from error
         return found
 

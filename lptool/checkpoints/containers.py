@@ -209,7 +209,7 @@ def _state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[s
             notes = (f"weights taken from `{found[0]}`{others}",) if others else ()
             return _tensors_of(content[found[0]]), notes
         for key in _NESTED_UNDER:
-            if isinstance(content.get(key), dict):
+            if isinstance(content.get(key), dict):  # one in another, as {"model": {"state_dict": …}}
                 return _state_dict_in(content[key], path)
         if _is_state_dict(content):
             return _tensors_of(content), ()

@@ -71,7 +71,7 @@ def unwrapped(names: Collection[str]) -> dict[str, str]:
             stripped = {short.removeprefix(prefix): full for short, full in plain.items()}
             bearing = sum(short.startswith(prefix) for short in plain)
             if 2 * bearing > len(plain) and len(stripped) == len(plain) and "" not in stripped:
-                plain = stripped
+                plain = stripped  # and from the first prefix on again: wrappers come in any order
                 break
         else:
             return plain

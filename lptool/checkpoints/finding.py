@@ -32,6 +32,7 @@ _TICKETS_OF = (
 )
 
 
+# `.bin` is Hugging Face's before safetensors, `.ckpt` Lightning's, `.tar` the end of `.pth.tar`.
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
 
 
@@ -72,6 +73,7 @@ def _tickets_in(folder: Path) -> list[Path]:
     for pattern in _TICKETS_OF:
         known = [p for p in files if pattern.fullmatch(p.name)]
         if known:
+            # Of Hugging Face the index where there are shards, of OpenLTH the last epoch: one ticket for each folder.
             return known[-1:] if pattern in (_TICKETS_OF[0], _TICKETS_OF[-1]) else known
     files = [p for p in files if p.name != MASK_FILE]
     return files or [ticket for p in inside if p.is_dir() for ticket in _tickets_in(p)]

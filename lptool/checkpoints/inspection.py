@@ -79,6 +79,7 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
         return Inspection(findings)
     distinct, duplicates = without_duplicates(summaries)
     problems = find_problems(distinct)
+    # What else is unusual compares the same tensors of all files, which a problem may rule out.
     return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else unusual(distinct))))
 
 

@@ -60,6 +60,7 @@ def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str
     """
     if not weights:
         return {}
+    # One type for all, float32 at least: the one that the threshold is found fast in.
     dtype = functools.reduce(torch.promote_types, (w.dtype for w in weights.values()), torch.float32)
     magnitude = torch.cat([w.detach().flatten().to(dtype) for w in weights.values()]).abs_()
     if bool(magnitude.isnan().any()):
@@ -78,7 +79,7 @@ def magnitude_mask(weights: Mapping[str, Tensor], keep: int, within: Mapping[str
 
 def _largest(magnitude: Tensor, keep: int) -> Tensor:
     """True at the `keep` largest of a flat tensor of magnitudes; of equal ones the first."""
-    if keep in (0, len(magnitude)):
+    if keep in (0, len(magnitude)):  # all or nothing: no threshold lies between
         return torch.full_like(magnitude, keep > 0, dtype=torch.bool)
     threshold = _nth_smallest(magnitude, len(magnitude) - keep)
     above = magnitude > threshold

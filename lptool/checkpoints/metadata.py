@@ -87,6 +87,7 @@ class Metadata:
                 raise CheckpointError(f"{file}: written in format {found}, expected {FORMAT_VERSION}; upgrade lptool")
             arch = document.get("arch") or {"name": None, "kwargs": {}}
             known = {key: document[key] for key in ("kind", "level", "dataset", "train", "trace", "scores")}
+            # "" is no name, as in `to_json`.
             name, names = None if arch["name"] == "" else arch["name"], document["prunable"]
             if not isinstance(names, list):
                 raise TypeError(f"expected a list of names, found {names!r}")

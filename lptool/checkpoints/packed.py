@@ -56,6 +56,7 @@ def pack(
             continue
         parts, layout[name] = _pack_one(name, tensor, mask[name], values)
         packed |= parts
+    # A reader knows parts and masks by their names alone, so no tensor may have one of these.
     made = [part for name, entry in layout.items() for part in (*_parts(name, entry), f"{name}.mask") if part != name]
     taken = [part for part in made if part in tensors]
     if taken:

@@ -30,7 +30,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
     temporary = _hidden_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of any new file here; safetensors makes its own for the owner alone
         found = write(temporary)
+        temporary.chmod(mode)
+        # Else a crash of the machine could leave the name, and behind it an empty file.
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -47,13 +51,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Foun
 
 
 def _hidden_beside(path: Path) -> Path:
-    """A new name; unlike tempfile's, what is made under it is as readable to others as any file."""
+    """A new name in the same folder, from where a rename is one step; tempfile would make it for the owner alone."""
     return path.parent / f".{path.name}.{secrets.token_hex(4)}"
 
 
 def try_writing(folders: Iterable[Path]) -> Path:
-    """The first of these folders that exists; asking is surer than reading permission bits. Raises OSError."""
-    nearest = next(folder for folder in folders if folder.exists())
+    """The first of these folders that is there, tried; asking is surer than reading permission bits. Raises OSError."""
+    nearest = next(folder for folder in folders if os.path.lexists(folder))  # a link to nowhere is no place either
     tempfile.TemporaryFile(dir=nearest).close()
     return nearest
 
@@ -129,7 +133,7 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
 
 def _check_replaceable(path: str | Path, place: Path, *, overwrite: bool) -> None:
     """Refuse to put a folder at `place`, which a person calls `path`. Raises OutputError, or OSError."""
-    if Path.cwd().is_relative_to(place):
+    if Path.cwd().is_relative_to(place):  # it would be moved away from under the shell
         raise OutputError(f"{path}: is or holds the folder you are in; choose another folder")
     if not place.exists():
         return
@@ -157,7 +161,7 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or `path` holds what must not be replaced.
     """
-    place = Path(os.path.realpath(path))
+    place = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
     temporary = _hidden_beside(place)
     try:
         temporary.mkdir(parents=True)
@@ -179,7 +183,7 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
 
 def _put(folder: Path, place: Path) -> None:
     """Rename a folder to `place`; what is there moves aside first, and back where that fails."""
-    old = folder.with_name(f".old{folder.name}")
+    old = _hidden_beside(place)
     if place.exists():
         place.rename(old)
     try:

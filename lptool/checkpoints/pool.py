@@ -48,12 +48,14 @@ class Pool(Sequence[Ticket]):
     @classmethod
     def of(cls, tickets: Sequence[Ticket]) -> Pool:
         """A pool of tickets that are in memory already."""
+        # Tickets in memory may all have the same name.
         by_file = {f"{ticket.file}#{i}": ticket for i, ticket in enumerate(tickets)}
         summaries = [replace(Summary.of(ticket), file=name) for name, ticket in by_file.items()]
         return cls(summaries, lambda summary: by_file[summary.file])
 
     def for_model(self, names: Mapping[str, str], device: torch.device) -> Pool:
         """The same pool for a network on `device`: plain name → the network's name; other tensors become extras."""
+        # A copy, because the constructor would order and check everything again.
         renamed = copy.copy(self)
         renamed.summaries = tuple(summary.renamed(names) for summary in self.summaries)
         renamed.prunable = tuple(names[name] for name in self.prunable if name in names)
@@ -70,9 +72,10 @@ class Pool(Sequence[Ticket]):
     def __getitem__(self, index: int | slice) -> Ticket | Sequence[Ticket]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        release_freed_memory()
+        release_freed_memory()  # of the ticket that was asked for before
         ticket = self._load(self.summaries[index])
         mask = {
+            # what another ticket prunes and this one keeps whole
             name: ticket.mask[name] if name in ticket.mask else torch.ones_like(ticket.state[name], dtype=torch.bool)
             for name in self.prunable
         }

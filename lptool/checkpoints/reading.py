@@ -52,7 +52,7 @@ class Checkpoint:
         if name not in self.prunable:
             return torch.ones_like(weight, dtype=torch.bool)
         if entry.mask is None:
-            return weight != 0
+            return weight != 0  # no mask in the file: its zeros are one
         return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
 
     def tensor(self, name: str) -> Tensor:
@@ -155,6 +155,7 @@ def _prunable(
         beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
         return masked, MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
+        # The header has the names of the file, from before the prefixes of wrappers were taken off.
         absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
@@ -164,6 +165,7 @@ def _prunable(
 
 
 def _has_zeros(tensor: Tensor) -> bool:
+    # A bias or a BatchNorm vector may be 0 without being pruned, as it is when training begins.
     return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
 
 

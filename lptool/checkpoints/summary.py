@@ -107,6 +107,7 @@ class Summary:
 def digest_of_tensor(tensor: Tensor) -> str:
     """Hex sha256 of a tensor's dtype, shape and values."""
     digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    # As bytes, because numpy lacks bfloat16; flat, because torch shows no single number as bytes.
     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -118,4 +119,5 @@ def digest_of(digests: Mapping[str, str]) -> str:
 
 def l2_distance(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
     """Euclidean distance between two states, given tensor by tensor."""
+    # In float64: a sum of millions of squares in float32 would lose the small ones.
     return math.sqrt(sum(float((a.double() - b.double()).square().sum()) for a, b in pairs))

@@ -119,7 +119,7 @@ class Sizes:
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
     dense = _as_file(ticket.tensors(), _header(ticket))
-    compressed = gzip.compress(dense, compresslevel=6)
+    compressed = gzip.compress(dense, compresslevel=6)  # the level that the program gzip takes by default
     return Sizes(len(dense), len(_as_file(*_packed(ticket, None))), len(compressed))
 
 
@@ -183,4 +183,4 @@ def _sort_metadata(stream: IO[bytes]) -> None:
     document["__metadata__"] = dict(sorted(document["__metadata__"].items()))
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     stream.seek(8)
-    stream.write(text.ljust(length))
+    stream.write(text.ljust(length))  # spaces may follow a header, and so no tensor moves

@@ -17,7 +17,7 @@ from lptool.errors import near_miss
 Decorator = Callable[[Any], Any]
 Option = Callable[..., Decorator]  # takes the heading as `section=`; see `options_of`
 
-SEED = click.IntRange(0, 2**32 - 1)
+SEED = click.IntRange(0, 2**32 - 1)  # what NumPy takes, which takes less than torch
 PATH = click.Path(path_type=Path)
 FILES = click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
 ARCHITECTURES = "timm name, or module:callable or file.py:callable, which are run only where named here"
@@ -82,6 +82,7 @@ def option(*names: str, **settings: Any) -> Option:
 def options_of(table: Mapping[str, Sequence[Option]]) -> Decorator:
     """All options of a command: heading in `--help` → its options, both in the order shown."""
     decorators = [make(section=title) for title, options in table.items() for make in options]
+    # In reverse, because click shows first what decorates last.
     return lambda command: functools.reduce(lambda wrapped, decorate: decorate(wrapped), reversed(decorators), command)
 
 

@@ -82,25 +82,26 @@ def pool(
     from lptool.ranks import join_ranks
     from lptool.report.pool import plan_document
 
-    seed = given.pop("seed")
+    seed = given.pop("seed")  # None where it was not given: then tickets are trained by the seed of their preset
     options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
     folder = is_folder(out) and options.target != "all"
     if folder and packed:
         raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
     ranks = join_ranks()
     run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
-    if run is not None and dry_run:
+    if run is not None and dry_run:  # without tickets there is nothing more to check
         print_document(run_document(run), ranks)
         return
 
     bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
-    warn(bench.warnings * (ranks.rank == 0))
+    warn(bench.warnings * (ranks.rank == 0))  # once, and not by each process
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
     ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
+    # With --json, stdout is the document alone.
     job = Job(bench, Form(packed, values), ranks, overwrite, shown=ranks.rank == 0 and not as_json)
     if folder:
         result = _pool_into_folder(job, targets[0], outputs[0])
@@ -148,6 +149,7 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
+    # One rank makes the folder, and fills it alone.
     with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
         written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
         result = replace(written, output=folder)
@@ -182,6 +184,7 @@ def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list
     ranks, pairs = ALONE if dealt else job.ranks, zip(targets, outputs, strict=True)
     tasks = {target: partial(_pool_one, job, target, file, ranks) for target, file in pairs}
     results = []
+    # One at a time, where they are not dealt out: so each result is shown before the next search begins.
     for result in job.ranks.share(tasks).values() if dealt else (task() for task in tasks.values()):
         results.append(result)
         if job.shown:

@@ -26,7 +26,7 @@ class Data:
         mean, std: per channel, of images scaled to [0, 1]; measured on train, or what the tickets were trained with.
         split: how train and val were parted: `fraction`, `seed`, the `hash` of val's indices, and a digest of the
             `labels` of the images they were chosen from.
-        class_names: in the order of the labels; empty where the source does not tell.
+        class_names: in the order of the labels; empty where the source does not say.
     """
 
     name: str
@@ -91,6 +91,7 @@ class Data:
             chunks: one int64 tensor per batch: places in `order`.
             augment: applied to the uint8 batch and the places [B] of its images in `order`, int64 on `device`.
         """
+        # Pixels are from 0 to 255, mean and std are of a scale to 1.
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=device).view(1, -1, 1, 1) * 255)
         if not chunks:

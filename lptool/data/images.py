@@ -200,6 +200,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
         count += pixels.shape[1]
         total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
     mean = total / count
+    # Rounding may take the difference below 0.
     std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)  # a constant channel stays finite
     return tuple(mean.tolist()), tuple(std.tolist())
 

@@ -82,7 +82,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return Pictures(self.source, self.side, self.grey, seed)
 
     def _name(self, index: int) -> str:
-        """The picture's file, where the source tells."""
+        """The picture's file, where the source says it."""
         files = getattr(self.source, "samples", None)  # of torchvision's ImageFolder
         return str(files[index][0]) if files else f"image {index}"
 
@@ -105,7 +105,7 @@ def _random_resized_crop(side: int) -> Any:
 def _seeded(seed: int, index: int) -> Iterator[None]:
     """Seed what transforms may draw from, Python's, NumPy's and torch's own random numbers, and put all back after."""
     before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    own = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])  # neighbours get unrelated seeds
     random.seed(own)
     np.random.seed(own)
     torch.default_generator.manual_seed(own)

@@ -55,7 +55,7 @@ def load_parts(name: str, data_dir: str | Path | None, image_size: int | None) -
             f"unknown data set {name!r}: expected {', '.join(NAMED)}, npz:FILE, folder:DIR, wds/DIR, or a timm name "
             f"such as torch/mnist or hfds/NAME.{near_miss(name, NAMED)}"
         )
-    return _resized(parts, image_size)
+    return _resized(parts, image_size)  # the others, of pictures, come in this size as they are decoded
 
 
 def _resized(parts: Parts, side: int | None) -> Parts:

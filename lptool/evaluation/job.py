@@ -103,9 +103,9 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
         files.append(_on_test(plan, subject))
         report(f"test {Path(subject.summary.file).name}")
     for part in sets:
-        images = part.images().to(plan.device)
+        images = part.images().to(plan.device)  # made once, for all files
         for subject, result in zip(plan.subjects, files, strict=True):
-            subject.load()
+            subject.load()  # again: files of one architecture share the network
             metrics = measure(*predicted(plan, subject, images), plan.data.num_classes)
             result.corrupted.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
             report(f"{part.name} {part.severity}")

@@ -54,6 +54,7 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     """
     summary = next((s for s in summaries if s.metadata.arch), summaries[0])
     if named:
+        # Arguments in a header are those of the architecture in it, and of no other.
         return named, summary.metadata.arch_kwargs if named == summary.metadata.arch else {}, []
     arch = arch_in_header(summary.metadata, summary.file)
     if arch:
@@ -86,7 +87,8 @@ def matching_data(
     name, split = dataset or metadata.data.name, metadata.data.split
     if not name:
         raise DataError(f"{(named or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
-    with said_by(None if dataset else named[0].file):
+    # Where the user says what to load, the file is not to blame.
+    with said_by(None if dataset or val_fraction is not None else named[0].file):
         return load_data(
             name,
             data_dir,
@@ -142,4 +144,4 @@ def measured_note(data: Data) -> str:
 
 
 def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+    return next(value for value in values if value is not None)  # `or` would pass over 0, which is a seed

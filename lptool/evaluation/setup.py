@@ -144,6 +144,7 @@ def _data(
     data = matching_data(summaries, options.dataset, _place_of_test(folder, options.data_dir), known)
     if not len(data.test):
         raise DataError(f"{data.name}: its test set has no images; choose a data set that has some")
+    # Measured here too: where another file says a normalisation, `load_data` went by that.
     measured = _normalised(data, channel_statistics(data.train)) if None in stated else data
     normalised = [_normalised(data, normalisation) if normalisation else measured for normalisation in stated]
     for summary, own in zip(summaries, normalised, strict=True):
@@ -160,6 +161,7 @@ def _data(
 
 def _place_of_test(folder: Path | None, data_dir: Path | None) -> Path | None:
     """Where the uncorrupted images lie: beside the folder of `.npy` files where `data_dir` is that folder."""
+    # torchvision keeps CIFAR itself in `cifar-10-batches-py` or `cifar-100-python`.
     if folder is None or folder != data_dir or any(folder.glob("cifar-*")):
         return data_dir
     return folder.absolute().parent
@@ -184,6 +186,7 @@ def _networks(
 ) -> list[Network]:
     """The network of each file, one for all that are alike; a file is None where the user names its architecture."""
     built: dict[str, Network] = {}
+    # By `repr`, because arguments may hold lists, which cannot be keys.
     for (arch, kwargs), file in zip(archs, files, strict=True):
         if repr((arch, kwargs)) not in built:
             with said_by(file):

@@ -153,6 +153,7 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     ticket, summary, metadata = checkpoint.ticket(), checkpoint.summary, checkpoint.metadata
     notes = [f"{source}: {note}" for note in summary.notes]
     prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
+    # Else a dense output, which has no masks in it, would be read by the zeros of all its tensors.
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
     if options.arch or (needs_arch and metadata.arch is None):
         arch, kwargs, guessed = architecture([summary], options.arch)
@@ -177,6 +178,7 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
     """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
+    # On the CPU, as the file is checked there too.
     plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
     (subject,) = plan.subjects
     subject.load()

@@ -38,7 +38,7 @@ def describe_weights(into: Path, *, command: str | None, documents: Mapping[str,
         ArchError: the weights do not say their architecture.
         OSError: a file cannot be written.
     """
-    ticket = load_ticket(into / WEIGHTS)
+    ticket = load_ticket(into / WEIGHTS)  # what was written, so that no word differs from the file
     texts = {"config.json": json.dumps(as_timm_config(ticket), indent=2) + "\n", **documents}
     files = {WEIGHTS, "README.md", *texts}
     texts["README.md"] = model_card(ticket, command=command, sizes=_sizes(ticket), files=files)

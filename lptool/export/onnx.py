@@ -35,7 +35,7 @@ def save_onnx(
 
     Args:
         model: on the CPU, in float32; its modes are restored.
-        images: normalised float batches [B, C, H, W] on the CPU; the first one also tells the shape.
+        images: normalised float batches [B, C, H, W] on the CPU; their shape is taken from the first.
         metadata: key → text, kept in the file under `metadata_props`.
 
     Returns:
@@ -51,6 +51,7 @@ def save_onnx(
     first = next(batches, None)
     if first is None:
         raise DataError(f"{path}: not written, because there are no images to check it on; give at least one")
+    # One image alone too, which a file whose batch size is fixed could not take.
     shape, checked = first.shape[1:], itertools.chain((first[:1], first), batches)
 
     def write(temporary: Path) -> float:

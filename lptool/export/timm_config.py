@@ -68,6 +68,7 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
         "num_features": model.num_features,
         **_model_args(ticket.metadata),
         **({"label_names": list(labels)} if labels and len(labels) == model.num_classes else {}),
+        # No loader of the architecture's own: those read the files of its first authors.
         "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
     }
 

@@ -58,7 +58,7 @@ def _from_timm(arch: str) -> Callable[..., nn.Module]:
 
 
 def _own(arch: str) -> Callable[..., nn.Module]:
-    source, _, name = arch.rpartition(":")
+    source, _, name = arch.rpartition(":")  # at the last colon: a path on Windows has one of its own
     is_file = source.endswith(".py")
     # as `python -m` and `python file.py` would find what the user's code imports
     beside = str(Path(source).resolve().parent) if is_file else os.getcwd()

@@ -19,7 +19,7 @@ from timm.models.resnet import ResNet  # noqa: E402
 OWN_ARCHS = ("resnet8_cifar", "resnet10_cifar", "resnet20_cifar", "resnet18_cifar", "vgg16_bn_cifar")
 
 
-# What timm assumes where it is told nothing else.
+# What timm assumes where nothing else is said.
 _CFG = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "conv1", "classifier": "fc", "crop_pct": 1.0}
 default_cfgs = generate_default_cfgs(
     {name: _CFG | ({"first_conv": "features.0"} if name.startswith("vgg") else {}) for name in OWN_ARCHS}
@@ -71,6 +71,7 @@ class CifarResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.stages = [f"layer{i}" for i in range(1, len(widths) + 1)]
         for i, (name, inputs, outputs) in enumerate(zip(self.stages, (widths[0], *widths), widths, strict=False)):
+            # All stages but the first halve the sides of the image.
             self.add_module(name, self._stage(blocks, inputs, outputs, 1 if i == 0 else 2))
         self.fc = nn.Linear(widths[-1], num_classes)
         for module in self.modules():
@@ -122,7 +123,7 @@ def _resnet18(in_chans: int = 3, **kwargs: Any) -> nn.Module:
     """Timm's ResNet-18 with a 3×3 stride-1 stem and no max-pool."""
     model: Any = ResNet(BasicBlockOfTimm, (2, 2, 2, 2), in_chans=in_chans, **kwargs)  # type: ignore[arg-type]
     model.conv1 = nn.Conv2d(in_chans, 64, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm begins all its ResNets
     model.maxpool = nn.Identity()
     return model  # type: ignore[no-any-return]
 

@@ -128,6 +128,7 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
 
 def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> None:
     """Refuse an architecture that lacks a tensor, or has it in another shape. Raises ArchError."""
+    # Names and shapes alone: many candidates are tried, and none needs memory for its weights.
     with torch.device("meta"):
         fit_names(build_model(arch, **kwargs), shapes, arch, file)
 

@@ -56,6 +56,7 @@ class Method:
     def mixes(self, candidates: int, alphas: Sequence[float], passes: int) -> int:
         """How many mixes it scores at most."""
         repeated = passes if "passes" in self.options else 1
+        # A method without alphas makes each of its mixes once.
         return self.once + self.per_candidate * candidates * max(1, len(self.tried(alphas))) * repeated
 
 
@@ -77,7 +78,7 @@ METHODS = {
         per_candidate=1,
     ),
     "window": Method(
-        help="the mean in which tickets count the less the further their level",
+        help="a mean in which tickets of further levels count less",
         formula="prune(Σ wᵢθᵢ / Σ wᵢ), wᵢ = ratio^dᵢ; "
         f"the ratio of {', '.join(f'{ratio:g}' for ratio in RATIOS)} that is best on val",
         source="own",

@@ -53,7 +53,7 @@ def barriers(bench: Bench) -> Iterator[Barrier]:
     files = [summary.file for summary in bench.pool.summaries]
     for place in range(1, len(bench.pool)):
         denser, sparser = bench.pool[place - 1].state, bench.pool[place].state
-        alphas = [1 - i / (POINTS - 1) for i in range(POINTS)]
+        alphas = [1 - i / (POINTS - 1) for i in range(POINTS)]  # from the denser end, which alpha weighs
         scores = tuple(bench.scorer(interpolate(denser, sparser, alpha)) for alpha in alphas)
         yield Barrier(files[place - 1], files[place], scores)
 

@@ -46,6 +46,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "seed": options.seed,
         "precision": str(bench.compute).removeprefix("torch."),
         "device": bench.device.type,
+        # Other versions may compute, or round, in another way.
         "lptool": __version__,
         "torch": torch.__version__,
         "timm": version("timm"),

@@ -180,7 +180,7 @@ def _write_pooled(
     pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
     rounded = None
-    if form.values:
+    if form.values:  # the file itself, read again: its values were shortened as it was written
         rounded = bench.score(fitted_state(bench.model, load_ticket(output), bench.arch), bench.data.test)
     return PoolResult(
         output=output,
@@ -212,6 +212,7 @@ def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -
     if trace.accepted:
         states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
     else:
+        # The same object as its control, so that it is not scored twice: see `_scores`.
         states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
     return states
 

@@ -16,7 +16,7 @@ from lptool.errors import OutputError, first_line
 from lptool.scoring.score import Score
 
 SUFFIX = ".search.jsonl"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 3  # of version 2, each score had those of two halves of val beside it
 _MARK = {"lptool_search": FORMAT_VERSION}  # how every journal begins
 
 
@@ -120,7 +120,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     content = path.read_bytes()
     whole, end, tail = content.rpartition(b"\n")
     if not end:
-        begun = json.dumps(_MARK)[:-1].encode()
+        begun = json.dumps(_MARK)[:-1].encode()  # without the brace: a whole first line has more keys
         if not tail.startswith(begun[: len(tail)]):
             raise ValueError("its first line is none of lptool's")
         return None

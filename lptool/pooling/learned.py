@@ -79,6 +79,7 @@ class _Stacked:
 def _descend(search: Search, tickets: _Stacked, begin: Sequence[float], start: Incumbent) -> Tensor:
     """The logits [groups, tickets] after all steps. Raises PoolError where the loss has no finite gradient."""
     assert search.gradient is not None
+    # The logarithms of shares are logits whose softmax gives these shares again.
     logits = torch.tensor(begin).log().repeat(len(tickets.groups), 1)
     optimizer = torch.optim.Adam([logits], lr=search.learning.lr)
     for step in range(search.learning.steps):

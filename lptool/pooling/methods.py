@@ -121,7 +121,7 @@ def _pruned_alone(search: Search, place: int, incumbent: Score) -> Score:
 
 def function_of(name: str) -> Callable[[Search, Incumbent], Outcome]:
     """The function of a method of the catalogue."""
-    module = import_module(f"lptool.pooling.{METHODS[name].module}")
+    module = import_module(f"lptool.pooling.{METHODS[name].module}")  # by its name, as the rows know no torch
     return getattr(module, name)  # type: ignore[no-any-return]
 
 

@@ -38,5 +38,5 @@ def interpolate(current: Mapping[str, Tensor], candidate: Mapping[str, Tensor], 
 def _mix(current: Tensor, candidate: Tensor, alpha: float) -> Tensor:
     if not current.is_floating_point():
         return current
-    compute = torch.promote_types(current.dtype, torch.float32)
+    compute = torch.promote_types(current.dtype, torch.float32)  # else half precision would be rounded twice
     return (current.to(compute) * alpha).add_(candidate.to(compute), alpha=1.0 - alpha).to(current.dtype)

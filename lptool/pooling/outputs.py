@@ -1,4 +1,4 @@
-"""What a pooling is about to do: where its files go, how much it scores, and what its scores depend on."""
+"""What a pooling is about to do: where its files go, and how much it scores."""
 
 from __future__ import annotations
 

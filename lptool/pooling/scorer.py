@@ -62,6 +62,7 @@ class Scorer:
         if val_size == 0:
             raise DataError("there is no image to score on; choose a data set or split that has some")
         self.model, self._val, self.val_size, self._compute = model, val, val_size, compute
+        # A network without BatchNorm is not scored twice, as it is and recalibrated.
         self.choice, self._calibration = choice, calibration if bn_layers(model) else None
         self.batch_size, self._calibration_batch = batch_size or BatchSize(128), calibration_batch or BatchSize(256)
         self._errors, self._losses = torch.zeros(val_size, dtype=torch.int64), torch.zeros(val_size)
@@ -91,7 +92,7 @@ class Scorer:
         if calibration is not None:
             self._recalibrate(calibration)
         marks = self._mark(bar)
-        if marks.seen == self.val_size:
+        if marks.seen == self.val_size:  # else only the hardest are known, which would stay the hardest
             self._learn(marks)
         key = self._key(name, calibration)  # now, because recalibration may have found that less fits in memory
         score = self.known[key] = marks.score(key)
@@ -127,7 +128,7 @@ class Scorer:
 
     def _learn(self, marks: Marks) -> None:
         right, loss = marks.in_order_of_val()
-        if bool(loss.isfinite().all()):
+        if bool(loss.isfinite().all()):  # a broken model errs everywhere, and says nothing of the images
             if self.choice.select == "accuracy":
                 self._errors += ~right
             self._losses += loss
@@ -195,4 +196,4 @@ def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:
 
 def name_of(state: Mapping[str, Tensor]) -> str:
     """32 hex digits, the same for equal state dicts and for no others."""
-    return digest_of({name: digest_of_tensor(t) for name, t in state.items()})[:32]
+    return digest_of({name: digest_of_tensor(t) for name, t in state.items()})[:32]  # short enough to read in a journal

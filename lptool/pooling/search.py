@@ -149,10 +149,11 @@ class Search:
 
         def bar(i: int) -> float:
             merit = self.choice.merit(incumbent.score if best is None else tried[best])
+            # Just above the best where that is of an earlier alpha, which wins a tie.
             return math.nextafter(merit, math.inf) if best is not None and i > best else merit
 
         def scoring(i: int) -> Callable[[], Score]:
-            now = bar(i)
+            now = bar(i)  # as it is before the round, on every rank alike
             return lambda: self.score(mix(alphas[i])[0], now)
 
         while places := self.explore(alphas, tried, best):
@@ -202,7 +203,7 @@ def coarse(alphas: Sequence[float], tried: Collection[int], best: int | None) ->
     """Every second alpha by size; then the neighbours of the best so far, until neither of them is better."""
     by_size = sorted(range(len(alphas)), key=lambda i: alphas[i])
     if not tried:
-        return by_size[1::2] or by_size
+        return by_size[1::2] or by_size  # a single alpha has no second one
     if best is None:
         return []
     at = by_size.index(best)

@@ -143,20 +143,20 @@ class Bench:
         return self.scorer_for(self.choice)
 
     def scorer_for(self, choice: Choice) -> Scorer:
-        """A score function for another choice than that of the options."""
+        """A score function over val that stops early by a choice, perhaps another than that of the options."""
         calibration = None
         if self.options.recalibrate:
             chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
             calibration = self.batches(decoded(chosen, self.device))
         return Scorer(
             self.model,
-            self.batches(decoded(self.data.val, self.device), even=False),
+            self.batches(decoded(self.data.val, self.device), even=False),  # no statistics are taken of these
             len(self.data.val),
             calibration,
             self.compute,
             choice=choice,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
-            calibration_batch=BatchSize(self.batch_size.images),
+            calibration_batch=BatchSize(self.batch_size.images),  # its own: it halves for itself
         )
 
     @cached_property
@@ -243,6 +243,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     extras = ", ".join(name for name in shapes if name not in names)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried)
+    # What no output may replace.
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     bench = Bench(
         pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
@@ -266,12 +267,13 @@ def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:
     normalisation = normalisation_of(pool.summaries, options.mean, options.std)
     place = (options.dataset, options.data_dir)
     data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    told = next((summary.file for summary in naming_data(pool.summaries)), None)
-    with said_by(None if options.mean or options.std else told):
+    source = next((summary.file for summary in naming_data(pool.summaries)), None)
+    with said_by(None if options.mean or options.std else source):
         check_normalisation(data)
     check_image_shape(data, pool.summaries)
     _check_unseen(data, pool.summaries)
     unknown = "does not say which images it was trained on; if val's are among them, its scores are flattered"
+    # One line is enough: the tickets are of one run, and mostly of one program.
     assumed = [f"{s.file} {unknown}" for s in pool.summaries if not s.metadata.dataset][:1]
     return data, assumed + [measured_note(data)] * (normalisation is None)
 

@@ -24,6 +24,7 @@ def choose_targets(bench: Bench, ranks: Ranks = ALONE) -> list[int]:
     if target == "matching":
         scorings = {i: partial(_images_right, bench, i) for i in range(len(pool))}
         correct = ranks.share(scorings)
+        # Place 0 is the densest ticket, whose accuracy is to be matched.
         return [_sparsest(pool, [i for i, right in correct.items() if right >= correct[0]])]
     for i, summary in enumerate(pool.summaries):
         if target == str(pool.level(i)) or Path(target).resolve() == Path(summary.file).resolve():

@@ -1,4 +1,4 @@
-"""What a person or a program reads of a result: rich tables and JSON documents."""
+"""What a person or a program reads of files that were inspected: tables and the JSON document."""
 
 from __future__ import annotations
 

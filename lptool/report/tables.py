@@ -111,7 +111,7 @@ def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Tabl
 def _given(value: object, digits: int) -> str:
     if value is None:
         return NOTHING
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)  # levels are whole, files are text
 
 
 def evaluated(document: Document, names: Mapping[str, str]) -> Table:

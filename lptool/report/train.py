@@ -41,5 +41,5 @@ def _row(file: Path, epochs: Sequence[dict[str, Any]]) -> list[str]:
         percent(last["val_accuracy"]),
         f"{last['val_nll']:.4f}",
         f"{sum(record['seconds'] for record in epochs):,.0f}",
-        f"{median_high(record['images_per_second'] for record in epochs):,.0f}",
+        f"{median_high(record['images_per_second'] for record in epochs):,.0f}",  # which one slow epoch does not move
     ]

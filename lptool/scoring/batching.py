@@ -16,7 +16,7 @@ from lptool.errors import SetupError
 T = TypeVar("T")
 SMALLEST = 32
 LARGEST = {"cpu": 512, "cuda": 4096}
-_ENOUGH = 0.9  # of the highest rate seen; below it counts that a smaller batch lets a scoring stop earlier
+_ENOUGH = 0.9  # of the highest rate seen is fast enough: with smaller batches a scoring can stop earlier
 _SECONDS = 0.1  # to spend on measuring each size
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def probe(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            break
+            break  # a larger one would not fit either
         if seconds > _SECONDS * 10:  # a large network is busy with few images
             break
         size *= 2

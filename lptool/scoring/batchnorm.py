@@ -49,14 +49,14 @@ def recalibrate_bn(
     if not layers:
         return 0
     batches = iter(images)
-    first = next(batches, None)
+    first = next(batches, None)  # before any statistic is reset
     if first is None:
         raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
     with torch.inference_mode(), _averaging(model, layers):
         for batch in chain([first], batches):
             try:
                 (forward or model)(batch)
-            except ValueError as error:  # torch's word for a batch without a variance
+            except ValueError as error:  # what torch raises where a batch has no variance
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise DataError(
@@ -73,7 +73,7 @@ def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     with on_batch_statistics(model):
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None
+            layer.momentum = None  # so torch takes the mean over all batches, each counting the same
         try:
             yield
         finally:

@@ -64,6 +64,7 @@ def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
         model(image)
     counts, root = counter.get_flop_counts(), type(model).__name__
     leaves = [name for name, module in model.named_modules() if not any(module.children())]
+    # torch counts under the path from the class of the root, as in `ResNet.layer1.0.conv1`.
     layers = {name: sum(counts.get(".".join(filter(None, (root, name))), {}).values()) for name in leaves}
     return counter.get_total_flops(), layers
 

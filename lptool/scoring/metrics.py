@@ -92,4 +92,5 @@ def mcnemar(a: Tensor, b: Tensor) -> Comparison:
     """
     a_only, b_only = int((a & ~b).count_nonzero()), int((b & ~a).count_nonzero())
     differ = a_only + b_only
+    # Where they err on the same images, nothing speaks against chance.
     return Comparison(a_only, b_only, float(binomtest(a_only, differ).pvalue) if differ else 1.0)

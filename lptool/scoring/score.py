@@ -93,7 +93,7 @@ def merged(parts: Sequence[Score]) -> Score:
 
 def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Of each image whether it is right, bool [B], and its negative log-likelihood in nats, float [B]."""
-    logits = logits.float()
+    logits = logits.float()  # autocast gives bfloat16, in which a loss has two or three digits
     return logits.argmax(dim=1) == labels, F.cross_entropy(logits, labels, reduction="none")
 
 
@@ -116,8 +116,10 @@ def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Ite
     recalibrate_bn(model, (images for images, _ in calibration))
     fresh = {
         f"{name}.{statistic}": getattr(module, statistic)
+        # A layer that is used twice is in the state under both names.
         for name, module in model.named_modules(remove_duplicate=False)
         if module in set(bn_layers(model))
         for statistic in ("running_mean", "running_var")
     }
+    # Cloned, because the next state that is loaded overwrites the model's own.
     return {name: fresh[name].to(t).clone() if name in fresh else t for name, t in state.items()}

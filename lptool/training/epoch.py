@@ -151,7 +151,7 @@ def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.G
 
     Also seeds the global generator (dropout), on each rank in its own way.
     """
-    own = (seed * 1_000 + level) * 100_000 + epoch  # one number per seed, level and epoch: there are fewer than that
+    own = (seed * 1_000 + level) * 100_000 + epoch  # another number for each, below 1,000 levels and 100,000 epochs
     # 2^64 divided by the golden ratio: its multiples lie far apart, so no rank meets the seed of another epoch.
     torch.manual_seed((own + rank * 0x9E3779B97F4A7C15) % 2**64)
     return torch.Generator().manual_seed(own)
@@ -164,7 +164,7 @@ def _score(run: Run) -> Score:
         batches = partial(run.data.batches, run.data.val, device=run.device, order=rows)
         return BatchSize(_SCORED_AT_ONCE).fit(lambda size: score_of(*predict(run.model, batches(batch_size=size))))
 
-    parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)
+    parts = torch.arange(len(run.data.val)).tensor_split(run.ranks.count)  # some are empty where val is small
     return merged(
         list(run.ranks.share({k: partial(score, rows) for k, rows in enumerate(parts) if len(rows)}).values())
     )

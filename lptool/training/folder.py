@@ -113,7 +113,7 @@ class RunFolder:
             return None
         file = SafetensorsFile(self._epoch)
         header = json.loads(file.header["lptool-resume"])
-        if header["level"] != level:
+        if header["level"] != level:  # of the level before: it stays until this one has finished an epoch
             return None
         progress = Progress(header["epoch"], best_correct=header["best_correct"])
         for key, tensor in file.items():
@@ -160,5 +160,5 @@ class RunFolder:
 def _one_goes_on(begun: list[float] | None, asked: list[float] | None) -> bool:
     """Whether the sparsities of two calls are those of one run: the longer list begins as the shorter."""
     if begun is None or asked is None:
-        return begun is asked
+        return begun is asked  # two lists or none: `--levels` counts prunings at one rate, and may count more
     return all(a == b for a, b in zip(begun, asked, strict=False))

@@ -104,10 +104,12 @@ def _train_level(run: Run, number: int) -> None:
     run.model.load_state_dict(progress.model)
     optimizer = make_optimizer(run.model, run.options, run.device)
     restore_optimizer(run.model, optimizer, progress.optimizer)
+    # Level 0 has pruned nothing, so its steps have nothing to multiply.
     level = Level(number, sparsity(mask), multipliers(run.model, mask) if number else {}, optimizer)
     while progress.epoch < run.options.epochs:
         record, score = train_epoch(run, level, progress.epoch)
         progress = _advance(run, progress, optimizer, score)
+        # The record first: after a kill between the two, `forget_after` drops it and the epoch is trained again.
         run.ranks.on_first(partial(run.folder.append, record))
         run.watch.on_epoch(record)
         run.ranks.on_first(partial(run.folder.save_progress, number, progress))

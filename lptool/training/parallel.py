@@ -112,6 +112,7 @@ class _SyncedOnHost(_BatchNorm):
         centred = wide - mean.view(shape)
         var = _Total.apply(centred.square().sum(dims)) / count
         self._track(mean.detach(), var.detach() * count / (count - 1))  # unbiased, as torch's BatchNorm keeps it
+        # The variance of the images themselves: what is kept for evaluation alone is unbiased.
         normal: Tensor = centred * (var + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)

@@ -117,6 +117,7 @@ def disk_of(run: Run) -> dict[str, int]:
     """
     options = run.options
     ticket = _bytes(run.model.state_dict().values())
+    # Beside each parameter AdamW keeps two tensors, SGD with momentum one.
     moments = 2 if options.optimizer == "adamw" else int(options.momentum > 0)
     epoch = ticket * (2 if options.keep == "best" else 1) + moments * _bytes(run.model.parameters())
     resume = ticket + 2 * epoch

@@ -90,6 +90,7 @@ def _scaled(base: TrainOptions, epochs: int) -> dict[str, Any]:
     share, rewind = epochs / base.epochs, base.rewind_epoch
     milestones = {round(milestone * share) for milestone in base.milestones or ()} - {0, epochs}
     if isinstance(rewind, int) and rewind:
+        # Not 0 as long as there is another epoch: that would be the initialisation, which no preset rewinds to.
         rewind = max(1, round(rewind * share)) if epochs > 1 else 0
     return {
         "milestones": tuple(sorted(milestones)) or None,

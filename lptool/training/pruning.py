@@ -56,7 +56,7 @@ def _to_keep(before: int, total: int, level: int, levels: Levels, rate: float) -
 def _shares(before: Mapping[str, int], keep: int, level: int) -> dict[str, int]:
     """The same share of each tensor's weights."""
     whole = sum(before.values())
-    shares = {name: round(count * keep / whole) for name, count in before.items()}
+    shares = {name: round(count * keep / whole) for name, count in before.items()}  # their sum may differ a little
     for name, share in shares.items():
         _check_left(share, level, name)
     return shares

@@ -17,7 +17,7 @@ def learning_rate(options: TrainOptions, step: int, steps_per_epoch: int) -> flo
     """
     climb = options.warmup * steps_per_epoch
     if step < climb:
-        return options.lr * min(1.0, (step + 1) / climb)
+        return options.lr * min(1.0, (step + 1) / climb)  # the climb may end between two steps
     if options.schedule == "multistep":
         epoch = step // steps_per_epoch
         milestones = options.milestones or (0.5 * options.epochs, 0.75 * options.epochs)

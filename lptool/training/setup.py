@@ -103,7 +103,7 @@ class Run:
         at = epoch * self.steps_per_epoch + step
         done = at if level == 0 else whole + (level - 1) * later + at - self.rewind_step
         of = len(self.data.train)
-        images = int(self.batches[step][0]) if step < self.steps_per_epoch else of
+        images = int(self.batches[step][0]) if step < self.steps_per_epoch else of  # the places before the next batch
         return Where(level, epoch, images, of, done, whole + count_of(self.levels) * later)
 
     def first_step(self, level: int, epoch: int) -> int:

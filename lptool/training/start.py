@@ -51,6 +51,7 @@ def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> 
     ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items()}
     theirs = ticket.shapes
     head = {name: ours[name] for name in theirs if name in ours and _is_head(ours[name], theirs[name], num_classes)}
+    # Checked as if its head were ours: a head of other classes is left out below, and no reason to refuse the file.
     names = fit_names(model, theirs | head, arch, str(file))
     weights = ticket.renamed(names).state
     fresh = [names[name] for name in head]

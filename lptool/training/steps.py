@@ -47,7 +47,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, rememb
     for key, value in remembered.items():
         name, _, kind = key.rpartition("|")
         parameter = parameters[name]
-        scalar = torch.empty_like(value, device=parameter.device)
+        scalar = torch.empty_like(value, device=parameter.device)  # such as AdamW's count of steps
         like = torch.empty_like(parameter, requires_grad=False) if value.shape == parameter.shape else scalar
         optimizer.state[parameter][kind] = like.copy_(value)
 

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lptool.checkpoints.places import FILES, check_folder, check_output, is_folder, new_folder, write_atomically
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_packed, save_prune_keys, save_ticket
 from lptool.errors import ArchError, DataError, OutputError
 from lptool.pooling.outputs import outputs_of
 from lptool.pooling.setup import PoolOptions, open_bench
@@ -37,6 +40,14 @@ def test_what_a_writer_finds_is_handed_on(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("write", [save_ticket, save_packed, save_prune_keys])
+def test_others_may_read_a_file_as_any_other_file(tmp_path: Path, write: Callable[[Ticket, Path], None]) -> None:
+    """The writer of safetensors makes files that only their owner may read."""
+    (tmp_path / "any").write_text("")
+    write(Ticket({"w": torch.ones(2)}, {"w": torch.tensor([True, True])}), tmp_path / "ticket")
+    assert (tmp_path / "ticket").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_interrupting_a_write_leaves_nothing(tmp_path: Path) -> None:
     def interrupt(file: Path) -> None:
         raise KeyboardInterrupt
@@ -51,6 +62,7 @@ def test_check_output(tmp_path: Path) -> None:
     there.write_text("")
     (tmp_path / "link").symlink_to(there)
     (tmp_path / "broken.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     check_output(tmp_path / "new" / "folder" / "file.safetensors", [there], overwrite=False)
     check_output(there, [], overwrite=True)
     for output, inputs, overwrite, message in [
@@ -58,6 +70,7 @@ def test_check_output(tmp_path: Path) -> None:
         (there, [tmp_path / "link"], True, "also an input"),
         (tmp_path / "broken.safetensors", [], False, "exists"),
         (there / "below.safetensors", [], False, "cannot be written"),
+        (tmp_path / "gone" / "file.safetensors", [], False, "cannot be written"),
         (Path("/proc/file.safetensors"), [], False, "cannot be written"),
         (tmp_path / f"{'a' * 300}.safetensors", [], False, "cannot be written"),
         (tmp_path, [], True, r"expected a name that ends in \.safetensors"),
@@ -65,7 +78,7 @@ def test_check_output(tmp_path: Path) -> None:
     ]:
         with pytest.raises(OutputError, match=message):
             check_output(output, inputs, overwrite=overwrite)
-    assert sorted(os.listdir(tmp_path)) == ["broken.safetensors", "link", "there.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == ["broken.safetensors", "gone", "link", "there.safetensors"]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -136,13 +149,23 @@ def test_errors_name_the_folder_that_was_asked_for(tmp_path: Path) -> None:
         raise OutputError(f"{folder / 'model.safetensors'}: no")
 
 
+def test_a_folder_of_a_long_name_is_replaced(tmp_path: Path) -> None:
+    """Names beside it are ten characters longer than its own, and no more: 255 are the most that a disk takes."""
+    for text in ("old", "new"):
+        with new_folder(tmp_path / ("a" * 245), overwrite=True) as folder:
+            fill(folder, text)
+    assert list(tree(tmp_path).values()) == ["new"]
+
+
 def test_the_old_folder_comes_back_where_the_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     fill(tmp_path / "a", "old")
     rename: Callable[[Path, Path], Path] = Path.rename
+    failed = []
 
     def failing(source: Path, target: Path) -> Path:
-        if source.name.startswith(".a.") and target.name == "a":
+        if target.name == "a" and not failed:
+            failed.append(source)
             raise OSError(5, "Input/output error")
         return rename(source, target)
 

@@ -48,6 +48,8 @@ def test_the_split_is_that_of_the_files_unless_named(told: Summary, silent: Summ
     data = setting.matching_data([silent, told], None, None, None)
     assert data.split == told.metadata.dataset["split"]
     assert len(setting.matching_data([told], None, None, None, 0.5, 3).val) == (1797 - 359) // 2
+    with pytest.raises(DataError, match=r"^cannot hold out 5 of 1438"):  # the user's fraction: no word of the file
+        setting.matching_data([told], None, None, None, 5.0)
     with pytest.raises(DataError, match=r"does not say its data set; name it with --dataset \(npz:FILE, "):
         setting.matching_data([silent], None, None, None)
 

@@ -140,7 +140,7 @@ def grouped_bars(label: Label, groups: Sequence[str], rows: Mapping[str, Sequenc
         for rank, (name, found) in enumerate(rows.items()):
             offset = (rank - (len(rows) - 1) / 2) * thick
             for place, bar in enumerate(found):
-                _bar(axes, place + offset, bar, 0.86 * thick, name if place == 0 else "")
+                _bar(axes, place + offset, bar, 0.86 * thick, name if place == 0 else "")  # in the legend once
         _row_names(axes, groups, step)
         axes.set_xlabel(axis)
         axes.set_xlim(0, 100)
@@ -190,7 +190,7 @@ def _bar(axes: Axes, y: float, bar: Bar, thick: float, name: str = "") -> None:
 
 
 def _row_names(axes: Axes, names: Sequence[str], step: float) -> None:
-    every = max(1, round(11 / step))
+    every = max(1, round(11 / step))  # where rows are lower than text, not each has room for its name
     places = range(0, len(names), every)
     axes.set_yticks(places, [short(names[i], _NAME) for i in places], fontsize=min(10.0, 0.8 * step * every))
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -208,7 +208,7 @@ def _plain_ticks(axes: Axes, fractions: Sequence[float]) -> None:
     ticks = [base * 10.0**power for power in range(-6, 3) for base in (1, 2, 5)]
     inside = [tick for tick in ticks if low <= tick <= high]
     while len(inside) > 7:
-        inside = inside[-1::-2][::-1]
+        inside = inside[-1::-2][::-1]  # every second one; the densest stays
     axes.set_xlim(low, high)
     axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
     axes.xaxis.set_minor_locator(NullLocator())

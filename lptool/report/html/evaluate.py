@@ -200,12 +200,14 @@ def _grouped(group: Sequence[Document], name: str, style: dict[str, Look], names
 def _apart(group: Sequence[Document], style: dict[str, Look]) -> list[Look]:
     """Their own looks; where two files are of one series, looks that tell them apart."""
     own = [style[series_of(file)] for file in group]
+    # `looks` puts the two controls first, which would look like tickets.
     return own if len(set(own)) == len(own) else list(looks([f"{i}" for i in range(len(own))]).values())[2:]
 
 
 def corruption_bars(file: Document, look: Look, kinds: Sequence[str]) -> list[Bar]:
     """For each corruption the mean over its severities, with each severity as a mark."""
     found = {kind: [r["accuracy"] for r in file["corruptions"]["rows"] if r["name"] == kind] for kind in kinds}
+    # A kind that was not measured has a row without a bar.
     return [Bar(kind, fmean(seen) if seen else 0.0, look, seen) for kind, seen in found.items()]
 
 

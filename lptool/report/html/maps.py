@@ -39,7 +39,7 @@ class Scale(NamedTuple):
     def look(self, value: float) -> str:
         """The class of a cell with this value; beyond the ends, that of the end."""
         span = self.high - self.low
-        place = (value - self.low) / span if span else 0.5
+        place = (value - self.low) / span if span else 0.5  # the middle, where all are equal
         return f"heat-{min(HEATS - 1, max(0, int(place * HEATS)))}"
 
 
@@ -48,6 +48,7 @@ def scale_of(values: Sequence[float], *, lower_is_better: bool = False) -> Scale
     if not values:
         return Scale(0.0, 0.0)
     worst, best = (max(values), min(values)) if lower_is_better else (min(values), max(values))
+    # On the bad side three times as far from the median as the best lies on the good one.
     reach = median(values) + 3 * (median(values) - best)
     near = (min if lower_is_better else max)(worst, reach)
     return Scale(near if near != best else worst, best)

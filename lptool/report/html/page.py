@@ -62,6 +62,7 @@ def templates() -> Environment:
     found = Environment(
         loader=PackageLoader("lptool.report.html", "."),
         autoescape=True,
+        # Escaping leaves control characters alone, which HTML cannot hold.
         finalize=lambda value: value if isinstance(value, Markup) else visible(str(value), keep="\n"),
         keep_trailing_newline=True,
         lstrip_blocks=True,
