@@ -205,7 +205,7 @@ def pool_tickets(
     total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * ("learned" in names)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
-        rebuilder, ranks, on_progress, total,
+        ranks, on_progress, total, rebuilder,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
     outcomes = [function_of(name)(search, start) for name in names]

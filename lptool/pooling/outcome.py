@@ -112,10 +112,10 @@ class SearchTrace:
     start: Score
     steps: tuple[Step, ...]
     coefficients: Coefficients | None
-    settings: Mapping[str, float]
     outcomes: dict[str, Score]
     evaluations: int
     not_finite: int
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def accepted(self) -> tuple[Step, ...]:

@@ -103,10 +103,10 @@ class Search:
     decay: float
     learning: Learning
     gradient: GradientFunction | None
-    rebuilder: Rebuilder | None
     ranks: Ranks
     on_progress: OnProgress
     total: int
+    rebuilder: Rebuilder | None = None
     done: int = 0
 
     @property

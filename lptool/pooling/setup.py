@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from lptool.data.augment import Augmentation, draw, flip_of, padding_of
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, PoolError, one_line, said_by
+from lptool.errors import DataError, PoolError, first_ten, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -47,6 +48,7 @@ from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
 
+log = logging.getLogger(__name__)
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
@@ -182,7 +184,12 @@ class Bench:
             batches = self.data.placed_batches(chosen, order, chunks, self.device, augment=augmentation.apply)
             return (images for images, _ in batches)
 
-        layers, _ = find_layers(self.model, self.pool.prunable, next(images())[:2])
+        layers, left = find_layers(self.model, self.pool.prunable, next(images())[:2])
+        if left:
+            log.warning(
+                "Warning: reconstruct leaves as they are: %s (run twice, share a weight, or are no plain layer)",
+                first_ten(left, ", "),
+            )
         return Reconstruction(self.model, layers, images, self.options.fit_positions, seed=self.options.seed)
 
     def _probed(self) -> int:
