@@ -83,6 +83,7 @@ VARIANTS = {
     "ema": Variant("ema"),
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
+    "reconstruct": Variant("reconstruct"),
 }
 CONTROLS = ("ticket", "ticket + BN", "ensemble")
 CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "window", "learned")
@@ -139,6 +140,7 @@ def pooled(bench: Bench, sets: list[Images], target: int, name: str, variant: Va
         method=variant.method,
         choice=variant.choice,
         gradient=bench.slope,
+        rebuilder=bench.rebuilder if variant.method == "reconstruct" else None,
         score_as_is=scorer.as_is,
     )
     state = recalibrated_on_sample(bench, best.state) if best.recalibrated else best.state

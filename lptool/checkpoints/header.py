@@ -47,6 +47,15 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How images were augmented in training, in the words of `TrainOptions`."""
+
+    augment: str | None
+    crop_padding: int | None
+    flip: str | None
+
+
+@dataclass(frozen=True)
 class Member:
     """A ticket of the pool: its file, without a folder where lptool wrote it; `alpha` is in [0, 1] as a rule."""
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, score_in, typed, whole_number
+from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, Training, score_in, typed, whole_number
 from lptool.errors import CheckpointError, one_line
 
 FORMAT_VERSION = 1
@@ -19,7 +19,7 @@ class Metadata:
     """What a file says of itself; the JSON document under `lptool` in a safetensors header.
 
     `dataset`, `train`, `trace` and `scores` are documents as they stand in the file, carried along whole, unknown keys
-    too. They are read through `data`, `image_size`, `search` and `score`, which leave out what is not as it should be.
+    too. They are read through `data`, `training`, `image_size`, `search` and `score`, which leave out what is odd.
 
     Attributes:
         kind: `ticket`, or `pooled` for the output of a search.
@@ -52,6 +52,11 @@ class Metadata:
     def search(self) -> SearchRecord:
         """What `trace` says, as far as it is sound."""
         return typed(SearchRecord, self.trace)
+
+    @cached_property
+    def training(self) -> Training:
+        """What `train` says of augmentation, as far as it is sound."""
+        return typed(Training, self.train)
 
     @property
     def image_size(self) -> int | None:

@@ -88,6 +88,10 @@ OPTIONS = {
             help="Of learned (Adam), falling to 0.",
         ),
     ],
+    "Fitting (reconstruct)": [
+        option("--fit-images", type=click.IntRange(1), default=2048, help="Training images, half of them augmented."),
+        option("--fit-positions", type=click.IntRange(1), default=16, help="Positions of each image, in every layer."),
+    ],
     "Choosing": [
         option(
             "--select",

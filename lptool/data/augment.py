@@ -14,6 +14,7 @@ from torch.nn import functional as F
 CROP_SCALE = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10  # as in torchvision and timm
+_DIGITS = ("digits", "mnist", "qmnist", "svhn")  # a mirrored digit is no digit
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,18 @@ class Augmentation:
         if self.flips is not None:
             images = _flip(images, self.flips[places])
         return images
+
+
+def flip_of(asked: str, dataset: str) -> bool | Literal["alternate"]:
+    """How images of a data set are flipped where `yes`, `no`, `alternate` or `auto` is asked for."""
+    if asked == "auto":
+        return dataset.rpartition("/")[2] not in _DIGITS
+    return "alternate" if asked == "alternate" else asked == "yes"
+
+
+def padding_of(asked: int | None, side: int) -> int:
+    """Pixels of a crop's padding; an eighth of the image where none are asked for."""
+    return side // 8 if asked is None else asked
 
 
 def draw(

@@ -2,6 +2,7 @@
 
 The method first, which knows tensors and a function that scores them: catalogue (what methods there are), mixing
 (`interpolate`), choice, outcome, search (Algorithm 2), window, learned, methods (`pool_tickets`). Then the job around
-it: scorer (that function, over a network and val), journal, gradient, setup (`Bench`), targets, comparisons (barriers,
+it: scorer (that function, over a network and val), journal, gradient, layers and
+reconstruction (what `reconstruct` fits), setup (`Bench`), targets, comparisons (barriers,
 the ensemble), fingerprint, outputs, job.
 """

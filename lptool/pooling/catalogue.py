@@ -13,6 +13,12 @@ from lptool.errors import PoolError
 
 # Yin et al. 2023, section 3.2: the coefficients of the search.
 PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+TEACHERS = (0.5, 1.0)  # ratios by which `reconstruct` weighs the tickets that teach, as `window` does
+RIDGES = (
+    1.0,
+    0.3,
+    0.1,
+)  # that `reconstruct` tries: how strongly weights are drawn to the target's, the strongest first
 RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # that `window` tries; with 1 all tickets count the same
 
 
@@ -27,7 +33,8 @@ class Method:
         alphas: that it tries, where they are not those asked for (`alphas` among its options).
         once: mixes that it scores at most, however many candidates there are.
         per_candidate: mixes for each candidate, in each pass (`passes` among its options) and with each alpha.
-        in_auto: whether `auto` runs it. needs_gradient: whether it learns on training images.
+        in_auto: whether `auto` runs it.
+        needs: the argument of `pool_tickets` that it cannot do without.
         module: of `lptool.pooling`, where its function lies.
     """
 
@@ -39,7 +46,7 @@ class Method:
     once: int = 0
     per_candidate: int = 0
     in_auto: bool = True
-    needs_gradient: bool = False
+    needs: str | None = None
     module: str = "methods"
 
     def tried(self, asked: Sequence[float]) -> tuple[float, ...]:
@@ -111,8 +118,18 @@ METHODS = {
         options=("per", "learning_steps", "learning_rate"),
         once=len(RATIOS) + 1,
         in_auto=False,
-        needs_gradient=True,
+        needs="gradient",
         module="learned",
+    ),
+    "reconstruct": Method(
+        help="the target, its kept weights fitted layer by layer to the mean activations of the tickets",
+        formula="per layer min ‖Zw − U‖² + ridge·‖w − θₜ‖² over the kept weights, U the tickets' mean activations",
+        source="own; cf. Hubara et al. 2021, Jin et al. 2023",
+        options=("fit_images", "fit_positions"),
+        once=len(TEACHERS) * len(RIDGES),
+        in_auto=False,
+        needs="rebuilder",
+        module="reconstruct",
     ),
 }
 AUTO = tuple(name for name, method in METHODS.items() if method.in_auto)

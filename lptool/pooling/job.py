@@ -125,6 +125,7 @@ def _search(
         decay=bench.options.decay,
         learning=bench.learning,
         gradient=bench.slope,
+        rebuilder=bench.rebuilder if bench.options.method == "reconstruct" else None,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
         on_progress=note,
@@ -243,6 +244,7 @@ def _pooled_metadata(
             for s in trace.steps
         ],
         "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
+        **({"settings": dict(trace.settings)} if trace.settings else {}),
         "shipped": shipped,
         "bn_recalibration": options.recalibrate,
         "calibration_size": options.calibration_size,

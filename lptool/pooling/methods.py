@@ -22,6 +22,7 @@ from lptool.pooling.search import (
     LEARNING,
     GradientFunction,
     Learning,
+    Rebuilder,
     Search,
     pruned_ticket,
 )
@@ -138,6 +139,7 @@ def pool_tickets(
     decay: float = 0.9,
     learning: Learning = LEARNING,
     gradient: GradientFunction | None = None,
+    rebuilder: Rebuilder | None = None,
     score_as_is: ScoreFunction | None = None,
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
@@ -164,13 +166,15 @@ def pool_tickets(
             `Choice`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
-        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need no gradient.
+        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need neither
+            gradient nor rebuilder.
         choice: how models are compared on val; a `score` that stops early must do so by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
         passes: how often `greedy` and `average` go through the candidates.
         decay: of `ema`, in [0, 1].
         learning, gradient: of `learned`.
+        rebuilder: of `reconstruct`.
         score_as_is: scores a state dict with the BN statistics it has, so that the search starts from the better of
             target and recalibrated target; None where `score` does not recalibrate.
         ranks: the processes to spread the alphas over. The result is the same however many they are.
@@ -182,23 +186,26 @@ def pool_tickets(
         and `learned` is what they make, better than the target or not: compare its score with `trace.start`.
 
     Raises:
-        PoolError: an unknown or impossible option, or `learned` without a `gradient`, or one that is not finite.
+        PoolError: an unknown or impossible option, `learned` without a `gradient` or with one that is not finite,
+            or `reconstruct` without a `rebuilder`.
         RankError: another rank ended.
 
     Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
     """
     names = methods_of(method)
     _check(pool, target, keep, alphas, alpha_search, passes, decay)
-    learning_ones = [name for name in names if METHODS[name].needs_gradient]
-    if gradient is None and learning_ones:
-        raise PoolError(f"method {learning_ones[0]!r} needs a gradient function")
+    given = {"gradient": gradient, "rebuilder": rebuilder}
+    for name in names:
+        needed = METHODS[name].needs
+        if needed and given[needed] is None:
+            raise PoolError(f"method {name!r} needs a {needed}")
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep
     tried = alphas_of(method, alphas)
-    total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * len(learning_ones)
+    total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * ("learned" in names)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
-        ranks, on_progress, total,
+        ranks, on_progress, total, rebuilder,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
     outcomes = [function_of(name)(search, start) for name in names]
@@ -215,6 +222,7 @@ def pool_tickets(
         start=start.score,
         steps=best.steps,
         coefficients=best.coefficients,
+        settings=best.settings,
         outcomes={outcome.method: outcome.best.score for outcome in outcomes},
         evaluations=1 + (ticket_bn is not None) + len(scores),
         not_finite=sum(not math.isfinite(score.nll) for score in scores),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lptool.checkpoints.masks import Mask, State
 from lptool.scoring.score import Score
@@ -70,7 +70,8 @@ class Outcome:
 
     Attributes:
         method: its name. best: its model.
-        steps: how it got there, in order. coefficients: of `learned`.
+        steps: how it got there, in order. coefficients: of `learned`, and of the teacher of `reconstruct`.
+        settings: what a method chose on val beside alphas, by name.
         ranked: scores that belong to no step: of what was scored to choose an order, or a ratio.
     """
 
@@ -79,6 +80,7 @@ class Outcome:
     steps: tuple[Step, ...]
     coefficients: Coefficients | None = None
     ranked: tuple[Score, ...] = ()
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scores(self) -> tuple[Score, ...]:
@@ -95,7 +97,7 @@ class SearchTrace:
         target: its place in the pool. alphas: that were tried.
         ticket, ticket_bn: scores of the target; `ticket_bn` is None without BN recalibration.
         start: the better of them, which the search began with.
-        steps, coefficients: of the method chosen.
+        steps, coefficients, settings: of the method chosen.
         outcomes: the score on val of each method that was run.
         evaluations: how many states were scored, the target included.
         not_finite: how many mixes were rejected because their score is not finite.
@@ -113,6 +115,7 @@ class SearchTrace:
     outcomes: dict[str, Score]
     evaluations: int
     not_finite: int
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def accepted(self) -> tuple[Step, ...]:

@@ -10,7 +10,7 @@ A search sees a pool and a function `score(state, bar)`; model, images and BN re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -67,6 +67,16 @@ class GradientFunction(Protocol):
     def __call__(self, state: Mapping[str, Tensor], step: int) -> State: ...
 
 
+class Rebuilder(Protocol):
+    """Fits kept weights to the mean activations of tickets: see `lptool.pooling.reconstruction`."""
+
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        """The teacher that tickets make, each with its share; the shares add up to 1."""
+
+    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor], ridge: float) -> State:
+        """The start with its kept weights fitted to the teacher, and drawn to what they were by `ridge`."""
+
+
 @dataclass
 class Search:
     """What every method is given: all that stays the same while it runs, and how many mixes were scored so far.
@@ -76,7 +86,8 @@ class Search:
         score: scores a state on val. choice: how scores are compared.
         alphas, explore: which coefficients are tried, and in what order.
         passes: how often the candidates are gone through. decay: of `ema`.
-        learning, gradient: for `learned`. ranks: the processes that scorings are spread over.
+        learning, gradient: for `learned`. rebuilder: for `reconstruct`.
+        ranks: the processes that scorings are spread over.
         on_progress: called after each round of scorings.
         total: of mixes and learning steps, at most. done: of them, so far.
     """
@@ -95,6 +106,7 @@ class Search:
     ranks: Ranks
     on_progress: OnProgress
     total: int
+    rebuilder: Rebuilder | None = None
     done: int = 0
 
     @property

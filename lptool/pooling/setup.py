@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lptool.checkpoints.header import Training
 from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_pool
 from lptool.checkpoints.summary import Summary
+from lptool.data.augment import Augmentation, draw, flip_of, padding_of
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, one_line, said_by
+from lptool.errors import DataError, PoolError, first_ten, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -36,12 +40,15 @@ from lptool.networks.matching import fit_names
 from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
+from lptool.pooling.layers import find_layers
+from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
 
+log = logging.getLogger(__name__)
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
@@ -59,6 +66,7 @@ class PoolOptions(SettingOptions):
         recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
         calibration_size: training images for BN recalibration in the search; at the end all are used.
+        fit_images, fit_positions: see `Bench.rebuilder`.
         seed: of the choice of calibration images.
     """
 
@@ -78,7 +86,14 @@ class PoolOptions(SettingOptions):
     precision: str = "auto"
     recalibrate: bool = True
     calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
+    fit_images: int = 2048
+    fit_positions: int = 16
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("fit_images", "fit_positions"):
+            if getattr(self, name) < 1:
+                raise PoolError(f"expected 1 or more, found {getattr(self, name)}", name)
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,31 @@ class Bench:
         train = self.data.train
         return Slope(self.model, self.batches(train), len(train), self.compute, noise=NOISE, seed=self.options.seed)
 
+    @cached_property
+    def rebuilder(self) -> Reconstruction:
+        """What `reconstruct` fits layers with: `fit_images` training images, `fit_positions` positions of each.
+
+        Half of the images are as they are, half augmented as in training, where the tickets say how: a network that
+        fits its training images perfectly shows little of itself on them.
+        """
+        chosen = decoded(sample(self.data.train, self.options.fit_images, self.options.seed), self.device)
+        training = self.pool.summaries[0].metadata.training
+        order = torch.arange(len(chosen))
+        augmentation = _half_augmented(order, self.data, training, self.options.seed).to(self.device)
+        chunks = order.tensor_split(math.ceil(len(order) / self.batch_size.images))
+
+        def images() -> Iterator[Tensor]:
+            batches = self.data.placed_batches(chosen, order, chunks, self.device, augment=augmentation.apply)
+            return (images for images, _ in batches)
+
+        layers, left = find_layers(self.model, self.pool.prunable, next(images())[:2])
+        if left:
+            log.warning(
+                "Warning: reconstruct leaves as they are: %s (run twice, share a weight, or are no plain layer)",
+                first_ten(left, ", "),
+            )
+        return Reconstruction(self.model, layers, images, self.options.fit_positions, seed=self.options.seed)
+
     def _probed(self) -> int:
         largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early
         with in_eval_mode(self.model):
@@ -170,6 +210,22 @@ class Bench:
         """The state with BatchNorm recalibrated on all training images."""
         batches = self.batches(self.data.train)
         return self.batch_size.fit(lambda size: recalibrated(self.model, state, batches(size)))
+
+
+def _half_augmented(order: Tensor, data: Data, training: Training, seed: int) -> Augmentation:
+    """The augmentation of a training for the second half of some images; none where the tickets do not say which."""
+    if training.flip is None:
+        return Augmentation()
+    padding = 0 if training.augment == "resized-crop" else padding_of(training.crop_padding, data.shape[1])
+    flip = bool(flip_of(training.flip, data.name))
+    drawn = draw(order, data.shape, crop_padding=padding, flip=flip, generator=torch.Generator().manual_seed(seed))
+    plain = order < len(order) // 2
+    offsets, flips = drawn.offsets, drawn.flips
+    return replace(
+        drawn,
+        offsets=None if offsets is None else offsets.masked_fill(plain[:, None], padding),
+        flips=None if flips is None else flips & ~plain,
+    )
 
 
 def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lptool.data.augment import draw
+from lptool.data.augment import draw, flip_of, padding_of
 from lptool.errors import SetupError, TrainError, first_line
 from lptool.scoring.batching import BatchSize, is_out_of_memory
 from lptool.scoring.score import Score, merged, predict, score_of
@@ -25,7 +24,6 @@ from lptool.training.setup import Run
 from lptool.training.steps import Part, run_steps
 
 _SCORED_AT_ONCE = 512  # images of val
-_DIGITS = ("digits", "mnist", "qmnist", "svhn")  # a mirrored digit is no digit
 
 
 @dataclass(frozen=True)
@@ -131,12 +129,11 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     # From files, a crop of random size is taken of the whole picture, as it is decoded.
     resized_crop = options.augment == "resized-crop"
     pictures = train.resized_crops(generator.initial_seed()) if resized_crop else None
-    padding = run.data.shape[1] // 8 if options.crop_padding is None else options.crop_padding
     augmentation = draw(
         order,
         run.data.shape,
-        crop_padding=0 if resized_crop else padding,
-        flip=_flip(run),
+        crop_padding=0 if resized_crop else padding_of(options.crop_padding, run.data.shape[1]),
+        flip=flip_of(options.flip, run.data.name),
         resized_crop=resized_crop and pictures is None,
         generator=generator,
         epoch=epoch,
@@ -147,12 +144,6 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     batches = run.data.placed_batches(pictures or train, order, mine, run.device, augment=augmentation.apply)
     for batch, (images, labels) in zip(whole, batches, strict=True):
         yield Part(images, labels, len(batch))
-
-
-def _flip(run: Run) -> bool | Literal["alternate"]:
-    if run.options.flip == "auto":
-        return run.data.name.rpartition("/")[2] not in _DIGITS
-    return "alternate" if run.options.flip == "alternate" else run.options.flip == "yes"
 
 
 def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.Generator:

@@ -62,11 +62,11 @@ def test_a_row_has_its_function_and_options_that_there_are(name: str) -> None:
 
 
 def test_names_and_alphas() -> None:
-    assert set(METHODS) == {"greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned"}
+    assert set(METHODS) == {"greedy", "average", "swa", "ema", "uniform", "window", "soup", "learned", "reconstruct"}
     assert (*METHODS, "auto") == NAMES
     assert methods_of("soup") == ("soup",)
     assert methods_of("auto") == AUTO
-    assert set(AUTO) == set(METHODS) - {"learned"} == set(METHODS) - set(LEFT_OUT)
+    assert set(AUTO) == set(METHODS) - {"learned", "reconstruct"} == set(METHODS) - set(LEFT_OUT)
     assert [alphas_of(method, ALPHAS) for method in ("greedy", "auto", "average", "swa", "learned")] == [
         ALPHAS,
         ALPHAS,
@@ -74,7 +74,7 @@ def test_names_and_alphas() -> None:
         (),
         (),
     ]
-    with pytest.raises(PoolError, match=r"unknown method 'mean': expected greedy, .*learned or auto"):
+    with pytest.raises(PoolError, match=r"unknown method 'mean': expected greedy, .*reconstruct or auto"):
         methods_of("mean")
 
 
@@ -92,7 +92,7 @@ def test_what_uses_an_option() -> None:
 def test_how_many_mixes_there_are_at_most() -> None:
     """Of five tickets with three alphas in two passes."""
     once = {"swa": 1, "ema": 1, "uniform": 1}
-    counts = once | {"greedy": 24, "average": 8, "window": 7, "soup": 8, "learned": 8, "auto": 50}
+    counts = once | {"greedy": 24, "average": 8, "window": 7, "soup": 8, "learned": 8, "reconstruct": 6, "auto": 50}
     assert {method: mixes_at_most(method, 5, ALPHAS, 2) for method in counts} == counts
 
 

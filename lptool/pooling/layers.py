@@ -1,0 +1,182 @@
+"""The layers of a network that can be fitted one by one, and what goes into and comes out of each.
+
+A layer is compared after the normalisation that follows it, where the scale of its weights has no more effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lptool.scoring.batchnorm import in_eval_mode
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A prunable layer that can be fitted: its module, and the normalisation that alone takes its output."""
+
+    name: str
+    norm: str | None
+
+    @property
+    def weight(self) -> str:
+        """Name of the tensor that is fitted."""
+        return f"{self.name}.weight"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One module at work. Tensors are kept as long as calls are compared, so that no identity is used twice."""
+
+    name: str
+    given: Tensor
+    made: Tensor
+
+
+def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tuple[list[Layer], list[str]]:
+    """The layers that can be fitted, in the order in which they run, and the prunable tensors that are none of theirs.
+
+    Left out are layers that run twice or never, that share their weight, and modules that compute something of their
+    own around the weight (such as timm's standardised convolutions).
+
+    Args:
+        model: left in the mode it came in. prunable: names of tensors.
+        images: float [B, C, H, W], two are enough, on the model's device.
+    """
+    prunable = list(prunable)
+    calls = _calls(model, images)
+    times = {call.name: sum(other.name == call.name for other in calls) for call in calls}
+    owners = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False)]
+
+    def alone(call: _Call) -> bool:
+        module = model.get_submodule(call.name)
+        return times[call.name] == 1 and _is_plain(module) and owners.count(id(module.weight)) == 1
+
+    def norm_after(call: _Call) -> str | None:
+        takers = [taker.name for taker in calls if taker.given is call.made]
+        if len(takers) != 1 or times[takers[0]] != 1:
+            return None
+        norm, module = (model.get_submodule(name) for name in (takers[0], call.name))
+        return takers[0] if _normalises(norm, module) else None
+
+    wanted = {name.removesuffix(".weight") for name in prunable}
+    layers = [Layer(call.name, norm_after(call)) for call in calls if call.name in wanted and alone(call)]
+    return layers, [name for name in prunable if name not in {layer.weight for layer in layers}]
+
+
+_NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+def _normalises(norm: nn.Module, module: nn.Module) -> bool:
+    """Whether it normalises the channels of a layer; torch's own LayerNorm takes other dimensions of images."""
+    if isinstance(norm, nn.LayerNorm):
+        plain = type(norm).forward is nn.LayerNorm.forward
+        return len(norm.normalized_shape) == 1 and plain != isinstance(module, nn.Conv2d)
+    return isinstance(norm, _NORMS)
+
+
+def _calls(model: nn.Module, images: Tensor) -> list[_Call]:
+    """Every call of a module without children, or of a norm (timm's have an activation inside), in one forward pass."""
+    single = {module: isinstance(module, _NORMS) or not any(module.children()) for module in model.modules()}
+    names = {module: name for name, module in model.named_modules() if single[module]}
+    calls: list[_Call] = []
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+        calls.append(_Call(names[module], given[0], made))
+
+    with hooked(dict.fromkeys(names, note)), in_eval_mode(model), torch.inference_mode():
+        model(images)
+    return calls
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it computes what its class of torch does, and nothing of its own."""
+    kinds = (nn.Conv2d, nn.Linear)
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
+    """Forward hooks, for as long as the block runs."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def side_by_side(module: nn.Module, x: Tensor) -> Tensor:
+    """What goes into or comes out of a layer, [B, positions, channels]; a position is a pixel or a token.
+
+    A convolution has [B, C, H, W], a linear layer [B, …, C].
+    """
+    return x.flatten(2).transpose(1, 2) if isinstance(module, nn.Conv2d) else x.reshape(len(x), -1, x.shape[-1])
+
+
+def outputs_at(module: nn.Module, made: Tensor, places: Tensor) -> Tensor:
+    """Outputs [B, places, O] at some positions of each image."""
+    return side_by_side(module, made)[:, places]
+
+
+def inputs_at(module: nn.Module, given: Tensor, places: Tensor) -> Tensor:
+    """What outputs at some positions are made of: [groups, B·places, inputs of a group], ordered as the weights."""
+    if isinstance(module, nn.Linear):
+        return outputs_at(module, given, places).flatten(0, 1)[None]
+    assert isinstance(module, nn.Conv2d)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = F.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    (tall, wide), (down, right), (dy, dx) = module.kernel_size, module.stride, module.dilation
+    width = (padded.shape[3] - dx * (wide - 1) - 1) // right + 1
+    rows = (places // width * down)[:, None] + dy * torch.arange(tall, device=given.device)
+    columns = (places % width * right)[:, None] + dx * torch.arange(wide, device=given.device)
+    patches = padded[:, :, rows[:, :, None], columns[:, None, :]]  # [B, C, places, tall, wide]
+    grouped: Tensor = patches.unflatten(1, (module.groups, -1)).permute(1, 0, 3, 2, 4, 5)
+    return grouped.flatten(3).flatten(1, 2)
+
+
+def normalised(module: nn.Module, norm: nn.Module | None, made: Tensor) -> Tensor:
+    """The output of a layer after its normalisation, before any activation that is part of it."""
+    if isinstance(norm, _BatchNorm):
+        return F.batch_norm(made, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    if isinstance(norm, nn.GroupNorm):
+        return F.group_norm(made, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    if isinstance(norm, nn.LayerNorm):  # over the channels, which of a convolution stand second
+        last = made.movedim(1, -1) if isinstance(module, nn.Conv2d) else made
+        found = F.layer_norm(last, list(norm.normalized_shape), norm.weight, norm.bias, norm.eps)
+        return found.movedim(-1, 1) if isinstance(module, nn.Conv2d) else found
+    return made
+
+
+def before_norm(module: nn.Module, norm: nn.Module | None, made: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
+    """What a layer has to give, for its normalisation to give `wanted` [B, places, O].
+
+    GroupNorm and LayerNorm take mean and variance from each image itself; they are taken to stay those of `made`, the
+    layer's present output. What follows BatchNorm or nothing is wanted as it is: see `lptool.pooling.reconstruction`.
+    """
+    if not isinstance(norm, nn.GroupNorm | nn.LayerNorm):
+        return wanted
+    present = outputs_at(module, made, places)
+    scale = torch.ones_like(present[0, 0]) if norm.weight is None else norm.weight
+    now = outputs_at(module, normalised(module, norm, made), places)
+    # At fixed mean and deviation, what goes in and what comes out differ by a line of slope scale / deviation.
+    deviation = _deviation(module, norm, made, places)
+    usable = scale.abs() > 1e-6
+    return torch.where(usable, present + (wanted - now) * deviation / torch.where(usable, scale, 1), present)
+
+
+def _deviation(module: nn.Module, norm: nn.GroupNorm | nn.LayerNorm, made: Tensor, places: Tensor) -> Tensor:
+    """The standard deviation that each output [B, places, O] is divided by."""
+    if isinstance(norm, nn.GroupNorm):
+        groups = made.unflatten(1, (norm.num_groups, -1)).flatten(2)
+        spread = (groups.var(2, unbiased=False) + norm.eps).sqrt()  # [B, groups]
+        each: Tensor = spread.repeat_interleave(made.shape[1] // norm.num_groups, 1)
+        return each[:, None]
+    spread = outputs_at(module, made, places).var(-1, unbiased=False, keepdim=True)
+    return (spread + norm.eps).sqrt()

@@ -1,0 +1,83 @@
+"""The method: which teachers and ridges it tries, in what order, and what it keeps of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lptool.checkpoints.masks import Mask, State, kept_count
+from lptool.checkpoints.reading import load_ticket
+from lptool.pooling.catalogue import RIDGES, TEACHERS
+from lptool.pooling.job import pool_target
+from lptool.pooling.methods import pool_tickets
+from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.scoring.score import Score
+from tests.pooling.test_methods import line
+
+
+class Recorder:
+    """Writes down what it is asked for; a rebuilt weight is the number of the rebuilding."""
+
+    def __init__(self) -> None:
+        self.shares: list[list[float]] = []
+        self.asked: list[tuple[int, float]] = []
+
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        self.shares.append([share for share, _ in tickets])
+        return {"teacher": torch.tensor(len(self.shares))}
+
+    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor], ridge: float) -> State:
+        self.asked.append((int(teacher["teacher"]), ridge))
+        return {name: torch.full_like(t, 100.0 + len(self.asked)) for name, t in start.items()}
+
+
+def scored(best: int) -> tuple[Recorder, float, dict[str, float]]:
+    """What comes out where the rebuilding of this number is best, or none is (0)."""
+    recorder = Recorder()
+
+    def score(state: Mapping[str, Tensor], bar: float = 0) -> Score:
+        number = float(state["w"].flatten()[0])
+        return Score(9 if number == 100 + best else 5 if number < 100 else 4, 1.0, 10)
+
+    model, trace = pool_tickets(line(1.0, 2.0, 3.0, 4.0), score, method="reconstruct", target=1, rebuilder=recorder)
+    return recorder, float(model.state["w"].flatten()[0]), dict(trace.settings)
+
+
+def test_every_teacher_is_tried_with_every_ridge_the_strongest_first() -> None:
+    recorder, _, _ = scored(best=0)
+    expected = [(teacher, ridge) for teacher in range(1, len(TEACHERS) + 1) for ridge in RIDGES]
+    assert recorder.asked == expected
+    assert list(RIDGES) == sorted(RIDGES, reverse=True)
+    for ratio, shares in zip(TEACHERS, recorder.shares, strict=True):
+        raw = [ratio ** abs(place - 1) for place in range(4)]
+        assert shares == pytest.approx([weight / sum(raw) for weight in raw])
+
+
+@pytest.mark.parametrize("best", range(1, 7))
+def test_the_best_on_val_is_kept(best: int) -> None:
+    _, weight, settings = scored(best)
+    teacher, ridge = divmod(best - 1, len(RIDGES))
+    assert weight == 100 + best
+    assert settings == {"ratio": TEACHERS[teacher], "ridge": RIDGES[ridge]}
+
+
+def test_where_none_is_better_the_target_comes_out() -> None:
+    _, weight, settings = scored(best=0)
+    assert (weight, settings) == (2.0, {})
+
+
+def test_a_pool_on_disk_is_rebuilt_to_its_own_number_of_weights_and_to_the_same_bytes(
+    tickets: list[Path], tmp_path: Path
+) -> None:
+    options = PoolOptions(method="reconstruct", fit_images=128, fit_positions=4, calibration_size=64, device="cpu")
+    results = [pool_target(open_bench(tickets, options), 3, tmp_path / f"{i}.safetensors") for i in range(2)]
+    assert results[0].sha256 == results[1].sha256
+    before, after = load_ticket(tickets[3]), load_ticket(results[0].output)
+    assert kept_count(after.mask) == kept_count(before.mask)
+    if results[0].improved:
+        assert after.metadata.trace["settings"].keys() == {"ratio", "ridge"}
+        assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())

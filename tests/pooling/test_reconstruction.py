@@ -1,0 +1,183 @@
+"""The closed form, layer by layer: against ridge regression by itself, and what must not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lptool.checkpoints.masks import Mask, State
+from lptool.networks.building import build_model
+from lptool.pooling.layers import find_layers
+from lptool.pooling.reconstruction import Reconstruction, Teacher, conjugate_gradients
+from lptool.scoring.score import recalibrated
+
+# Smooth, as pictures are: what one weight misses, its neighbours can make up for.
+IMAGES = F.interpolate(torch.randn(48, 3, 3, 3, generator=torch.Generator().manual_seed(0)), 8, mode="bicubic")
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Convolutions with and without BatchNorm and bias, one of them grouped, and a linear layer."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, groups=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.GroupNorm(2, 6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).eval()
+
+
+def images() -> Iterable[Tensor]:
+    return IMAGES.split(16)
+
+
+def prunable(model: nn.Module) -> list[str]:
+    return [name for name, p in model.named_parameters() if p.dim() > 1]
+
+
+def ticket(seed: int, density: float = 0.5) -> tuple[State, Mask]:
+    model = network(seed)
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    draw = torch.Generator().manual_seed(seed + 100)
+    mask = {name: torch.rand(state[name].shape, generator=draw) < density for name in prunable(model)}
+    pruned = {name: t * mask[name] if name in mask else t for name, t in state.items()}
+    return recalibrated(model, pruned, [(IMAGES, IMAGES)]), mask  # as after training
+
+
+def reconstruction(model: nn.Module, **changes: int) -> Reconstruction:
+    layers, left = find_layers(model, prunable(model), IMAGES[:2])
+    assert left == []
+    return Reconstruction(model, layers, images, **changes)
+
+
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+def test_the_steps_lead_to_the_ridge_solution(ridge: float) -> None:
+    """Each output by itself, solved on its kept weights by torch's own solver."""
+    draw = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 40, 9, generator=draw, dtype=torch.float64)
+    u = torch.randn(2, 40, 3, generator=draw, dtype=torch.float64)
+    start = torch.randn(2, 3, 9, generator=draw, dtype=torch.float64)
+    mask = torch.rand(2, 3, 9, generator=draw) < 0.6
+    products, cross = z.transpose(1, 2) @ z / 40, u.transpose(1, 2) @ z / 40
+    found = conjugate_gradients(products, cross, start, mask, ridge, steps=30)
+    for group in range(2):
+        pull = ridge * products[group].diagonal().mean()
+        for output in range(3):
+            kept = mask[group, output]
+            a = products[group][kept][:, kept] + pull * torch.eye(int(kept.sum()), dtype=torch.float64)
+            b = cross[group, output, kept] + pull * start[group, output, kept]
+            torch.testing.assert_close(found[group, output, kept], torch.linalg.solve(a, b))
+            assert not found[group, output, ~kept].any()
+
+
+def test_a_ticket_that_teaches_itself_stays_as_it_is() -> None:
+    model, (state, mask) = network(), ticket(3)
+    rebuilding = reconstruction(model, positions=1000)
+    start = rebuilding.rebuild(state, mask, rebuilding.teach([(1.0, state)]), ridge=1e6)  # BatchNorm recalibrated alone
+    found = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]), ridge=0.1)
+    model.load_state_dict(start)
+    before = model(IMAGES)
+    model.load_state_dict(found)
+    torch.testing.assert_close(model(IMAGES), before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_rebuilt_ticket_computes_what_the_teacher_does_more_nearly() -> None:
+    model = network()
+    (state, mask), others = ticket(0), [ticket(0, density)[0] for density in (0.7, 1.0)]
+    rebuilding = reconstruction(model)
+    teacher = rebuilding.teach([(1 / 3, each) for each in (state, *others)])
+    found = rebuilding.rebuild(state, mask, teacher, ridge=0.01)
+
+    def activations(weights: State) -> Teacher:
+        return rebuilding.teach([(1.0, weights)])
+
+    before, after = activations(state), activations(found)
+    for layer, values in teacher.items():
+        assert (after[layer] - values).square().mean() < 0.8 * (before[layer] - values).square().mean(), layer
+    assert {name for name, t in state.items() if t.shape != found[name].shape} == set()
+    for name, kept in mask.items():
+        assert not found[name][~kept].any()
+
+
+def test_the_order_of_the_tickets_does_not_matter() -> None:
+    model = network()
+    rebuilding = reconstruction(model)
+    shares = [(0.2, ticket(0)[0]), (0.3, ticket(1)[0]), (0.5, ticket(2)[0])]
+    one, other = rebuilding.teach(shares), rebuilding.teach(shares[::-1])
+    for name, values in one.items():
+        torch.testing.assert_close(values, other[name])
+
+
+def test_inputs_are_left_alone_and_equal_calls_give_equal_bytes() -> None:
+    model, (state, mask) = network(), ticket(0)
+    before = {name: t.clone() for name, t in state.items()}
+    rebuilding = reconstruction(model)
+    teacher = rebuilding.teach([(0.5, ticket(1)[0]), (0.5, ticket(2)[0])])
+    kept = {name: t.clone() for name, t in teacher.items()}
+    one, other = (rebuilding.rebuild(state, mask, teacher, 0.1) for _ in range(2))
+    assert all(torch.equal(state[name], t) for name, t in before.items())
+    assert all(torch.equal(teacher[name], t) for name, t in kept.items())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", ["pruned whole", "constant", "not finite", "few images"])
+def test_odd_layers_end_well(kind: str) -> None:
+    """The result is finite, and what could not be fitted is as it was."""
+    model, (state, mask) = network(), ticket(0)
+    teacher_state = ticket(1)[0]
+    name = "3.weight"
+    if kind == "pruned whole":
+        mask[name] = torch.zeros_like(mask[name])
+        state[name] = torch.zeros_like(state[name])
+    if kind == "constant":
+        state["0.weight"] = torch.zeros_like(state["0.weight"])  # what goes into the next layer is the same everywhere
+    if kind == "not finite":
+        teacher_state = teacher_state | {name: torch.full_like(state[name], 1e38)}
+    layers, _ = find_layers(model, prunable(model), IMAGES[:2])
+    few = IMAGES[:2].split(2) if kind == "few images" else IMAGES.split(16)
+    rebuilding = Reconstruction(model, layers, lambda: few, positions=1 if kind == "few images" else 16)
+    found = rebuilding.rebuild(state, mask, rebuilding.teach([(1.0, teacher_state)]), ridge=0.1)
+    assert all(bool(t.isfinite().all()) for t in found.values())
+    assert not found[name][~mask[name]].any()
+    if kind == "not finite":
+        assert torch.equal(found[name], state[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_keep_their_type(dtype: torch.dtype) -> None:
+    model, (state, mask) = network(), ticket(0)
+    typed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+    rebuilding = reconstruction(model)
+    found = rebuilding.rebuild(typed, mask, rebuilding.teach([(1.0, ticket(1)[0])]), ridge=0.1)
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in typed.items()}
+
+
+@pytest.mark.parametrize("arch", ["resnet8_cifar", "mobilenetv2_035", "convnext_atto"])
+def test_networks_of_timm_are_rebuilt(arch: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(arch, num_classes=3).eval()
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    teacher_state = {n: t + 0.1 * t.std() * torch.randn_like(t) if t.dim() > 1 else t for n, t in state.items()}
+    names = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    mask = {name: torch.rand(state[name].shape) < 0.8 for name in names}
+    start = {name: t * mask[name] if name in mask else t for name, t in state.items()}
+    pictures = torch.randn(32, 3, 32, 32)
+    layers, _ = find_layers(model, names, pictures[:2])
+    rebuilding = Reconstruction(model, layers, lambda: pictures.split(16))
+    teacher = rebuilding.teach([(1.0, teacher_state)])
+    found = rebuilding.rebuild(start, mask, teacher, ridge=0.1)
+    last = layers[-1].name
+    model.load_state_dict(start)
+    before = (rebuilding.teach([(1.0, start)])[last] - teacher[last]).square().mean()
+    after = (rebuilding.teach([(1.0, found)])[last] - teacher[last]).square().mean()
+    assert after < before
