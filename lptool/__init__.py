@@ -82,3 +82,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'lptool' has no attribute {name!r}")
     return getattr(import_module(f"lptool.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # so that shells and editors complete the names that are not loaded yet

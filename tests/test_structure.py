@@ -117,6 +117,7 @@ def test_no_file_is_too_long_to_read() -> None:
 def test_public_names_can_be_used() -> None:
     for name in lptool.__all__:
         assert ">>> " in (getattr(lptool, name).__doc__ or ""), f"{name} lacks a runnable example"
+    assert set(lptool.__all__) <= set(dir(lptool))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lptool.nothing
 
