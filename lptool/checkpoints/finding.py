@@ -36,8 +36,11 @@ _TICKETS_OF = (
 _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
 
 
-def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
+def find_checkpoints(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Expand folders to the tickets in them, at any depth, in natural order, and globs that the shell left alone.
+
+    Args:
+        paths: files, folders and globs, or one of them.
 
     Raises:
         CheckpointError: a path does not exist, or a folder or glob holds no checkpoint.
@@ -46,10 +49,11 @@ def find_checkpoints(paths: Sequence[str | Path]) -> list[Path]:
     >>> Path("run").mkdir()
     >>> for level in (10, 9):
     ...     Path(f"run/level_{level}.pt").touch()
-    >>> [path.name for path in lptool.find_checkpoints(["run"])]
+    >>> [path.name for path in lptool.find_checkpoints("run")]
     ['level_9.pt', 'level_10.pt']
     """
-    return [found for path in paths for found in _expanded(Path(path))]
+    given = [paths] if isinstance(paths, str | Path) else paths  # a string is a sequence of letters, too
+    return [found for path in given for found in _expanded(Path(path))]
 
 
 def _expanded(path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lptool.checkpoints.containers import PACKED, Contents, open_file, read_torch
 from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
-from lptool.checkpoints.finding import MASK_FILE, checkpoint_file
+from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.packed import PackedTensors
@@ -210,11 +210,11 @@ def summarise_file(path: str | Path) -> Summary:
     return open_checkpoint(path).summary
 
 
-def load_pool(paths: Sequence[str | Path]) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
     """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
 
     Args:
-        paths: two files or more, in any order; see `find_checkpoints` for folders and globs.
+        paths: of two files or more, in any order, or of a folder that holds them: as `find_checkpoints`.
 
     Returns:
         The tickets by level where every file says one, else densest first.
@@ -230,7 +230,7 @@ def load_pool(paths: Sequence[str | Path]) -> Pool:
     >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
-    return Pool([summarise_file(path) for path in paths], lambda summary: load_ticket(summary.file))
+    return Pool([summarise_file(path) for path in find_checkpoints(paths)], lambda summary: load_ticket(summary.file))
 
 
 def file_sha256(path: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""Reading files that are ours, others', damaged or hostile."""
+"""Which files folders and globs stand for."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from lptool.checkpoints.finding import checkpoint_file, find_checkpoints
-from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.reading import load_pool, load_ticket
 from lptool.errors import CheckpointError
 
 STATE = {"conv.weight": torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "conv.bias": torch.tensor([0.0, 1.0])}
@@ -46,3 +46,10 @@ def test_folders_and_globs_expand_in_natural_order(tmp_path: Path) -> None:
     for nothing in (tmp_path / "empty", tmp_path / "*.bin"):
         with pytest.raises(CheckpointError, match="no checkpoint in it"):
             find_checkpoints([nothing])
+
+
+def test_one_path_needs_no_list(tickets: list[Path]) -> None:
+    """Neither as text: a string is a sequence of letters, too."""
+    folder = tickets[0].parent
+    assert find_checkpoints(folder) == find_checkpoints(str(folder)) == find_checkpoints([folder]) == tickets
+    assert [Path(summary.file) for summary in load_pool(str(folder)).summaries] == tickets
