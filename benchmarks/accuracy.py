@@ -31,7 +31,7 @@ from torch import Tensor
 from lptool.checkpoints.masks import State
 from lptool.data.corruptions import generated
 from lptool.data.images import Images, sample
-from lptool.pooling.catalogue import AUTO
+from lptool.pooling.catalogue import AUTO, needs_of
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
@@ -140,7 +140,7 @@ def pooled(bench: Bench, sets: list[Images], target: int, name: str, variant: Va
         method=variant.method,
         choice=variant.choice,
         gradient=bench.slope,
-        rebuilder=bench.rebuilder if variant.method == "reconstruct" else None,
+        rebuilder=bench.rebuilder if "rebuilder" in needs_of(variant.method) else None,
         score_as_is=scorer.as_is,
     )
     state = recalibrated_on_sample(bench, best.state) if best.recalibrated else best.state

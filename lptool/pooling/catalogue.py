@@ -144,6 +144,11 @@ def methods_of(name: str) -> tuple[str, ...]:
     return AUTO if name == "auto" else (name,)
 
 
+def needs_of(name: str) -> dict[str, str]:
+    """What `pool_tickets` must be given for the method asked for, with the method that needs it."""
+    return {needed: each for each in methods_of(name) if (needed := METHODS[each].needs)}
+
+
 def users_of(option: str) -> tuple[str, ...]:
     """What can be asked for that goes by an option of the search."""
     return tuple(name for name in NAMES if any(option in METHODS[each].options for each in methods_of(name)))

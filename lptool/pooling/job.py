@@ -16,6 +16,7 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import Images
 from lptool.networks.matching import fitted_state
+from lptool.pooling.catalogue import needs_of
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
@@ -125,7 +126,7 @@ def _search(
         decay=bench.options.decay,
         learning=bench.learning,
         gradient=bench.slope,
-        rebuilder=bench.rebuilder if bench.options.method == "reconstruct" else None,
+        rebuilder=bench.rebuilder if "rebuilder" in needs_of(bench.options.method) else None,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
         on_progress=note,

@@ -5,6 +5,7 @@ A layer is compared after the normalisation that follows it, where the scale of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
     """
     prunable = list(prunable)
     calls = _calls(model, images)
-    times = {call.name: sum(other.name == call.name for other in calls) for call in calls}
+    times = Counter(call.name for call in calls)
     owners = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False)]
 
     def alone(call: _Call) -> bool:
@@ -67,7 +68,8 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
 
     wanted = {name.removesuffix(".weight") for name in prunable}
     layers = [Layer(call.name, norm_after(call)) for call in calls if call.name in wanted and alone(call)]
-    return layers, [name for name in prunable if name not in {layer.weight for layer in layers}]
+    fitted = {layer.weight for layer in layers}
+    return layers, [name for name in prunable if name not in fitted]
 
 
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)

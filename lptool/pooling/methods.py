@@ -13,7 +13,7 @@ from importlib import import_module
 
 from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
-from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
+from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most, needs_of
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
@@ -195,9 +195,8 @@ def pool_tickets(
     names = methods_of(method)
     _check(pool, target, keep, alphas, alpha_search, passes, decay)
     given = {"gradient": gradient, "rebuilder": rebuilder}
-    for name in names:
-        needed = METHODS[name].needs
-        if needed and given[needed] is None:
+    for needed, name in needs_of(method).items():
+        if given[needed] is None:
             raise PoolError(f"method {name!r} needs a {needed}")
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep

@@ -13,26 +13,25 @@ from __future__ import annotations
 from lptool.pooling.catalogue import RIDGES, TEACHERS
 from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, Step
 from lptool.pooling.search import Search
-from lptool.pooling.window import weights
+from lptool.pooling.window import shares
 from lptool.scoring.score import Score
 
 
 def reconstruct(search: Search, start: Incumbent) -> Outcome:
     """The rebuilt target that is best on val, where it replaces the target."""
     assert search.rebuilder is not None
-    best, settings, teacher_of, scores = start, {}, None, list[Score]()
+    best, settings, scores = start, dict[str, float](), list[Score]()
+    begin = search.rebuilder.recalibrated(start.state)  # what every rebuilding starts from
     for ratio in TEACHERS:
-        raw = weights(search, ratio)
-        shares = tuple(weight / sum(raw) for weight in raw)
-        tickets = ((share, search.pool[place].state) for place, share in enumerate(shares))
+        tickets = ((share, search.pool[place].state) for place, share in enumerate(shares(search, ratio)))
         teacher = search.rebuilder.teach(tickets)
         for ridge in RIDGES:
-            state = search.rebuilder.rebuild(start.state, start.mask, teacher, ridge)
+            state = search.rebuilder.rebuild(begin, start.mask, teacher, ridge)
             score = search.score_once(state, None, None, best.score)
             scores.append(score)
             if search.choice.replaces(score, best.score):
                 best = Incumbent(state, start.mask, score, recalibrated=True)
-                settings, teacher_of = {"ratio": ratio, "ridge": ridge}, shares
-    steps = tuple(Step(place, None, teacher_of is not None, None, ()) for place in search.order)
-    coefficients = Coefficients(("teacher",), (teacher_of,)) if teacher_of else None
+                settings = {"ratio": ratio, "ridge": ridge}
+    steps = tuple(Step(place, None, bool(settings), None, ()) for place in search.order)
+    coefficients = Coefficients(("teacher",), (shares(search, settings["ratio"]),)) if settings else None
     return Outcome("reconstruct", best, steps, coefficients, tuple(scores), settings)

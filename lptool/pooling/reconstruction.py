@@ -59,16 +59,21 @@ class Reconstruction:
                 teacher[name] = teacher[name].add_(found, alpha=share) if name in teacher else found.mul_(share)
         return teacher
 
+    def recalibrated(self, state: State) -> State:
+        """The state with BatchNorm statistics of its own weights on the calibration images."""
+        return recalibrated(self.model, state, ((images, images) for images in self.images()))
+
     def rebuild(self, start: State, mask: Mask, teacher: Teacher, ridge: float) -> State:
         """The start with its kept weights fitted, and BatchNorm statistics that go with them.
 
         Args:
-            start: what the weights are drawn to, and whose other tensors stay.
+            start: what the weights are drawn to, and whose other tensors stay; as `recalibrated` gives it, since the
+                gain of its BatchNorm layers is kept.
             mask: name → bool, True = kept. ridge: how strongly they are drawn, above 0.
 
         A layer, or an output of one, whose fit is not finite stays as it is.
         """
-        state = recalibrated(self.model, start, ((images, images) for images in self.images()))
+        state = dict(start)
         for layer in self.layers:
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])

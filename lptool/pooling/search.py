@@ -73,6 +73,9 @@ class Rebuilder(Protocol):
     def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
         """The teacher that tickets make, each with its share; the shares add up to 1."""
 
+    def recalibrated(self, state: State) -> State:
+        """The state with the BatchNorm statistics that a rebuilding starts from."""
+
     def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor], ridge: float) -> State:
         """The start with its kept weights fitted to the teacher, and drawn to what they were by `ridge`."""
 

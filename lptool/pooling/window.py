@@ -68,7 +68,12 @@ def alphas(search: Search, ratio: float) -> dict[int, float]:
     return found
 
 
-def coefficients(search: Search, ratio: float) -> Coefficients:
-    """What the mean takes of each ticket, by its place in the pool."""
+def shares(search: Search, ratio: float) -> tuple[float, ...]:
+    """What the mean takes of each ticket, by its place in the pool; 1 in all."""
     raw = weights(search, ratio)
-    return Coefficients(("all",), (tuple(weight / sum(raw) for weight in raw),))
+    return tuple(weight / sum(raw) for weight in raw)
+
+
+def coefficients(search: Search, ratio: float) -> Coefficients:
+    """The shares as an outcome has them."""
+    return Coefficients(("all",), (shares(search, ratio),))

@@ -338,6 +338,9 @@ class Leans:
             means = {name: means.get(name, 0) + share * state[name] for name in SHAPES}
         return means
 
+    def recalibrated(self, state: State) -> State:
+        return state
+
     def rebuild(self, start: State, mask: Mask, teacher: State, ridge: float) -> State:
         share = 1 / (1 + ridge)
         found = {name: t + share * (teacher[name] - t) for name, t in start.items() if name in SHAPES}

@@ -83,7 +83,7 @@ def test_the_steps_lead_to_the_ridge_solution(ridge: float) -> None:
 def test_a_ticket_that_teaches_itself_stays_as_it_is() -> None:
     model, (state, mask) = network(), ticket(3)
     rebuilding = reconstruction(model, positions=1000)
-    start = rebuilding.rebuild(state, mask, rebuilding.teach([(1.0, state)]), ridge=1e6)  # BatchNorm recalibrated alone
+    start = rebuilding.recalibrated(state)
     found = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]), ridge=0.1)
     model.load_state_dict(start)
     before = model(IMAGES)
@@ -96,7 +96,7 @@ def test_a_rebuilt_ticket_computes_what_the_teacher_does_more_nearly() -> None:
     (state, mask), others = ticket(0), [ticket(0, density)[0] for density in (0.7, 1.0)]
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(1 / 3, each) for each in (state, *others)])
-    found = rebuilding.rebuild(state, mask, teacher, ridge=0.01)
+    found = rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher, ridge=0.01)
 
     def activations(weights: State) -> Teacher:
         return rebuilding.teach([(1.0, weights)])
@@ -124,7 +124,7 @@ def test_inputs_are_left_alone_and_equal_calls_give_equal_bytes() -> None:
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(0.5, ticket(1)[0]), (0.5, ticket(2)[0])])
     kept = {name: t.clone() for name, t in teacher.items()}
-    one, other = (rebuilding.rebuild(state, mask, teacher, 0.1) for _ in range(2))
+    one, other = (rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher, 0.1) for _ in range(2))
     assert all(torch.equal(state[name], t) for name, t in before.items())
     assert all(torch.equal(teacher[name], t) for name, t in kept.items())
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -146,7 +146,9 @@ def test_odd_layers_end_well(kind: str) -> None:
     layers, _ = find_layers(model, prunable(model), IMAGES[:2])
     few = IMAGES[:2].split(2) if kind == "few images" else IMAGES.split(16)
     rebuilding = Reconstruction(model, layers, lambda: few, positions=1 if kind == "few images" else 16)
-    found = rebuilding.rebuild(state, mask, rebuilding.teach([(1.0, teacher_state)]), ridge=0.1)
+    found = rebuilding.rebuild(
+        rebuilding.recalibrated(state), mask, rebuilding.teach([(1.0, teacher_state)]), ridge=0.1
+    )
     assert all(bool(t.isfinite().all()) for t in found.values())
     assert not found[name][~mask[name]].any()
     if kind == "not finite":
@@ -158,7 +160,7 @@ def test_weights_keep_their_type(dtype: torch.dtype) -> None:
     model, (state, mask) = network(), ticket(0)
     typed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
     rebuilding = reconstruction(model)
-    found = rebuilding.rebuild(typed, mask, rebuilding.teach([(1.0, ticket(1)[0])]), ridge=0.1)
+    found = rebuilding.rebuild(rebuilding.recalibrated(typed), mask, rebuilding.teach([(1.0, ticket(1)[0])]), ridge=0.1)
     assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in typed.items()}
 
 
@@ -175,7 +177,7 @@ def test_networks_of_timm_are_rebuilt(arch: str) -> None:
     layers, _ = find_layers(model, names, pictures[:2])
     rebuilding = Reconstruction(model, layers, lambda: pictures.split(16))
     teacher = rebuilding.teach([(1.0, teacher_state)])
-    found = rebuilding.rebuild(start, mask, teacher, ridge=0.1)
+    found = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher, ridge=0.1)
     last = layers[-1].name
     model.load_state_dict(start)
     before = (rebuilding.teach([(1.0, start)])[last] - teacher[last]).square().mean()
