@@ -35,8 +35,8 @@ def run_to_make(
     shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
     # `auto` is the default here, and does not mean that the preset shall not decide.
     precision = None if options.precision == "auto" else options.precision
-    shape, levels_to_make = chosen(preset, levels, {**shaped, "precision": precision, "seed": seed})
-    return RunToMake(shape, levels_to_make, folder, options.data_dir, options.device)
+    run_options, run_levels = chosen(preset, levels, {**shaped, "precision": precision, "seed": seed})
+    return RunToMake(run_options, run_levels, folder, options.data_dir, options.device)
 
 
 def run_document(run: RunToMake) -> Document:
