@@ -25,12 +25,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lptool.checkpoints.masks import State
 from lptool.data.corruptions import generated
-from lptool.data.images import Images, sample
+from lptool.data.images import Images, InMemory, sample
+from lptool.data.sources import load_parts
 from lptool.pooling.catalogue import AUTO, needs_of
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
@@ -50,18 +52,27 @@ MARKS = ("<!-- tables: benchmarks/accuracy.py -->", "<!-- end of tables -->")
 
 @dataclass(frozen=True)
 class Setting:
-    """How the tickets of one data set are made. `levels` is the number of prunings."""
+    """How the tickets of one setting are made. `levels` is the number of prunings."""
 
     options: dict[str, Any]
     levels: int
 
 
+FASHION = {"dataset": "npz:{data}/fashion-20k.npz", "rewind_epoch": 3}
+CIFAR = {"dataset": "npz:{data}/cifar10-mini.npz", "val_fraction": 0.2, "rewind_epoch": 4}
+# Without augmentation a small network fits its images in few epochs; with crops and flips it takes many.
+PLAIN = {"crop_padding": 0, "flip": "no"}
+CROPPED = {"crop_padding": None, "flip": "yes", "rewind_epoch": 9}
 SETTINGS = {
-    "fashion-mnist": Setting({"dataset": "fashion-mnist", "epochs": 12, "rewind_epoch": 3, "rate": 0.3}, 7),
-    "cifar10-mini": Setting({"dataset": "npz:{cifar}", "epochs": 20, "rewind_epoch": 4, "val_fraction": 0.2}, 9),
+    "fashion-mnist": Setting(FASHION | PLAIN | {"epochs": 20, "rate": 0.3}, 7),
+    "cifar10-mini": Setting(CIFAR | PLAIN | {"epochs": 20}, 9),
+    "fashion-mnist-crops": Setting(FASHION | CROPPED | {"epochs": 40, "rate": 0.36}, 5),
+    "cifar10-mini-crops": Setting(CIFAR | CROPPED | {"epochs": 80, "rate": 0.3}, 6),
+    "cifar10-mini-groupnorm": Setting(
+        CIFAR | PLAIN | {"arch": "benchmarks/groupnorm.py:resnet10_groupnorm", "epochs": 20, "rate": 0.3}, 6
+    ),
 }
-# Without augmentation a small network fits its images in few epochs.
-COMMON = {"arch": "resnet10_cifar", "lr": 0.05, "crop_padding": 0, "flip": "no"}
+COMMON = {"arch": "resnet10_cifar", "lr": 0.05}
 
 
 @dataclass(frozen=True)
@@ -90,19 +101,45 @@ CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "unifo
 CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
 
 
-def run(name: str, seed: int, work: Path, cifar: Path) -> None:
+def make_fashion(path: Path) -> None:
+    """Fashion-MNIST with 20,000 images to train on and 6,000 for val, so that 34,000 more than its own 10,000 test."""
+    parts = load_parts("fashion-mnist", None, None)
+    assert isinstance(parts.train, InMemory) and isinstance(parts.test, InMemory)
+    cuts = (20_000, 6_000, 34_000)
+    (train, val, more), labels = parts.train.images.split(cuts), parts.train.labels.split(cuts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        train_images=train[:, 0].numpy(),
+        train_labels=labels[0].numpy(),
+        val_images=val[:, 0].numpy(),
+        val_labels=labels[1].numpy(),
+        test_images=torch.cat([parts.test.images, more])[:, 0].numpy(),
+        test_labels=torch.cat([parts.test.labels, labels[2]]).numpy(),
+    )
+
+
+def options_of(name: str, seed: int, data: Path) -> TrainOptions:
+    options = COMMON | SETTINGS[name].options
+    return TrainOptions(**options | {"dataset": options["dataset"].format(data=data)}, seed=seed)
+
+
+def tickets(name: str, seed: int, work: Path, data: Path) -> list[Path]:
+    """The tickets of one IMP run, trained where they are not there yet."""
+    options, folder = options_of(name, seed, data), work / f"{name}-seed{seed}"
+    return train_tickets(options, SETTINGS[name].levels, folder, watch=Watch(on_epoch=say_epoch))
+
+
+def run(name: str, seed: int, work: Path, data: Path) -> None:
     """One IMP run and everything that is measured on it; what its JSON file holds already is not done again."""
-    setting, path = SETTINGS[name], RESULTS / f"{name}-seed{seed}.json"
+    path = RESULTS / f"{name}-seed{seed}.json"
     cell = json.loads(path.read_text()) if path.exists() else {"setting": name, "seed": seed, "levels": []}
     if cell.get("complete"):
         return
-    options = TrainOptions(
-        **COMMON, **setting.options | {"dataset": setting.options["dataset"].format(cifar=cifar)}, seed=seed
-    )
-    files = train_tickets(options, setting.levels, work / f"{name}-seed{seed}", watch=Watch(on_epoch=say_epoch))
-    bench = open_bench(files, PoolOptions())
+    options, files = options_of(name, seed, data), tickets(name, seed, work, data)
+    bench = open_bench(files, PoolOptions(arch=options.arch))
     sets = corruptions(bench)
-    cell["options"] = options.to_json() | {"dataset": setting.options["dataset"].format(cifar="cifar10-mini.npz")}
+    cell["options"] = options.to_json() | {"dataset": Path(options.dataset).name}
     cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
     for place in range(len(bench.pool)):
         if len(cell["levels"]) == place:
@@ -323,13 +360,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the tickets go; without it no run is made")
     parser.add_argument("--setting", choices=SETTINGS, help="only this one")
     parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--cifar", type=Path, default=Path("../shared/data/cifar10-mini.npz"))
+    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="cifar10-mini.npz; fashion-20k.npz is made")
+    parser.add_argument("--tickets", action="store_true", help="train the tickets, on a GPU say, and pool nothing yet")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="where the tables go")
     options = parser.parse_args()
+    if options.work and not (options.data / "fashion-20k.npz").exists():
+        make_fashion(options.data / "fashion-20k.npz")
     for name in [options.setting] if options.setting else SETTINGS:
         for seed in [options.seed] if options.seed is not None else range(SEEDS):
             if options.work:
-                run(name, seed, options.work, options.cifar)
+                (tickets if options.tickets else run)(name, seed, options.work, options.data)
     write_tables(options.page)
 
 
