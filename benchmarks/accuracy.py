@@ -104,7 +104,8 @@ CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
 def make_fashion(path: Path) -> None:
     """Fashion-MNIST with 20,000 images to train on and 6,000 for val, so that 34,000 more than its own 10,000 test."""
     parts = load_parts("fashion-mnist", None, None)
-    assert isinstance(parts.train, InMemory) and isinstance(parts.test, InMemory)
+    assert isinstance(parts.train, InMemory)
+    assert isinstance(parts.test, InMemory)
     cuts = (20_000, 6_000, 34_000)
     (train, val, more), labels = parts.train.images.split(cuts), parts.train.labels.split(cuts)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -360,7 +361,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the tickets go; without it no run is made")
     parser.add_argument("--setting", choices=SETTINGS, help="only this one")
     parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"), help="cifar10-mini.npz; fashion-20k.npz is made")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/data"), help="cifar10-mini.npz; fashion-20k.npz is made"
+    )
     parser.add_argument("--tickets", action="store_true", help="train the tickets, on a GPU say, and pool nothing yet")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="where the tables go")
     options = parser.parse_args()

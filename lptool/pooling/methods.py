@@ -222,6 +222,7 @@ def pool_tickets(
         steps=best.steps,
         coefficients=best.coefficients,
         settings=best.settings,
+        fits=best.fits,
         outcomes={outcome.method: outcome.best.score for outcome in outcomes},
         evaluations=1 + (ticket_bn is not None) + len(scores),
         not_finite=sum(not math.isfinite(score.nll) for score in scores),

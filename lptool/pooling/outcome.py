@@ -65,13 +65,29 @@ class Coefficients:
 
 
 @dataclass(frozen=True)
+class LayerFit:
+    """How well a layer of a rebuilt network gives what the teacher has: the squared error over the variance of that.
+
+    Attributes:
+        ridge: None where the weights stayed as they were, because no fit is better.
+        before, after: with the weights of the start, and fitted; 0 is perfect, 1 no better than a constant. None where
+            they mean nothing: the teacher is constant, or not finite.
+    """
+
+    name: str
+    ridge: float | None
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one method came to.
 
     Attributes:
         method: its name. best: its model.
         steps: how it got there, in order. coefficients: of `learned`, and of the teacher of `reconstruct`.
-        settings: what a method chose on val beside alphas, by name.
+        settings: what a method chose on val beside alphas, by name. fits: of `reconstruct`, layer by layer.
         ranked: scores that belong to no step: of what was scored to choose an order, or a ratio.
     """
 
@@ -81,6 +97,7 @@ class Outcome:
     coefficients: Coefficients | None = None
     ranked: tuple[Score, ...] = ()
     settings: Mapping[str, float] = field(default_factory=dict)
+    fits: tuple[LayerFit, ...] = ()
 
     @property
     def scores(self) -> tuple[Score, ...]:
@@ -97,7 +114,7 @@ class SearchTrace:
         target: its place in the pool. alphas: that were tried.
         ticket, ticket_bn: scores of the target; `ticket_bn` is None without BN recalibration.
         start: the better of them, which the search began with.
-        steps, coefficients, settings: of the method chosen.
+        steps, coefficients, settings, fits: of the method chosen.
         outcomes: the score on val of each method that was run.
         evaluations: how many states were scored, the target included.
         not_finite: how many mixes were rejected because their score is not finite.
@@ -116,6 +133,7 @@ class SearchTrace:
     evaluations: int
     not_finite: int
     settings: Mapping[str, float] = field(default_factory=dict)
+    fits: tuple[LayerFit, ...] = ()
 
     @property
     def accepted(self) -> tuple[Step, ...]:

@@ -5,7 +5,9 @@
     for each output of layer l, over its kept weights alone:
         w ← argmin ‖(Z − mean Z)·w − (U − mean U)‖² / n + ridge·d·‖w − w_start‖²,   d = mean variance of Z's columns
 
-Later layers correct what earlier ones miss, because Z comes from the rebuilt network. Neither labels nor val are seen.
+Later layers correct what earlier ones miss, because Z comes from the rebuilt network. Each layer takes the ridge that,
+fitted to three quarters of the images, is best on the last quarter, and stays as it is where none is better than the
+start; then it is fitted to all of them. Neither labels nor val are seen.
 
 Least squares on activations prunes networks (AdaPrune: Hubara et al. 2021; SparseGPT: Frantar & Alistarh 2023) and
 merges them (RegMean: Jin et al. 2023). Here the teacher is the mean of the tickets of one run.
@@ -13,6 +15,7 @@ merges them (RegMean: Jin et al. 2023). Here the teacher is the mean of the tick
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +25,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lptool.checkpoints.masks import Mask, State
+from lptool.pooling.catalogue import RIDGES
 from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised, outputs_at, side_by_side
+from lptool.pooling.least_squares import Moments, System, best_ridge, conjugate_gradients
+from lptool.pooling.outcome import LayerFit
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import recalibrated
 
@@ -34,19 +40,24 @@ class _Reached(Exception):
     pass
 
 
+FITTED = 3 / 4  # of the images; the others say which ridge is best
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Fits the layers of one network, whose weights are overwritten meanwhile.
 
     Attributes:
         model: the network. layers: of `find_layers`. images: for calibration, on the model's device.
-        positions: of each image that are looked at in a layer. steps: of conjugate gradients. seed: of the positions.
+        positions: of each image that are looked at in a layer. seed: of the positions.
+        ridges: how strongly weights are drawn to what they were, above 0; see `fit`. steps: of conjugate gradients.
     """
 
     model: nn.Module
     layers: Sequence[Layer]
     images: Images
     positions: int = 16
+    ridges: tuple[float, ...] = RIDGES
     steps: int = 20
     seed: int = 0
 
@@ -63,23 +74,24 @@ class Reconstruction:
         """The state with BatchNorm statistics of its own weights on the calibration images."""
         return recalibrated(self.model, state, ((images, images) for images in self.images()))
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher, ridge: float) -> State:
-        """The start with its kept weights fitted, and BatchNorm statistics that go with them.
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher) -> tuple[State, tuple[LayerFit, ...]]:
+        """The start with its kept weights fitted, and BatchNorm statistics that go with them; and how well they fit.
 
         Args:
             start: what the weights are drawn to, and whose other tensors stay; as `recalibrated` gives it, since the
                 gain of its BatchNorm layers is kept.
-            mask: name → bool, True = kept. ridge: how strongly they are drawn, above 0.
+            mask: name → bool, True = kept.
 
         A layer, or an output of one, whose fit is not finite stays as it is.
         """
-        state = dict(start)
+        state, fits = dict(start), list[LayerFit]()
         for layer in self.layers:
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])
-            fitted = fit(self.model, layer, moments, mask[layer.weight], ridge, self.steps)
-            state |= {name: value.to(state[name].dtype) for name, value in fitted.items()}
-        return state
+            changes, found = fit(self.model, layer, moments, mask[layer.weight], self.ridges, self.steps)
+            state |= {name: value.to(state[name].dtype) for name, value in changes.items()}
+            fits.append(found)
+        return state, tuple(fits)
 
     def _activations(self) -> Teacher:
         found: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
@@ -102,9 +114,9 @@ class Reconstruction:
                 self.model(images)
         return {name: torch.cat(parts) for name, parts in found.items()}
 
-    def _moments(self, layer: Layer, teacher: Tensor) -> Moments:
-        """Means over the samples of a layer's inputs, of what it shall give, and of their products."""
-        module, norm, moments = self.model.get_submodule(layer.name), self._norm(layer), Moments()
+    def _moments(self, layer: Layer, teacher: Tensor) -> tuple[Moments, Moments]:
+        """What a layer is given and shall give: of the images that it is fitted to, and of those held out."""
+        module, norm, known, unseen = self.model.get_submodule(layer.name), self._norm(layer), Moments(), Moments()
         seen = batch = 0
 
         def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -113,8 +125,12 @@ class Reconstruction:
             count = len(made) * len(places)
             wanted = teacher[seen : seen + count].unflatten(0, (len(made), -1))
             seen += count
-            wanted = before_norm(module, norm, made, places, wanted).flatten(0, 1)
-            moments.add(inputs_at(module, given[0], places).float(), wanted)
+            wanted = before_norm(module, norm, made, places, wanted)
+            cut = math.ceil(len(made) * FITTED)
+            for moments, part in ((known, slice(cut)), (unseen, slice(cut, None))):
+                if len(made[part]):
+                    inputs = inputs_at(module, given[0][part], places).float()
+                    moments.add(inputs, wanted[part].flatten(0, 1))
             raise _Reached
 
         with hooked({module: hook}), in_eval_mode(self.model), torch.inference_mode():
@@ -123,7 +139,7 @@ class Reconstruction:
                     self.model(images)
                 except _Reached:
                     continue
-        return moments
+        return known, unseen if unseen.samples else known  # one image in a batch cannot be parted
 
     def _norm(self, layer: Layer) -> nn.Module | None:
         return self.model.get_submodule(layer.norm) if layer.norm else None
@@ -136,30 +152,15 @@ class Reconstruction:
         return torch.randperm(count, generator=own)[: self.positions].to(made.device)
 
 
-class Moments:
-    """Means over samples, batch after batch; in float64, as sums of many float32 lose what is small."""
-
-    def __init__(self) -> None:
-        self.samples = 0
-        self._sums: list[Tensor] = []
-
-    def add(self, inputs: Tensor, wanted: Tensor) -> None:
-        """Inputs [groups, samples, inputs of a group] and what they shall give, [samples, outputs]."""
-        targets = wanted.unflatten(1, (len(inputs), -1)).transpose(0, 1)  # [groups, samples, outputs of a group]
-        across = inputs.transpose(1, 2)
-        parts = [across @ inputs, targets.transpose(1, 2) @ inputs, inputs.sum(1), targets.sum(1)]
-        parts = [part.double() for part in parts]
-        self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
-        self.samples += inputs.shape[1]
-
-    def means(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of inputs × inputs [g, i, i], targets × inputs [g, o, i], inputs [g, i] and targets [g, o]."""
-        products, cross, inputs, targets = (part / self.samples for part in self._sums)
-        return products, cross, inputs, targets
-
-
-def fit(model: nn.Module, layer: Layer, moments: Moments, kept: Tensor, ridge: float, steps: int) -> State:
-    """The tensors of a layer and its BatchNorm that give what is wanted best.
+def fit(
+    model: nn.Module,
+    layer: Layer,
+    parts: tuple[Moments, Moments],
+    kept: Tensor,
+    ridges: Sequence[float],
+    steps: int,
+) -> tuple[State, LayerFit]:
+    """The tensors of a layer and its BatchNorm that give what is wanted best, and how well.
 
     After BatchNorm only the weights' direction matters: they are fitted times the gain that BatchNorm gives them now,
     and divided by it again; its statistics and affine parameters are set such that the gain stays and the mean is the
@@ -168,29 +169,36 @@ def fit(model: nn.Module, layer: Layer, moments: Moments, kept: Tensor, ridge: f
     module: Any = model.get_submodule(layer.name)
     norm = model.get_submodule(layer.norm) if layer.norm else None
     batchnorm = norm if isinstance(norm, _BatchNorm) else None
-    products, cross, inputs, wanted = moments.means()
-    if batchnorm is not None or module.bias is not None:
-        products = products - inputs[:, :, None] * inputs[:, None, :]
-        cross = cross - wanted[:, :, None] * inputs[:, None, :]
+    shifts = batchnorm is not None or module.bias is not None
+    known, unseen, whole = (moments.system(centred=shifts) for moments in (parts[0], parts[1], parts[0] + parts[1]))
     weight = module.weight.detach().double()
-    start, mask = (t.reshape(*wanted.shape, -1) for t in (weight, kept))
-    gain = _gain(batchnorm, wanted)
+    start, mask = (t.reshape(*whole.targets.shape, -1) for t in (weight, kept))
+    gain = _gain(batchnorm, whole.targets)
     usable = gain.abs() > 1e-6  # else BatchNorm shuts the channel, and its weights have no effect to be fitted by
     safe = torch.where(usable, gain, 1.0)
-    found = conjugate_gradients(products, cross, start * safe, mask, ridge, steps) / safe
-    sound = usable & found.isfinite().all(-1, keepdim=True) & wanted.isfinite()[..., None]
-    found = torch.where(sound, found, start)
-    means = (found @ inputs[..., None]).flatten()
-    spread = ((found @ products) * found).sum(-1).flatten().clamp_min(0)
+    begin = start * safe
+    best = best_ridge(known, unseen, begin, mask, ridges)
+    fitted = conjugate_gradients(whole, begin, mask, best[0], steps, best[1]) if best else begin * mask
+    sound = usable & fitted.isfinite().all(-1, keepdim=True) & whole.targets.isfinite()[..., None]
+    found = torch.where(sound, fitted / safe, start)
+    means = (found @ whole.inputs[..., None]).flatten()
+    spread = ((found @ whole.products) * found).sum(-1).flatten().clamp_min(0)
     changes: dict[str, Tensor] = {}
     if batchnorm is not None:
-        changes = _batchnorm_for(batchnorm, module.bias, gain.flatten(), means, spread, wanted.flatten())
+        changes = _batchnorm_for(batchnorm, module.bias, gain.flatten(), means, spread, whole.targets.flatten())
         changes = {f"{layer.norm}.{name}": value for name, value in changes.items()}
     elif module.bias is not None:
-        changes = {f"{layer.name}.bias": wanted.flatten() - means}
+        changes = {f"{layer.name}.bias": whole.targets.flatten() - means}
     old = model.state_dict()
     kept_old = {name: torch.where(sound.flatten(), value, old[name].double()) for name, value in changes.items()}
-    return {layer.weight: found.reshape(weight.shape), **kept_old}
+    before, after = (_relative_error(whole, weights) for weights in (begin, torch.where(sound, fitted, begin)))
+    found_fit = LayerFit(layer.name, best[0] if best else None, before, after)
+    return {layer.weight: found.reshape(weight.shape), **kept_old}, found_fit
+
+
+def _relative_error(system: System, weights: Tensor) -> float | None:
+    error = float(system.error(weights).sum() / system.power.sum())
+    return max(error, 0.0) if math.isfinite(error) else None
 
 
 def _gain(batchnorm: _BatchNorm | None, wanted: Tensor) -> Tensor:
@@ -211,32 +219,3 @@ def _batchnorm_for(
     if batchnorm.weight is not None:
         found |= {"weight": gain * (spread + batchnorm.eps).sqrt(), "bias": wanted}
     return found
-
-
-def conjugate_gradients(
-    products: Tensor, cross: Tensor, start: Tensor, mask: Tensor, ridge: float, steps: int
-) -> Tensor:
-    """For each output the kept weights w that minimise ½·wᵀGw − bᵀw + ½·ridge·mean(diag G)·‖w − start‖².
-
-    Outputs are independent of each other; all of them take their steps together.
-
-    Args:
-        products: G, float64 [groups, inputs, inputs]. cross: b, [groups, outputs, inputs].
-        start: [groups, outputs, inputs]; the first guess too. mask: likewise, bool.
-        steps: as many as a group has inputs give the exact minimum, but for rounding.
-    """
-    keep, diagonal = mask.to(start.dtype), products.diagonal(dim1=1, dim2=2)
-    pull = (ridge * diagonal.mean(1)).clamp_min(1e-12)[:, None, None]
-    scale = 1 / (diagonal[:, None] + pull)  # Jacobi's preconditioner
-    w = start * keep
-    residual = (cross - w @ products + pull * (start - w)) * keep
-    direction = scaled = residual * scale
-    size = (residual * scaled).sum(-1, keepdim=True)
-    for _ in range(steps):
-        moved = (direction @ products + pull * direction) * keep
-        step = size / (direction * moved).sum(-1, keepdim=True).clamp_min(1e-30)  # 0 / 0 where nothing is left to do
-        w, residual = w + step * direction, residual - step * moved
-        scaled, before = residual * scale, size
-        size = (residual * scaled).sum(-1, keepdim=True)
-        direction = scaled + size / before.clamp_min(1e-30) * direction
-    return w

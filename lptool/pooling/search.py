@@ -22,7 +22,7 @@ from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
 from lptool.pooling.choice import Choice
 from lptool.pooling.mixing import interpolate
-from lptool.pooling.outcome import Incumbent, OnProgress, Progress, Scored, Step
+from lptool.pooling.outcome import Incumbent, LayerFit, OnProgress, Progress, Scored, Step
 from lptool.ranks import Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
@@ -76,8 +76,8 @@ class Rebuilder(Protocol):
     def recalibrated(self, state: State) -> State:
         """The state with the BatchNorm statistics that a rebuilding starts from."""
 
-    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor], ridge: float) -> State:
-        """The start with its kept weights fitted to the teacher, and drawn to what they were by `ridge`."""
+    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+        """The start with its kept weights fitted to the teacher, and how well each layer fits."""
 
 
 @dataclass
