@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -33,9 +33,11 @@ from lptool.checkpoints.masks import State
 from lptool.data.corruptions import generated
 from lptool.data.images import Images, InMemory, sample
 from lptool.data.sources import load_parts
-from lptool.pooling.catalogue import AUTO, needs_of
+from lptool.pooling import reconstruct
+from lptool.pooling.catalogue import AUTO, TEACHERS, needs
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
+from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.metrics import measure
 from lptool.scoring.score import recalibrated
@@ -77,28 +79,33 @@ COMMON = {"arch": "resnet10_cifar", "lr": 0.05}
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with what it chooses by."""
+    """A method with what it chooses by, the images of BatchNorm, and the teachers of `reconstruct`."""
 
     method: str
     choice: Choice = BY_ACCURACY
+    bn_images: str = "auto"
+    teachers: tuple[float, ...] = TEACHERS
 
 
 VARIANTS = {
-    "average": Variant("average"),
     "greedy": Variant("greedy"),
-    "greedy, NLL": Variant("greedy", Choice("nll")),
+    "average": Variant("average"),
     "window": Variant("window"),
-    "window, NLL": Variant("window", Choice("nll")),
     "soup": Variant("soup"),
     "swa": Variant("swa"),
     "ema": Variant("ema"),
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
-    "reconstruct": Variant("reconstruct"),
+    **{f"reconstruct {ratio:g}": Variant("reconstruct", teachers=(ratio,)) for ratio in TEACHERS},
+    "greedy, NLL": Variant("greedy", Choice("nll")),
+    "window, NLL": Variant("window", Choice("nll")),
+    "greedy, BN plain": Variant("greedy", bn_images="plain"),
+    "greedy, BN none": Variant("greedy", bn_images="none"),
 }
 CONTROLS = ("ticket", "ticket + BN", "ensemble")
-CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "greedy, NLL", "uniform", "window", "learned")
+CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "window", "learned", "reconstruct 1")
 CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
+PAIRED = ("ticket", "ticket + BN", "greedy")  # that all others are compared with, image by image
 
 
 def make_fashion(path: Path) -> None:
@@ -131,46 +138,66 @@ def tickets(name: str, seed: int, work: Path, data: Path) -> list[Path]:
     return train_tickets(options, SETTINGS[name].levels, folder, watch=Watch(on_epoch=say_epoch))
 
 
+def opened(name: str, seed: int, work: Path, data: Path) -> Bench:
+    """The bench of one run, whose tickets are trained where they are not there yet."""
+    return open_bench(tickets(name, seed, work, data), PoolOptions(arch=options_of(name, seed, data).arch))
+
+
 def run(name: str, seed: int, work: Path, data: Path) -> None:
     """One IMP run and everything that is measured on it; what its JSON file holds already is not done again."""
     path = RESULTS / f"{name}-seed{seed}.json"
     cell = json.loads(path.read_text()) if path.exists() else {"setting": name, "seed": seed, "levels": []}
     if cell.get("complete"):
         return
-    options, files = options_of(name, seed, data), tickets(name, seed, work, data)
-    bench = open_bench(files, PoolOptions(arch=options.arch))
+    options, bench = options_of(name, seed, data), opened(name, seed, work, data)
     sets = corruptions(bench)
     cell["options"] = options.to_json() | {"dataset": Path(options.dataset).name}
     cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
-    for place in range(len(bench.pool)):
-        if len(cell["levels"]) == place:
+    for place in range(1, len(bench.pool)):  # the dense level is no pruned model
+        if len(cell["levels"]) < place:
             cell["levels"].append({"level": place, "density": bench.pool.density(place), "methods": {}})
-        row = cell["levels"][place]["methods"]
-        for method, measured in measurements(bench, sets, place, done=row):
-            row[method] = measured
-            save(path, cell)
-            print(f"{name} seed {seed} level {place} {method}: {shown(measured)}", flush=True)
+        row, right = cell["levels"][place - 1]["methods"], dict[str, Tensor]()
+        if {"ensemble", "ticket", "ticket + BN", *VARIANTS} <= row.keys():
+            continue
+        row["ensemble"] = ensemble(bench)
+        for method, state, more in finished_states(bench, place, ("ticket", "ticket + BN", *VARIANTS)):
+            found = {part: bench.predict(state, images) for part, images in parts(bench).items()}
+            row[method] = {part: numbers(*each) for part, each in found.items()} | more
+            right[method] = found["test"][0].argmax(1) == found["test"][1]
+            row[method]["pairs"] = {other: won_lost(right[method], right[other]) for other in PAIRED if other in right}
+            if method in CORRUPTED:
+                row[method]["corrupted"] = corrupted(bench, state, sets)
+            print(f"{name} seed {seed} level {place} {method}: {shown(row[method])}", flush=True)
+        save(path, cell)
     save(path, cell | {"complete": True})
 
 
-def measurements(bench: Bench, sets: list[Images], target: int, done: Row) -> Iterator[tuple[str, Row]]:
-    """Name and numbers of every control, method and reference at one level that is not `done`."""
+def won_lost(right: Tensor, other: Tensor) -> list[int]:
+    """Images that one has right and another wrong, and the other way round."""
+    return [int((right & ~other).sum()), int((other & ~right).sum())]
+
+
+def finished_states(bench: Bench, target: int, methods: Sequence[str]) -> Iterator[tuple[str, State, Row]]:
+    """Name, state and numbers of the search, of controls and methods at one level."""
     ticket = bench.pool[target].state
-    if "ticket" not in done:
-        yield "ticket", finished(bench, sets, ticket, "ticket")
-    if "ticket + BN" not in done:
-        yield "ticket + BN", finished(bench, sets, recalibrated_on_sample(bench, ticket), "ticket + BN")
-    if "ensemble" not in done:
-        yield "ensemble", ensemble(bench)
-    for name, variant in VARIANTS.items():
-        if name not in done:
-            yield name, pooled(bench, sets, target, name, variant)
+    known: dict[str, Any] = {}  # one method's scores serve the next
+    for name in methods:
+        if name == "ticket":
+            yield name, ticket, {}
+        elif name == "ticket + BN":
+            yield name, recalibrated_on_sample(bench, ticket), {}
+        else:
+            variant = VARIANTS[name]
+            mode = replace(bench, options=replace(bench.options, bn_images=variant.bn_images))
+            scorer = mode.scorer_for(variant.choice)
+            scorer.known = known.setdefault(variant.bn_images, {})
+            yield name, *pooled(mode, scorer, target, variant)
 
 
-def pooled(bench: Bench, sets: list[Images], target: int, name: str, variant: Variant) -> Row:
-    """One search, and its model finished and scored."""
-    scorer = bench.scorer_for(variant.choice)
-    scorer.known = bench.scorer.known  # one method's scores serve the next
+def pooled(bench: Bench, scorer: Scorer, target: int, variant: Variant) -> tuple[State, Row]:
+    """One search, and its model finished."""
+    reconstruct.TEACHERS = variant.teachers
+    fitted = Counted(bench.rebuilder.images) if needs(variant.method, "rebuilder") else None
     best, trace = pool_tickets(
         bench.pool,
         scorer,
@@ -178,23 +205,31 @@ def pooled(bench: Bench, sets: list[Images], target: int, name: str, variant: Va
         method=variant.method,
         choice=variant.choice,
         gradient=bench.slope,
-        rebuilder=bench.rebuilder if "rebuilder" in needs_of(variant.method) else None,
-        score_as_is=scorer.as_is,
+        rebuilder=replace(bench.rebuilder, images=fitted) if fitted else None,
+        score_as_is=scorer.as_is if scorer.recalibrates else None,
     )
-    state = recalibrated_on_sample(bench, best.state) if best.recalibrated else best.state
-    search = {"val": best.score.accuracy, "accepted": len(trace.accepted), "evaluations": trace.evaluations}
-    return finished(bench, sets, state, name) | {"search": search}
+    state = recalibrated_on_sample(bench, best.state) if best.recalibrated and scorer.recalibrates else best.state
+    search = {"val": best.score.accuracy, "nll": best.score.nll, "accepted": len(trace.accepted)}
+    search |= {"evaluations": trace.evaluations, "scored": sum(scorer.images.values())}
+    return state, {"search": search | {"fitted": fitted.images if fitted else 0}}
+
+
+@dataclass
+class Counted:
+    """Calibration images, and how many of them went through the network, all of it or as far as a layer."""
+
+    made: Callable[[], Iterable[Tensor]]
+    images: int = 0
+
+    def __call__(self) -> Iterator[Tensor]:
+        for batch in self.made():
+            self.images += len(batch)
+            yield batch
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
     images = sample(bench.data.train, FINISHING_IMAGES, seed=1)
-    return recalibrated(bench.model, state, bench.batches(images)(bench.batch_size.images))
-
-
-def finished(bench: Bench, sets: list[Images], state: State, name: str) -> Row:
-    """Scores of a state as it is on val and test, and under corruptions for some methods."""
-    row = {part: numbers(*bench.predict(state, images)) for part, images in parts(bench).items()}
-    return row | ({"corrupted": corrupted(bench, state, sets)} if name in CORRUPTED else {})
+    return recalibrated(bench.model, state, bench.calibration(images)(bench.batch_size.images))
 
 
 def ensemble(bench: Bench) -> Row:

@@ -6,7 +6,7 @@ of a method bears its name and lies in the `module` of its row; `lptool.pooling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lptool.errors import PoolError
@@ -30,7 +30,7 @@ class Method:
         alphas: that it tries, where they are not those asked for (`alphas` among its options).
         once: mixes that it scores at most, however many candidates there are.
         per_candidate: mixes for each candidate, in each pass (`passes` among its options) and with each alpha.
-        in_auto: whether `auto` runs it.
+        in_auto: whether `auto` runs it, where it is given what it needs.
         needs: the argument of `pool_tickets` that it cannot do without.
         module: of `lptool.pooling`, where its function lies.
     """
@@ -130,19 +130,25 @@ METHODS = {
 }
 AUTO = tuple(name for name, method in METHODS.items() if method.in_auto)
 NAMES = (*METHODS, "auto")
+NEEDS = tuple(method.needs for method in METHODS.values() if method.needs)
 LEFT_OUT = tuple(name for name in METHODS if name not in AUTO)  # by `auto`
 
 
-def methods_of(name: str) -> tuple[str, ...]:
-    """The methods to run for the one asked for. Raises PoolError."""
+def methods_of(name: str, given: Collection[str] = NEEDS) -> tuple[str, ...]:
+    """The methods to run for the one asked for; of `auto` those whose needs are `given`. Raises PoolError."""
     if name not in NAMES:
         raise PoolError(f"unknown method {name!r}: expected {', '.join(METHODS)} or auto")
-    return AUTO if name == "auto" else (name,)
+    if name == "auto":
+        return tuple(each for each in AUTO if METHODS[each].needs in (None, *given))
+    needed = METHODS[name].needs
+    if needed not in (None, *given):
+        raise PoolError(f"method {name!r} needs a {needed}")
+    return (name,)
 
 
-def needs_of(name: str) -> dict[str, str]:
-    """What `pool_tickets` must be given for the method asked for, with the method that needs it."""
-    return {needed: each for each in methods_of(name) if (needed := METHODS[each].needs)}
+def needs(name: str, need: str) -> bool:
+    """Whether something that is needed by some methods is needed by the one asked for."""
+    return any(METHODS[each].needs == need for each in methods_of(name))
 
 
 def users_of(option: str) -> tuple[str, ...]:
@@ -155,6 +161,6 @@ def alphas_of(method: str, asked: Sequence[float]) -> tuple[float, ...]:
     return METHODS[methods_of(method)[0]].tried(asked)
 
 
-def mixes_at_most(method: str, tickets: int, alphas: Sequence[float], passes: int) -> int:
-    """How many mixes a method scores at most."""
-    return sum(METHODS[name].mixes(tickets - 1, alphas, passes) for name in methods_of(method))
+def mixes_at_most(names: Sequence[str], tickets: int, alphas: Sequence[float], passes: int) -> int:
+    """How many mixes some methods score at most."""
+    return sum(METHODS[name].mixes(tickets - 1, alphas, passes) for name in names)

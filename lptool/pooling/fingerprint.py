@@ -10,7 +10,7 @@ import torch
 
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
-from lptool.pooling.catalogue import alphas_of, needs_of
+from lptool.pooling.catalogue import alphas_of, needs
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 
@@ -34,7 +34,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "decay": options.decay,
         "select": options.select,
         "learning": [options.per, options.learning_steps, options.learning_rate],
-        "fit": [options.fit_images, options.fit_positions] if "rebuilder" in needs_of(options.method) else None,
+        "fit": [options.fit_images, options.fit_positions] if needs(options.method, "rebuilder") else None,
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,
         "arch_file": file_sha256(code) if code.is_file() else None,

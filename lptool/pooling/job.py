@@ -16,7 +16,7 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import Images
 from lptool.networks.matching import fitted_state
-from lptool.pooling.catalogue import needs_of
+from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
@@ -126,7 +126,7 @@ def _search(
         decay=bench.options.decay,
         learning=bench.learning,
         gradient=bench.slope,
-        rebuilder=bench.rebuilder if "rebuilder" in needs_of(bench.options.method) else None,
+        rebuilder=bench.rebuilder if needs(bench.options.method, "rebuilder") else None,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
         on_progress=note,
@@ -245,7 +245,7 @@ def _pooled_metadata(
             for s in trace.steps
         ],
         "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
-        **({"settings": dict(trace.settings)} if trace.settings else {}),
+        **_fitting(bench, trace),
         "shipped": shipped,
         "bn_recalibration": options.recalibrate,
         "calibration_size": options.calibration_size,
@@ -264,6 +264,15 @@ def _pooled_metadata(
         trace=document,
         scores=scores,
     )
+
+
+def _fitting(bench: Bench, trace: SearchTrace) -> dict[str, Any]:
+    """How layers were fitted, where they were; errors to six digits, beyond which they mean nothing."""
+    if not trace.fits:
+        return {}
+    settings = {"images": bench.options.fit_images, "positions": bench.options.fit_positions}
+    short = [{k: float(f"{v:.6g}") if type(v) is float else v for k, v in asdict(fit).items()} for fit in trace.fits]
+    return {"settings": dict(trace.settings) | settings, "fits": short}
 
 
 def _named(summary: Summary, level: int) -> dict[str, Any]:

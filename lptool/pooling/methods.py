@@ -13,7 +13,7 @@ from importlib import import_module
 
 from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
-from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most, needs_of
+from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
@@ -166,15 +166,15 @@ def pool_tickets(
             `Choice`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
-        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those that need neither
-            gradient nor rebuilder.
+        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those in it whose needs
+            are given.
         choice: how models are compared on val; a `score` that stops early must do so by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
         passes: how often `greedy` and `average` go through the candidates.
         decay: of `ema`, in [0, 1].
         learning, gradient: of `learned`.
-        rebuilder: of `reconstruct`.
+        rebuilder: of `reconstruct`; without one, `auto` leaves that out.
         score_as_is: scores a state dict with the BN statistics it has, so that the search starts from the better of
             target and recalibrated target; None where `score` does not recalibrate.
         ranks: the processes to spread the alphas over. The result is the same however many they are.
@@ -192,16 +192,13 @@ def pool_tickets(
 
     Source: Yin et al. 2023, Algorithm 2; the acceptance bar is the target's own score on val.
     """
-    names = methods_of(method)
-    _check(pool, target, keep, alphas, alpha_search, passes, decay)
     given = {"gradient": gradient, "rebuilder": rebuilder}
-    for needed, name in needs_of(method).items():
-        if given[needed] is None:
-            raise PoolError(f"method {name!r} needs a {needed}")
+    names = methods_of(method, [name for name, each in given.items() if each is not None])
+    _check(pool, target, keep, alphas, alpha_search, passes, decay)
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep
     tried = alphas_of(method, alphas)
-    total = mixes_at_most(method, len(pool), alphas, passes) + learning.steps * ("learned" in names)
+    total = mixes_at_most(names, len(pool), alphas, passes) + learning.steps * ("learned" in names)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
         ranks, on_progress, total, rebuilder,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lptool.checkpoints.places import check_place, is_folder
 from lptool.errors import OutputError
-from lptool.pooling.catalogue import mixes_at_most
+from lptool.pooling.catalogue import methods_of, mixes_at_most
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import check_journal, journal_of
 from lptool.pooling.setup import Bench, PoolOptions
@@ -47,4 +47,4 @@ def _output_for(out: Path, level: int, target: str) -> Path:
 
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     """States that one search scores: the target twice (once without BN recalibration) and every mix."""
-    return 1 + options.recalibrate + mixes_at_most(options.method, tickets, options.alphas, options.passes)
+    return 1 + options.recalibrate + mixes_at_most(methods_of(options.method), tickets, options.alphas, options.passes)

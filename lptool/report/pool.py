@@ -47,6 +47,8 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "passes": made["passes"],
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),
+        "settings": dict(trace.settings),
+        "fits": [asdict(fit) for fit in trace.fits],
         "methods": _methods_document(result),
         "references": references and _references_document(result, references),
         "layers": [asdict(layer) for layer in result.layers],
@@ -152,6 +154,10 @@ def _verdict(result: PoolResult) -> str:
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
     coefficients = result.trace.coefficients
+    if result.trace.fits:
+        fitted = sum(fit.ridge is not None for fit in result.trace.fits)
+        ratio = result.trace.settings["ratio"]
+        return f"fitted {fitted} layers to the mean activations of {len(result.members)} tickets (ratio {ratio:g})"
     if coefficients and len(coefficients.groups) > 1:
         return f"mixed {len(result.members)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
     if coefficients:

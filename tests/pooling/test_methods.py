@@ -20,10 +20,10 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import PoolError
-from lptool.pooling.catalogue import AUTO, METHODS, mixes_at_most
+from lptool.pooling.catalogue import METHODS, methods_of, mixes_at_most
 from lptool.pooling.choice import Choice
 from lptool.pooling.methods import pool_tickets
-from lptool.pooling.outcome import Incumbent, Progress, SearchTrace
+from lptool.pooling.outcome import Incumbent, LayerFit, Progress, SearchTrace
 from lptool.pooling.search import Learning
 from lptool.scoring.score import Score, ScoreFunction
 from tests.pooling.test_search import PRUNABLE, SHAPES, Lists, Together, as_lists, random_pool
@@ -305,7 +305,7 @@ def test_of_candidates_as_good_by_themselves_soup_takes_the_nearest_first() -> N
 def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
     pool, target, keep = drawn(seed)
     options: dict[str, Any] = {"target": target, "keep": keep, "choice": choice, "alphas": ALPHAS, "passes": 2}
-    each = {name: pool_tickets(pool, Judge(seed, choice), method=name, **options) for name in AUTO}
+    each = {name: pool_tickets(pool, Judge(seed, choice), method=name, **options) for name in methods_of("auto", ())}
     fit = [name for name, (model, trace) in each.items() if choice.replaces(model.score, trace.start)]
     merits = [merit(each[name][0].score, choice) for name in fit]
     best = fit[merits.index(max(merits))]
@@ -320,7 +320,7 @@ def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
 
 def test_of_methods_as_good_auto_takes_the_first() -> None:
     _, trace = pool_tickets(line(1.0, 2.0), never_worse, method="auto")
-    assert (trace.chosen, list(trace.outcomes)) == ("greedy", list(AUTO))
+    assert (trace.chosen, list(trace.outcomes)) == ("greedy", list(methods_of("auto", ())))
     _, trace = pool_tickets(line(1.0, 2.0), never_worse, method="swa")
     assert (trace.method, trace.chosen, list(trace.outcomes)) == ("swa", "swa", ["swa"])
 
@@ -341,10 +341,10 @@ class Leans:
     def recalibrated(self, state: State) -> State:
         return state
 
-    def rebuild(self, start: State, mask: Mask, teacher: State, ridge: float) -> State:
-        share = 1 / (1 + ridge)
-        found = {name: t + share * (teacher[name] - t) for name, t in start.items() if name in SHAPES}
-        return {n: found[n] * mask[n] if n in mask else found.get(n, t) for n, t in start.items()}
+    def rebuild(self, start: State, mask: Mask, teacher: State) -> tuple[State, tuple[LayerFit, ...]]:
+        found = {name: t + 0.7 * (teacher[name] - t) for name, t in start.items() if name in SHAPES}
+        state = {n: found[n] * mask[n] if n in mask else found.get(n, t) for n, t in start.items()}
+        return state, tuple(LayerFit(name, 0.3, 0.2, 0.1) for name in SHAPES)
 
 
 ALL = (*METHODS, "auto")
@@ -385,7 +385,7 @@ def test_what_every_method_promises(seed: int, method: str) -> None:
     assert [as_lists(t.state) | as_lists(t.mask) for t in pool] == before
     assert trace.evaluations == judge.calls + as_is.calls == sum(len(progress.scored) for progress in told)
     learned = QUICK.steps * (method == "learned")
-    total = mixes_at_most(method, len(pool), ALPHAS, 2) + learned
+    total = mixes_at_most(methods_of(method), len(pool), ALPHAS, 2) + learned
     assert {progress.total for progress in told} == {total}
     counts = [progress.done for progress in told]
     assert counts == sorted(counts)

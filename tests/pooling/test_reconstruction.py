@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn import functional as F
 from lptool.checkpoints.masks import Mask, State
 from lptool.networks.building import build_model
 from lptool.pooling.layers import find_layers
-from lptool.pooling.reconstruction import Reconstruction, Teacher, conjugate_gradients
+from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.scoring.score import recalibrated
 
 # Smooth, as pictures are: what one weight misses, its neighbours can make up for.
@@ -60,31 +62,12 @@ def reconstruction(model: nn.Module, **changes: int) -> Reconstruction:
     return Reconstruction(model, layers, images, **changes)
 
 
-@pytest.mark.parametrize("ridge", [0.01, 1.0])
-def test_the_steps_lead_to_the_ridge_solution(ridge: float) -> None:
-    """Each output by itself, solved on its kept weights by torch's own solver."""
-    draw = torch.Generator().manual_seed(0)
-    z = torch.randn(2, 40, 9, generator=draw, dtype=torch.float64)
-    u = torch.randn(2, 40, 3, generator=draw, dtype=torch.float64)
-    start = torch.randn(2, 3, 9, generator=draw, dtype=torch.float64)
-    mask = torch.rand(2, 3, 9, generator=draw) < 0.6
-    products, cross = z.transpose(1, 2) @ z / 40, u.transpose(1, 2) @ z / 40
-    found = conjugate_gradients(products, cross, start, mask, ridge, steps=30)
-    for group in range(2):
-        pull = ridge * products[group].diagonal().mean()
-        for output in range(3):
-            kept = mask[group, output]
-            a = products[group][kept][:, kept] + pull * torch.eye(int(kept.sum()), dtype=torch.float64)
-            b = cross[group, output, kept] + pull * start[group, output, kept]
-            torch.testing.assert_close(found[group, output, kept], torch.linalg.solve(a, b))
-            assert not found[group, output, ~kept].any()
-
-
 def test_a_ticket_that_teaches_itself_stays_as_it_is() -> None:
     model, (state, mask) = network(), ticket(3)
     rebuilding = reconstruction(model, positions=1000)
     start = rebuilding.recalibrated(state)
-    found = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]), ridge=0.1)
+    found, fits = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]))
+    assert max(fit.after for fit in fits) < 1e-6
     model.load_state_dict(start)
     before = model(IMAGES)
     model.load_state_dict(found)
@@ -96,7 +79,9 @@ def test_a_rebuilt_ticket_computes_what_the_teacher_does_more_nearly() -> None:
     (state, mask), others = ticket(0), [ticket(0, density)[0] for density in (0.7, 1.0)]
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(1 / 3, each) for each in (state, *others)])
-    found = rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher, ridge=0.01)
+    found, fits = rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher)
+    assert all(fit.after < fit.before for fit in fits)
+    assert [fit.name for fit in fits] == list(teacher)
 
     def activations(weights: State) -> Teacher:
         return rebuilding.teach([(1.0, weights)])
@@ -124,7 +109,7 @@ def test_inputs_are_left_alone_and_equal_calls_give_equal_bytes() -> None:
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(0.5, ticket(1)[0]), (0.5, ticket(2)[0])])
     kept = {name: t.clone() for name, t in teacher.items()}
-    one, other = (rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher, 0.1) for _ in range(2))
+    one, other = (rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher)[0] for _ in range(2))
     assert all(torch.equal(state[name], t) for name, t in before.items())
     assert all(torch.equal(teacher[name], t) for name, t in kept.items())
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -146,13 +131,35 @@ def test_odd_layers_end_well(kind: str) -> None:
     layers, _ = find_layers(model, prunable(model), IMAGES[:2])
     few = IMAGES[:2].split(2) if kind == "few images" else IMAGES.split(16)
     rebuilding = Reconstruction(model, layers, lambda: few, positions=1 if kind == "few images" else 16)
-    found = rebuilding.rebuild(
-        rebuilding.recalibrated(state), mask, rebuilding.teach([(1.0, teacher_state)]), ridge=0.1
-    )
+    found, fits = rebuilding.rebuild(rebuilding.recalibrated(state), mask, rebuilding.teach([(1.0, teacher_state)]))
+    json.dumps([asdict(fit) for fit in fits], allow_nan=False)  # as it goes into the header
     assert all(bool(t.isfinite().all()) for t in found.values())
     assert not found[name][~mask[name]].any()
     if kind == "not finite":
         assert torch.equal(found[name], state[name])
+
+
+def test_a_linear_network_gets_the_ridge_solution_of_its_teacher() -> None:
+    """One layer without normalisation, against torch's own solver, with each ridge by itself."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    x, mask = torch.randn(64, 3, 2, 2), {"1.weight": torch.rand(5, 12) < 0.6}
+    start, other = ({name: torch.randn_like(t) for name, t in model.state_dict().items()} for _ in range(2))
+    start["1.weight"] *= mask["1.weight"]
+    layers, _ = find_layers(model, ["1.weight"], x[:2])
+    wanted = x.flatten(1) @ other["1.weight"].T + other["1.bias"]
+    z, u = x.flatten(1) - x.flatten(1).mean(0), wanted - wanted.mean(0)
+    for ridge in (0.01, 1.0):
+        rebuilding = Reconstruction(model, layers, lambda: x.split(32), ridges=(ridge,), steps=50)
+        found, _ = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, other)]))
+        pull = ridge * float(z.square().mean())
+        for output in range(5):
+            kept = mask["1.weight"][output]
+            a = z[:, kept].T @ z[:, kept] / 64 + pull * torch.eye(int(kept.sum()))
+            b = z[:, kept].T @ u[:, output] / 64 + pull * start["1.weight"][output, kept]
+            torch.testing.assert_close(found["1.weight"][output, kept], torch.linalg.solve(a, b), rtol=1e-3, atol=1e-4)
+        shift = wanted.mean(0) - x.flatten(1).mean(0) @ found["1.weight"].T
+        torch.testing.assert_close(found["1.bias"], shift, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -160,7 +167,7 @@ def test_weights_keep_their_type(dtype: torch.dtype) -> None:
     model, (state, mask) = network(), ticket(0)
     typed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
     rebuilding = reconstruction(model)
-    found = rebuilding.rebuild(rebuilding.recalibrated(typed), mask, rebuilding.teach([(1.0, ticket(1)[0])]), ridge=0.1)
+    found, _ = rebuilding.rebuild(rebuilding.recalibrated(typed), mask, rebuilding.teach([(1.0, ticket(1)[0])]))
     assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in typed.items()}
 
 
@@ -177,7 +184,7 @@ def test_networks_of_timm_are_rebuilt(arch: str) -> None:
     layers, _ = find_layers(model, names, pictures[:2])
     rebuilding = Reconstruction(model, layers, lambda: pictures.split(16))
     teacher = rebuilding.teach([(1.0, teacher_state)])
-    found = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher, ridge=0.1)
+    found, _ = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher)
     last = layers[-1].name
     model.load_state_dict(start)
     before = (rebuilding.teach([(1.0, start)])[last] - teacher[last]).square().mean()

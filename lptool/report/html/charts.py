@@ -86,28 +86,28 @@ def val_test(label: Label, series: Sequence[Series], looks: Mapping[str, Look]) 
     return draw(label, 235 + legend_height(len(series)), paint)
 
 
-def layer_densities(label: Label, layers: Sequence[tuple[str, float, float]]) -> str:
-    """Density of each layer before (hollow) and after (filled); logarithmic, unless a layer has no weight left."""
-    step = row_height(len(layers))
-    flat = [value for _, before, after in layers for value in (before, after)]
+def before_after(label: Label, rows: Sequence[tuple[str, float, float]], axis: str) -> str:
+    """A share of each row before (hollow) and after (filled), in percent; logarithmic, unless one of them is 0."""
+    step = row_height(len(rows))
+    flat = [value for _, before, after in rows for value in (before, after)]
 
     def paint(figure: Figure) -> None:
         axes = plot(figure)
-        before = [(100 * start, float(place)) for place, (_, start, _) in enumerate(layers)]
-        after = [(100 * end, float(place)) for place, (_, _, end) in enumerate(layers)]
+        before = [(100 * start, float(place)) for place, (_, start, _) in enumerate(rows)]
+        after = [(100 * end, float(place)) for place, (_, _, end) in enumerate(rows)]
         for (x, y), (end, _) in zip(before, after, strict=True):
             axes.plot((x, end), (y, y), color=MUTED, linewidth=1.2, zorder=1)
         size = min(6.0, 0.55 * step)
         _scatter(axes, before, Look(INK, "o", filled=False), "before", "mark-before", size)
         _scatter(axes, after, Look(STAND_INS["series-0"], "o"), "after", "mark-after", size)
-        _row_names(axes, [name.removesuffix(".weight") for name, _, _ in layers], step)
-        axes.set_xlabel("weights remaining in the layer, %")
+        _row_names(axes, [name.removesuffix(".weight") for name, _, _ in rows], step)
+        axes.set_xlabel(axis)
         if min(flat, default=0) > 0:
             axes.set_xscale("log")
             _plain_ticks(axes, flat)
         legend(figure, axes)
 
-    return draw(label, 62 + legend_height(2) + step * max(1, len(layers)), paint)
+    return draw(label, 62 + legend_height(2) + step * max(1, len(rows)), paint)
 
 
 def bars(label: Label, rows: Sequence[Bar], axis: str) -> str:

@@ -207,19 +207,27 @@ def gap_caption(runs: Sequence[Document]) -> str:
 
 
 def figures_of(run: Document, prefix: str = "") -> Iterator[Figure]:
-    """The search, the layers, and learned coefficients, as far as there are any. `prefix` keeps ids apart."""
+    """The search, the layers, their fit, and coefficients, as far as there are any. `prefix` keeps ids apart."""
     if steps_of(run):
         quantity = "NLL" if chosen_by(run) == "nll" else "accuracy, %"
         yield Figure(f"The search, scored on val ({quantity})", search_caption(run), search_map(run))
     layers = [(layer["name"], layer["before"], layer["after"]) for layer in run.get("layers") or []]
     if layers:
         label = Label(f"{prefix}layers", "Density of each layer", layer_caption(layers))
-        yield drawn(label, charts.layer_densities(label, layers))
+        yield drawn(label, charts.before_after(label, layers, "weights remaining in the layer, %"))
+    fits = [(f["name"], f["before"], f["after"]) for f in run.get("fits") or [] if f["after"] is not None]
+    if fits:
+        label = Label(f"{prefix}fits", "How nearly each layer gives what the tickets give on average", FIT_CAPTION)
+        yield drawn(label, charts.before_after(label, fits, "squared error, % of the variance of their mean"))
     if found := run.get("coefficients"):
         values = [value for row in found["values"] for value in row]
         reach = f", from {min(values):.3g} to {max(values):.3g}" if values else ""
-        caption = f"How much of each member went into each group of weights{reach}. Look for rows unlike the others."
-        yield Figure("Learned coefficients", caption, coefficient_map(found))
+        whose = "the teacher" if run.get("fits") else "each group of weights"
+        caption = f"How much of each member went into {whose}{reach}. Look for rows unlike the others."
+        yield Figure("Coefficients", caption, coefficient_map(found))
+
+
+FIT_CAPTION = "Hollow with the weights of the target, filled with those fitted. Look for layers that hardly moved."
 
 
 def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:

@@ -58,14 +58,14 @@ def test_val_test_names_the_mean_gap_in_points() -> None:
 @pytest.mark.parametrize("count", [0, 1, 20, 200])
 def test_layers_have_two_marks_each_and_stay_of_a_size(count: int) -> None:
     layers = [(f"layer{i}.weight", 0.5, 0.2) for i in range(count)]
-    svg = charts.layer_densities(LABEL, layers)
+    svg = charts.before_after(LABEL, layers, "weights")
     root = figure(svg)
     assert len(marks(root, "mark-before")) == len(marks(root, "mark-after")) == count
     assert float(root.get("viewBox", "").split()[3]) < 1200
 
 
 def test_a_layer_without_weights_is_on_a_linear_axis() -> None:
-    root = figure(charts.layer_densities(LABEL, [("a", 0.0, 0.5), ("b", 0.5, 0.0)]))
+    root = figure(charts.before_after(LABEL, [("a", 0.0, 0.5), ("b", 0.5, 0.0)], "weights"))
     assert len({mark.get("x") for mark in marks(root, "mark-before")}) == 2
 
 

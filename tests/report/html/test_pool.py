@@ -160,7 +160,7 @@ def test_there_is_a_figure_for_what_there_is_and_a_cell_for_each_value(seed: int
         assert sum("cut" in look for look in table.looks.values()) == values.count(None)
         assert sum("taken" in look for look in table.looks.values()) == sum(step.taken is not None for step in steps)
     assert ("Density of each layer" in found) == bool(run["layers"])
-    assert ("Learned coefficients" in found) == bool(run["coefficients"])
+    assert ("Coefficients" in found) == bool(run["coefficients"])
 
 
 @pytest.mark.parametrize("seed", SEEDS)

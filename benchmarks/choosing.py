@@ -1,0 +1,139 @@
+"""By what to choose between methods: search on one half of val, see on the other half what was chosen.
+
+    python benchmarks/choosing.py --work runs/accuracy --setting cifar10-mini --seed 0   # one run, of accuracy.py
+    python benchmarks/choosing.py                                                        # the table, from the JSON files
+
+A score that a search has maximised is flattered by luck, and more so the more it has tried; a method that tried little
+is then wrongly passed over. So nothing here looks at test, and what is chosen is judged on images that no search saw.
+Of each run three levels: in the middle, the last but one, and the sparsest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from accuracy import RESULTS, SETTINGS, finished_states, markdown, opened, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from lptool.scoring.metrics import measure
+
+Row = dict[str, Any]
+CHOOSING = RESULTS.parent / "choosing"
+METHODS = (
+    "greedy",
+    "average",
+    "window",
+    "soup",
+    "swa",
+    "ema",
+    "uniform",
+    "learned",
+    "reconstruct 0.5",
+    "reconstruct 1",
+)
+
+
+def run(name: str, seed: int, work: Path, data: Path) -> None:
+    """What each method makes of one half of val, with its scores on both."""
+    path = CHOOSING / f"{name}-seed{seed}.json"
+    if path.exists():
+        return
+    bench = opened(name, seed, work, data)
+    order = torch.randperm(len(bench.data.val), generator=torch.Generator().manual_seed(seed))
+    seen, unseen = (bench.data.val.subset(half) for half in order.tensor_split(2))
+    half = replace(bench, data=replace(bench.data, val=seen))
+    count, rows = len(bench.pool), list[Row]()
+    for target in sorted({count // 2, count - 2, count - 1}):
+        for method, state, _ in finished_states(half, target, ("ticket", "ticket + BN", *METHODS)):
+            row = {"level": target, "method": method}
+            for part, images in (("seen", seen), ("unseen", unseen)):
+                row[part] = measures(*half.predict(state, images))
+            rows.append(row)
+            print(name, seed, target, method, row["seen"]["accuracy"], row["unseen"]["accuracy"], flush=True)
+    save(path, {"setting": name, "seed": seed, "rows": rows})
+
+
+def measures(logits: Tensor, labels: Tensor) -> Row:
+    found = measure(logits, labels, logits.shape[1]).score
+    return {"accuracy": found.accuracy, "nll": found.nll, "scaled nll": scaled_nll(logits, labels), "n": found.n}
+
+
+def scaled_nll(logits: Tensor, labels: Tensor) -> float:
+    """The NLL with the temperature that makes it least (Guo et al. 2017), by the golden section over its logarithm."""
+
+    def nll(log_temperature: float) -> float:
+        return float(F.cross_entropy(logits.double() / math.exp(log_temperature), labels))
+
+    low, high, ratio = math.log(0.1), math.log(20), (math.sqrt(5) - 1) / 2
+    for _ in range(40):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if nll(left) < nll(right) else (left, high)
+    return nll((low + high) / 2)
+
+
+# What to maximise over the candidates, given their rows and the first one, which is the ticket's.
+Rule = Callable[[Row], float]
+RULES: dict[str, Rule] = {
+    "accuracy": lambda row: float(row["seen"]["accuracy"]),
+    "NLL": lambda row: -float(row["seen"]["nll"]),
+    "NLL after temperature scaling": lambda row: -float(row["seen"]["scaled nll"]),
+}
+POOLS = {
+    "greedy alone": ("ticket", "ticket + BN", "greedy"),
+    "averages": ("ticket", "ticket + BN", *METHODS[:7]),
+    "averages and reconstruct": ("ticket", "ticket + BN", *METHODS[:7], "reconstruct 0.5", "reconstruct 1"),
+    "greedy and reconstruct": ("ticket", "ticket + BN", "greedy", "reconstruct 0.5", "reconstruct 1"),
+    "window and reconstruct": ("ticket", "ticket + BN", "window", "reconstruct 0.5", "reconstruct 1"),
+    "reconstruct alone": ("ticket", "ticket + BN", "reconstruct 0.5", "reconstruct 1"),
+}
+
+
+def table() -> str:
+    """Points of accuracy on the unseen half over `ticket + BN`: settings × what is chosen among × by what."""
+    rows = [["setting", "chosen among", *RULES]]
+    for name in SETTINGS:
+        cells = [json.loads(path.read_text()) for path in sorted(CHOOSING.glob(f"{name}-seed*.json"))]
+        for label, among in POOLS.items() if cells else ():
+            rows.append([name, label, *(shown([gain(cell, among, rule) for cell in cells]) for rule in RULES.values())])
+    return markdown(rows)
+
+
+def gain(cell: Row, among: tuple[str, ...], rule: Rule) -> float:
+    found = []
+    for level in {row["level"] for row in cell["rows"]}:
+        rows = {row["method"]: row for row in cell["rows"] if row["level"] == level}
+        chosen = max((rows[method] for method in among if method in rows), key=rule)
+        found.append(100 * (chosen["unseen"]["accuracy"] - rows["ticket + BN"]["unseen"]["accuracy"]))
+    return fmean(found)
+
+
+def shown(values: list[float]) -> str:
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):+.2f}{error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="where accuracy.py keeps its tickets; without it nothing is run")
+    parser.add_argument("--setting", choices=SETTINGS, help="only this one")
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    options = parser.parse_args()
+    for name in [options.setting] if options.setting else SETTINGS:
+        for seed in [options.seed] if options.seed is not None else range(3):
+            if options.work:
+                run(name, seed, options.work, options.data)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
