@@ -56,6 +56,7 @@ def test_sound_documents_come_through() -> None:
         coefficients=Shares(("stem", "head"), ((0.5, 0.5), (0, 1))),
         shipped="ticket_bn",
         evaluations=24,
+        bn_images=None,
         bn_recalibration=False,
     )
 
