@@ -57,12 +57,15 @@ def test_the_file_scores_what_the_result_says(tmp_path: Path, tickets: list[Path
     assert result.sha256 == file_sha256(result.output)
 
 
-def test_ticket_bn_is_the_ticket_with_update_bn_over_all_training_images(tmp_path: Path, tickets: list[Path]) -> None:
-    bench = open_bench(tickets, QUICK)
+@pytest.mark.parametrize("bn_images", ["plain", "augmented"])
+def test_ticket_bn_is_the_ticket_with_update_bn_over_all_training_images(
+    tmp_path: Path, tickets: list[Path], bn_images: str
+) -> None:
+    bench = open_bench(tickets, replace(QUICK, bn_images=bn_images))
     result = pool_target(bench, 3, tmp_path / "out.safetensors")
     model = timm.create_model("resnet8_cifar", num_classes=10, in_chans=1)
     model.load_state_dict(load_file(tickets[3]))
-    torch.optim.swa_utils.update_bn(bench.batches(bench.data.train)(256), model)
+    torch.optim.swa_utils.update_bn(bench.batches(bench.calibration.images(bench.data.train))(256), model)
     assert right(model, bench, bench.data.test) == result.test["ticket_bn"].correct
 
 
