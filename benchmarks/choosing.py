@@ -1,7 +1,7 @@
 """By what to choose between methods: search on one half of val, see on the other half what was chosen.
 
     python benchmarks/choosing.py --work runs/accuracy --setting cifar10-mini --seed 0   # one run, of accuracy.py
-    python benchmarks/choosing.py                                                        # the table, from the JSON files
+    python benchmarks/choosing.py                                                        # the table of all
 
 A score that a search has maximised is flattered by luck, and more so the more it has tried; a method that tried little
 is then wrongly passed over. So nothing here looks at test, and what is chosen is judged on images that no search saw.
@@ -28,18 +28,9 @@ from lptool.scoring.metrics import measure
 
 Row = dict[str, Any]
 CHOOSING = RESULTS.parent / "choosing"
-METHODS = (
-    "greedy",
-    "average",
-    "window",
-    "soup",
-    "swa",
-    "ema",
-    "uniform",
-    "learned",
-    "reconstruct 0.5",
-    "reconstruct 1",
-)
+AVERAGES = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
+FITTED = ("reconstruct 0.3", "reconstruct 0.5", "reconstruct 0.7", "reconstruct 1")
+METHODS = (*AVERAGES, "learned", *FITTED)
 
 
 def run(name: str, seed: int, work: Path, data: Path) -> None:
@@ -80,20 +71,25 @@ def scaled_nll(logits: Tensor, labels: Tensor) -> float:
     return nll((low + high) / 2)
 
 
-# What to maximise over the candidates, given their rows and the first one, which is the ticket's.
+# What to maximise over the controls and the methods.
 Rule = Callable[[Row], float]
 RULES: dict[str, Rule] = {
     "accuracy": lambda row: float(row["seen"]["accuracy"]),
     "NLL": lambda row: -float(row["seen"]["nll"]),
     "NLL after temperature scaling": lambda row: -float(row["seen"]["scaled nll"]),
 }
+CONTROLS = ("ticket", "ticket + BN")
 POOLS = {
-    "greedy alone": ("ticket", "ticket + BN", "greedy"),
-    "averages": ("ticket", "ticket + BN", *METHODS[:7]),
-    "averages and reconstruct": ("ticket", "ticket + BN", *METHODS[:7], "reconstruct 0.5", "reconstruct 1"),
-    "greedy and reconstruct": ("ticket", "ticket + BN", "greedy", "reconstruct 0.5", "reconstruct 1"),
-    "window and reconstruct": ("ticket", "ticket + BN", "window", "reconstruct 0.5", "reconstruct 1"),
-    "reconstruct alone": ("ticket", "ticket + BN", "reconstruct 0.5", "reconstruct 1"),
+    "greedy": ("greedy",),
+    "averages": AVERAGES,
+    "reconstruct 0.5": FITTED[1:2],
+    "reconstruct 1": FITTED[3:],
+    "reconstruct 0.5, 1": FITTED[1::2],
+    "reconstruct 0.3, 1": FITTED[::3],
+    "reconstruct, all four": FITTED,
+    "greedy and reconstruct 0.5, 1": ("greedy", *FITTED[1::2]),
+    "window and reconstruct 0.5, 1": ("window", *FITTED[1::2]),
+    "averages and reconstruct 0.5, 1": (*AVERAGES, *FITTED[1::2]),
 }
 
 
@@ -111,7 +107,7 @@ def gain(cell: Row, among: tuple[str, ...], rule: Rule) -> float:
     found = []
     for level in {row["level"] for row in cell["rows"]}:
         rows = {row["method"]: row for row in cell["rows"] if row["level"] == level}
-        chosen = max((rows[method] for method in among if method in rows), key=rule)
+        chosen = max((rows[method] for method in (*CONTROLS, *among) if method in rows), key=rule)
         found.append(100 * (chosen["unseen"]["accuracy"] - rows["ticket + BN"]["unseen"]["accuracy"]))
     return fmean(found)
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 from torch import distributed
 
 from lptool.checkpoints.reading import file_sha256
@@ -34,6 +35,7 @@ from tests.helpers import processes
 from tests.helpers.processes import LIMIT, Child, on_two_ranks
 
 PLAIN = ["--method", "greedy", "--calibration-size", "64", "--precision", "fp32", "--device", "cpu", "--json"]
+BARE = [*PLAIN, "--alphas", "0.5,0.9", "--dataset", "digits", "--val-fraction", "0.25"]
 FEW, FULL = ([*PLAIN, "--alphas", alphas] for alphas in ("0.5,0.9", "0.1,0.3,0.5,0.7,0.9"))
 
 
@@ -341,6 +343,7 @@ def seen(
     folder = tmp_path_factory.mktemp("together")
     half = journal_of(Path(alone["output"])).read_text().splitlines(keepends=True)[:9]
     journal_of(folder / "half.safetensors").write_text("".join(half))
+    bare_tickets(run, folder / "bare")
     for rank in on_two_ranks(folder / "rank", checks, run, folder, death.output):
         assert rank.end() == 0, rank.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
@@ -412,6 +415,22 @@ def test_all_targets_over_two_processes_are_those_of_one(tmp_path: Path, run: Pa
         assert len(scored(Path(document["output"]))) == document["evaluations"]
 
 
+def bare_tickets(run: Path, folder: Path) -> Path:
+    """The tickets without what they say of their training."""
+    folder.mkdir()
+    for file in run.glob("*.safetensors"):
+        save_file(load_file(file), folder / file.name)
+    return folder
+
+
+def test_what_one_process_decides_all_go_by(tmp_path: Path, run: Path, seen: list[dict[str, Any]]) -> None:
+    """What BatchNorm is recalibrated on, of tickets that do not say how they were trained."""
+    alone = one_process(bare_tickets(run, tmp_path / "bare"), tmp_path / "a.safetensors", *BARE)
+    assert [rank["bare"]["exit"] for rank in seen] == [0, 0], seen[0]["bare"]["stderr"]
+    document = json.loads(seen[0]["bare"]["stdout"])
+    assert (document["bn_images"], document["sha256"]) == (alone["bn_images"], alone["sha256"])
+
+
 def test_two_processes_go_on_where_one_was_interrupted(seen: list[dict[str, Any]], alone: dict[str, Any]) -> None:
     done = [rank["half"] for rank in seen]
     assert [command["exit"] for command in done] == [0, 0]
@@ -480,6 +499,7 @@ def checks(run: Path, folder: Path, left: Path) -> None:
     found["no arch"] = lptool("pool", run, "-o", out, "--arch", "resnet8_cifer", *FEW)
     found["dry run"] = lptool("pool", run, "-o", out, "--dry-run", *FEW)
     found["half"] = lptool("pool", run, "-o", half, *FULL)
+    found["bare"] = lptool("pool", folder / "bare", "-o", folder / "bare.safetensors", *BARE)
     computed = count_marks()
     found["after death"] = lptool("pool", run, "-o", left, *FULL)
     found["computed after death"] = len(computed)

@@ -23,7 +23,7 @@ ROOMS = {
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
-    "gradient layers least_squares reconstruction setup targets comparisons fingerprint outputs job",
+    "gradient layers least_squares reconstruction calibration setup targets comparisons fingerprint outputs job",
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",

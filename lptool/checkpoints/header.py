@@ -11,6 +11,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, TypeVar
 
+AUGMENTS = ("crop", "resized-crop")  # the words of training, here for all rooms that read or write them
+FLIPS = ("auto", "yes", "no", "alternate")
+# What BatchNorm statistics of a pooled model were measured on, where they were measured again.
+MEASURED_ON = {"plain": "training images as they are", "augmented": "training images augmented as in training"}
 _LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length
 
 Typed = TypeVar("Typed")
@@ -82,6 +86,7 @@ class SearchRecord:
         members: the candidates in the order in which the search took them.
         shipped: `pooled`, or the control written in its place: `ticket` or `ticket_bn`.
         evaluations: states scored on val.
+        bn_images: `plain`, `augmented` or `none`. bn_recalibration: older files say only whether there was any.
     """
 
     method: str | None
@@ -91,7 +96,13 @@ class SearchRecord:
     coefficients: Shares | None
     shipped: str | None
     evaluations: int | None
+    bn_images: str | None
     bn_recalibration: bool | None
+
+    @property
+    def measured(self) -> str | None:
+        """`bn_images`, also of older files, which knew training images as they are alone."""
+        return self.bn_images or {True: "plain", False: "none", None: None}[self.bn_recalibration]
 
 
 @dataclass(frozen=True)

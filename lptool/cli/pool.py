@@ -22,7 +22,7 @@ from lptool.cli.output import (
     show,
     warn,
 )
-from lptool.cli.pool_options import OPTIONS, refuse_odd_usage
+from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_odd_usage
 from lptool.cli.train_first import found_tickets, run_document, run_to_make
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def pool(
     packed: bool,
     values: str | None,
     alphas: tuple[float, ...],
+    bn_images: str,
+    bn_recal: bool | None,
     **given: Any,
 ) -> None:
     """Pool tickets into one sparse model, choosing on val, and report test once.
@@ -72,7 +74,8 @@ def pool(
     alphas, or with --target all the targets, are spread over the processes; with the same number of threads in each
     the result is the same as that of one.
     """
-    refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
+    bn_images = bn_images_of(bn_images, bn_recal)
+    refuse_odd_usage(alphas, given["method"], bn_images, train_first, train_first or not (preset or levels))
     refuse_values_alone(packed, values)
     from lptool.checkpoints.places import is_folder
     from lptool.checkpoints.writing import Form
@@ -83,7 +86,7 @@ def pool(
     from lptool.report.pool import plan_document
 
     seed = given.pop("seed")  # None where it was not given: then tickets are trained by the seed of their preset
-    options = PoolOptions(alphas=alphas, seed=seed or 0, **given)
+    options = PoolOptions(alphas=alphas, bn_images=bn_images, seed=seed or 0, **given)
     folder = is_folder(out) and options.target != "all"
     if folder and packed:
         raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from lptool.checkpoints.header import AUGMENTS, FLIPS
 from lptool.cli import options as shared
 from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
-from lptool.pooling.catalogue import LEFT_OUT, METHODS, NAMES, PAPER_ALPHAS, users_of
+from lptool.pooling.catalogue import LEFT_OUT, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
 
 # Which methods an option does something for, by its name on the command line.
 USED_BY = {
@@ -89,7 +90,7 @@ OPTIONS = {
         ),
     ],
     "Fitting (reconstruct)": [
-        option("--fit-images", type=click.IntRange(1), default=2048, help="Training images, half of them augmented."),
+        option("--fit-images", type=click.IntRange(1), default=2048, help="Training images, augmented as in training."),
         option("--fit-positions", type=click.IntRange(1), default=16, help="Positions of each image, in every layer."),
     ],
     "Choosing": [
@@ -99,13 +100,38 @@ OPTIONS = {
             default="accuracy",
             help="What is compared on val: images right, or the negative log-likelihood.",
         ),
-        option("--bn-recal/--no-bn-recal", "recalibrate", default=True, help="BN recalibration."),
+        option(
+            "--bn-images",
+            type=Words(["auto", "plain", "augmented", "none"]),
+            default="auto",
+            help="What BatchNorm is recalibrated on: training images as they are (plain) or as training augmented "
+            "them; none mixes statistics like weights; auto: what the tickets were trained with, where that is not "
+            "known the best on val.",
+        ),
+        option(
+            "--bn-recal/--no-bn-recal",
+            default=None,
+            help="--no-bn-recal is --bn-images none, --bn-recal is --bn-images auto.",
+        ),
         option(
             "--calibration-size",
             type=click.IntRange(1),
             default=1024,
             help="Training images for BN recalibration in the search; all of them once at the end.",
         ),
+    ],
+    "How the tickets' images were augmented": [
+        option(
+            "--augment",
+            type=Words(AUGMENTS),
+            help="Random crops after padding, or of random size. [as the tickets say]",
+        ),
+        option(
+            "--crop-padding",
+            type=click.IntRange(0),
+            help="Pixels of the random crop. [as the tickets say, else an eighth of the image]",
+        ),
+        option("--flip", type=Words(FLIPS), help="Horizontal, as in train. [as the tickets say, else auto]"),
     ],
     "Data": [
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
@@ -134,12 +160,28 @@ OPTIONS = {
             type=click.IntRange(1),
             help="Images at once. [256; for the scorings of the search what this device is fastest with]",
         ),
-        option("--seed", type=SEED, help="Of the choice of calibration images; with --train of the tickets. [0]"),
+        option(
+            "--seed",
+            type=SEED,
+            help="Of the choice and augmentation of calibration images; with --train of the tickets. [0]",
+        ),
     ],
 }
 
 
-def refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
+def bn_images_of(bn_images: str, recalibrate: bool | None) -> str:
+    """The two options that say whether BatchNorm is recalibrated, as one."""
+    if recalibrate is None:
+        return bn_images
+    if explicit("--bn-images") and recalibrate == (bn_images == "none"):
+        short = "--bn-recal" if recalibrate else "--no-bn-recal"
+        raise click.UsageError(f"{short} contradicts --bn-images {bn_images}; leave one of them out")
+    return bn_images if recalibrate else "none"
+
+
+def refuse_odd_usage(
+    alphas: tuple[float, ...], method: str, bn_images: str, train_first: bool, trains_what_it_shapes: bool
+) -> None:
     """Options out of range, and options that would do nothing."""
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
@@ -148,6 +190,10 @@ def refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shap
             raise click.UsageError(
                 f"--method {method} does not use {name}; leave it out, or use --method {' or '.join(methods)}"
             )
+    if bn_images in ("plain", "none") and not train_first and not needs(method, "rebuilder"):
+        for name in ("--augment", "--crop-padding", "--flip"):
+            if explicit(name):
+                raise click.UsageError(f"--bn-images {bn_images} does not use {name}; leave it out")
     if explicit("--sparsity") and explicit("--target"):
         raise click.UsageError("--sparsity takes the nearest denser ticket as its target; leave out --target")
     if not trains_what_it_shapes:

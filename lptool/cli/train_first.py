@@ -32,10 +32,13 @@ def run_to_make(
     else:
         click.echo("tickets found; nothing is trained", err=True)
         return None
-    shaped = {key: getattr(options, key) for key in ("arch", "dataset", "val_fraction", "split_seed")}
+    names = ("arch", "dataset", "val_fraction", "split_seed", "augment", "crop_padding", "flip")
+    shaped = {name: getattr(options, name) for name in names}
     # `auto` is the default here, and does not mean that the preset shall not decide.
     precision = None if options.precision == "auto" else options.precision
     run_options, run_levels = chosen(preset, levels, {**shaped, "precision": precision, "seed": seed})
+    if options.crop_padding is not None and run_options.augment == "resized-crop":
+        raise click.UsageError("--augment resized-crop does not use --crop-padding; leave it out")
     return RunToMake(run_options, run_levels, folder, options.data_dir, options.device)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lptool.data.images import Images
 
 # Of a random resized crop: its share of the image's area, and its width over its height (Szegedy et al. 2015).
 CROP_SCALE = (0.08, 1.0)
@@ -41,6 +44,11 @@ class Augmentation:
         parts = (self.offsets, self.boxes, self.flips)
         return Augmentation(self.padding, *(part if part is None else part.to(device) for part in parts))
 
+    def subset(self, places: Tensor) -> Augmentation:
+        """The numbers of some places, in the order named."""
+        parts = (self.offsets, self.boxes, self.flips)
+        return Augmentation(self.padding, *(part if part is None else part[places.to(part.device)] for part in parts))
+
     def apply(self, images: Tensor, places: Tensor) -> Tensor:
         """Crop, scale and flip a batch.
 
@@ -58,6 +66,84 @@ class Augmentation:
         if self.flips is not None:
             images = _flip(images, self.flips[places])
         return images
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Images that were augmented once and for all: row k of the augmentation is for image k, whatever the batch."""
+
+    images: Images
+    augmentation: Augmentation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: Tensor) -> Augmented:
+        return Augmented(self.images.subset(indices), self.augmentation.subset(indices))
+
+    def to(self, device: torch.device) -> Augmented:
+        return Augmented(self.images.to(device), self.augmentation.to(device))
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        augmentation = self.augmentation.to(device)
+        for indices, (pixels, labels) in zip(order, self.images.raw(order, device), strict=True):
+            yield augmentation.apply(pixels, indices.to(device)), labels
+
+    def resized_crops(self, seed: int) -> Images | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How training augments the images of one data set: see `draw` for each of these."""
+
+    crop_padding: int
+    flip: bool | Literal["alternate"]
+    resized_crop: bool
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes an image at all."""
+        return bool(self.crop_padding or self.flip or self.resized_crop)
+
+    def drawn(
+        self,
+        images: Images,
+        shape: tuple[int, int, int],
+        order: Tensor,
+        generator: torch.Generator,
+        *,
+        epoch: int = 0,
+        flip_seed: int = 0,
+    ) -> tuple[Images, Augmentation]:
+        """The images to begin with, and what is done to them in this order.
+
+        From files, a crop of random size is taken of the whole picture, as it is decoded; from pixels as they are.
+        """
+        pictures = images.resized_crops(generator.initial_seed()) if self.resized_crop else None
+        return pictures or images, draw(
+            order,
+            shape,
+            crop_padding=self.crop_padding,
+            flip=self.flip,
+            resized_crop=self.resized_crop and pictures is None,
+            generator=generator,
+            epoch=epoch,
+            flip_seed=flip_seed,
+        )
+
+    def augmented(self, images: Images, shape: tuple[int, int, int], seed: int) -> Images:
+        """Each image as training might have seen it: one draw, the same for the same seed."""
+        order, generator = torch.arange(len(images)), torch.Generator().manual_seed(seed)
+        return Augmented(*self.drawn(images, shape, order, generator, flip_seed=seed))
+
+
+def recipe_of(
+    augment: str, crop_padding: int | None, flip: str, *, dataset: str, shape: tuple[int, int, int]
+) -> Recipe:
+    """What the options of a training, of these names, come to for a data set and its images [C, H, W]."""
+    resized_crop = augment == "resized-crop"
+    return Recipe(0 if resized_crop else padding_of(crop_padding, shape[1]), flip_of(flip, dataset), resized_crop)
 
 
 def flip_of(asked: str, dataset: str) -> bool | Literal["alternate"]:

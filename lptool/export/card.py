@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lptool.checkpoints.header import SavedScore, SearchRecord
+from lptool.checkpoints.header import MEASURED_ON, SavedScore, SearchRecord
 from lptool.checkpoints.masks import Mask, density
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
@@ -67,6 +67,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         kept=sum(int(mask.count_nonzero()) for mask in ticket.mask.values()),
         total=sum(mask.numel() for mask in ticket.mask.values()),
         results=_results(metadata),
+        measured_on=MEASURED_ON.get(metadata.search.measured or ""),
         shipped=_ROWS.get(metadata.search.shipped or "pooled", "pooled"),
         members=_members(metadata.search),
         coefficients=_coefficients(metadata.search),

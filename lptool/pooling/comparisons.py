@@ -49,7 +49,10 @@ def _rise(line: list[float]) -> float:
 
 
 def barriers(bench: Bench) -> Iterator[Barrier]:
-    """The barrier between each ticket and the next sparser one, on val, BatchNorm recalibrated at each point."""
+    """The barrier between each ticket and the next sparser one, on val, BatchNorm recalibrated at each point.
+
+    On images augmented as in training where the tickets say how, else on images as they are.
+    """
     files = [summary.file for summary in bench.pool.summaries]
     for place in range(1, len(bench.pool)):
         denser, sparser = bench.pool[place - 1].state, bench.pool[place].state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "arch_file": file_sha256(code) if code.is_file() else None,
         "data": bench.data.describe(),
         "images": bench.digests,
-        "bn_recalibration": options.recalibrate,
+        "bn_images": options.bn_images,
+        "augmentation": asdict(bench.calibration.recipe),
         "calibration_size": options.calibration_size,
         "batch_size": options.batch_size,
         "seed": options.seed,

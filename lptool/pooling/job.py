@@ -14,8 +14,9 @@ from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
-from lptool.data.images import Images
+from lptool.data.images import Images, decoded
 from lptool.networks.matching import fitted_state
+from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.journal import Journal, journal_of
@@ -24,6 +25,7 @@ from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
+from lptool.pooling.window import windowed
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score
 
@@ -47,6 +49,7 @@ class Layer:
     after: float
 
 
+RATIO_TRIED = 0.5  # of the window whose mean decides what BatchNorm is recalibrated on, where nothing is known
 _SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
 
 
@@ -88,6 +91,28 @@ class PoolResult:
     def improved(self) -> bool:
         """Whether the output is made of more than the target."""
         return self.shipped == "pooled" and bool(self.trace.accepted)
+
+
+def decided(bench: Bench, target: int, ranks: Ranks = ALONE) -> Bench:
+    """The same bench, where nothing is known of the training with the images for BatchNorm that are best on val.
+
+    They are tried on one mix alone, which is the likeliest to be a good one without a search.
+    """
+    if bench.calibration.mode != "auto":
+        return bench
+    mode = ranks.on_first(lambda: _best_on_val(bench, target))
+    return replace(bench, calibration=replace(bench.calibration, mode=mode))
+
+
+def _best_on_val(bench: Bench, target: int) -> str:
+    mix, _ = windowed(bench.pool, target, kept_of(bench, target), RATIO_TRIED)
+    data = replace(bench.data, val=decoded(bench.data.val, bench.device))  # once for all
+
+    def merit(mode: str) -> float:
+        tried = replace(bench, data=data, calibration=replace(bench.calibration, mode=mode))
+        return bench.choice.merit(tried.scorer(mix))
+
+    return max(TRIED, key=merit)  # of equals the first, which changes least
 
 
 def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
@@ -158,6 +183,7 @@ def pool_target(
         OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
     """
     started = time.perf_counter()
+    bench = decided(bench, target, ranks)
     scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
     best, trace = _search(bench, target, scores, ranks, on_progress)
     result = ranks.on_first(lambda: _write_pooled(bench, output, form, fitted, best, trace))
@@ -247,7 +273,8 @@ def _pooled_metadata(
         "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
         **_fitting(bench, trace),
         "shipped": shipped,
-        "bn_recalibration": options.recalibrate,
+        "bn_images": bench.calibration.used,
+        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
         "calibration_size": options.calibration_size,
         "seed": options.seed,
         "evaluations": trace.evaluations,

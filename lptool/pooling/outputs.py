@@ -47,4 +47,5 @@ def _output_for(out: Path, level: int, target: str) -> Path:
 
 def evaluations_at_most(options: PoolOptions, tickets: int) -> int:
     """States that one search scores: the target twice (once without BN recalibration) and every mix."""
-    return 1 + options.recalibrate + mixes_at_most(methods_of(options.method), tickets, options.alphas, options.passes)
+    names = methods_of(options.method)
+    return 1 + (options.bn_images != "none") + mixes_at_most(names, tickets, options.alphas, options.passes)

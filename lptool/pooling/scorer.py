@@ -31,6 +31,7 @@ class Scorer:
         compute: see `cast_forward`.
         choice: what the bar of a scoring is a bar of.
         batch_size: of val. calibration_batch: of calibration; a part of the result, as statistics are per batch.
+        calibration_name: of the kind of its images, for the keys of `known`.
 
     Attributes:
         known: what is known of each state, by its key.
@@ -58,6 +59,7 @@ class Scorer:
         choice: Choice = BY_ACCURACY,
         batch_size: BatchSize | None = None,
         calibration_batch: BatchSize | None = None,
+        calibration_name: str = "bn",
     ) -> None:
         if val_size == 0:
             raise DataError("there is no image to score on; choose a data set or split that has some")
@@ -65,6 +67,7 @@ class Scorer:
         # A network without BatchNorm is not scored twice, as it is and recalibrated.
         self.choice, self._calibration = choice, calibration if bn_layers(model) else None
         self.batch_size, self._calibration_batch = batch_size or BatchSize(128), calibration_batch or BatchSize(256)
+        self._calibration_name = calibration_name
         self._errors, self._losses = torch.zeros(val_size, dtype=torch.int64), torch.zeros(val_size)
         self._order = torch.arange(val_size)
         self.known: dict[str, Score] = {}
@@ -99,7 +102,7 @@ class Scorer:
         return score
 
     def _key(self, name: str, calibration: Batches | None) -> str:
-        return name if calibration is None else f"{name}+bn{self._calibration_batch.images}"
+        return name if calibration is None else f"{name}+{self._calibration_name}{self._calibration_batch.images}"
 
     def _recalibrate(self, calibration: Batches) -> None:
         def run(batch_size: int) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_pool
 from lptool.checkpoints.summary import Summary
-from lptool.data.augment import Augmentation, draw, flip_of, padding_of
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
@@ -37,6 +35,7 @@ from lptool.evaluation.setting import (
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.pooling.calibration import Calibration, calibration_of, check_training
 from lptool.pooling.catalogue import PAPER_ALPHAS
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
@@ -45,7 +44,7 @@ from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
 from lptool.scoring.batching import BatchSize, probe
-from lptool.scoring.batchnorm import in_eval_mode
+from lptool.scoring.batchnorm import bn_layers, in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
 
 log = logging.getLogger(__name__)
@@ -63,11 +62,14 @@ class PoolOptions(SettingOptions):
         method, alphas, alpha_search, passes, decay: see `pool_tickets`.
         select: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
-        recalibrate: BN recalibration; False scores and writes every model with the statistics it has.
+        bn_images: what BatchNorm is recalibrated on, for scores and for the model written: training images as they
+            are (`plain`) or `augmented` as in training; `none` leaves the statistics as they are mixed; `auto` takes
+            what the tickets were trained with, and the best on val where that is not known.
+        augment, crop_padding, flip: how training augmented its images; None takes what the tickets say.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
         calibration_size: training images for BN recalibration in the search; at the end all are used.
         fit_images, fit_positions: see `Bench.rebuilder`.
-        seed: of the choice of calibration images.
+        seed: of the choice of calibration images, and of their augmentation.
     """
 
     target: str = "sparsest"
@@ -84,7 +86,10 @@ class PoolOptions(SettingOptions):
     val_fraction: float | None = None
     split_seed: int | None = None
     precision: str = "auto"
-    recalibrate: bool = True
+    bn_images: str = "auto"
+    augment: str | None = None
+    crop_padding: int | None = None
+    flip: str | None = None
     calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
     fit_images: int = 2048
     fit_positions: int = 16
@@ -94,6 +99,7 @@ class PoolOptions(SettingOptions):
         for name in ("fit_images", "fit_positions"):
             if getattr(self, name) < 1:
                 raise PoolError(f"expected 1 or more, found {getattr(self, name)}", name)
+        check_training(self.bn_images, self.augment, self.crop_padding, self.flip)
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,12 @@ class Bench:
     options: PoolOptions
     arch: str
     arch_kwargs: dict[str, Any]
+    calibration: Calibration
     inputs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def batches(self, images: Images, *, even: bool = True) -> Batches:
-        """Makes the batches of one part of the data, un-augmented."""
+        """Makes the batches of some images, as they are."""
         return partial(self.data.batches, images, device=self.device, even=even)
 
     @property
@@ -147,9 +154,10 @@ class Bench:
     def scorer_for(self, choice: Choice) -> Scorer:
         """A score function over val that stops early by a choice, perhaps another than that of the options."""
         calibration = None
-        if self.options.recalibrate:
+        if self.calibration.used != "none":
             chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
-            calibration = self.batches(decoded(chosen, self.device))
+            # Augmented and decoded once, and not for each state.
+            calibration = self.batches(decoded(self.calibration.images(chosen), self.device))
         return Scorer(
             self.model,
             self.batches(decoded(self.data.val, self.device), even=False),  # no statistics are taken of these
@@ -159,6 +167,7 @@ class Bench:
             choice=choice,
             batch_size=BatchSize(self.options.batch_size or self._probed()),
             calibration_batch=BatchSize(self.batch_size.images),  # its own: it halves for itself
+            calibration_name=self.calibration.used,
         )
 
     @cached_property
@@ -171,18 +180,15 @@ class Bench:
     def rebuilder(self) -> Reconstruction:
         """What `reconstruct` fits layers with: `fit_images` training images, `fit_positions` positions of each.
 
-        Half of the images are as they are, half augmented as in training, where the tickets say how: a network that
-        fits its training images perfectly shows little of itself on them.
+        They are augmented as in training, where that is known: a network that fits its training images perfectly
+        shows little of itself on them.
         """
-        chosen = decoded(sample(self.data.train, self.options.fit_images, self.options.seed), self.device)
-        training = self.pool.summaries[0].metadata.training
-        order = torch.arange(len(chosen))
-        augmentation = _half_augmented(order, self.data, training, self.options.seed).to(self.device)
-        chunks = order.tensor_split(math.ceil(len(order) / self.batch_size.images))
+        chosen = sample(self.data.train, self.options.fit_images, self.options.seed)
+        batches = self.batches(decoded(self.calibration.as_trained(chosen), self.device))
+        size = self.batch_size.images  # now: positions are drawn batch by batch, so these must stay the same
 
         def images() -> Iterator[Tensor]:
-            batches = self.data.placed_batches(chosen, order, chunks, self.device, augment=augmentation.apply)
-            return (images for images, _ in batches)
+            return (images for images, _ in batches(size))
 
         layers, left = find_layers(self.model, self.pool.prunable, next(images())[:2])
         if left:
@@ -208,24 +214,8 @@ class Bench:
 
     def recalibrated(self, state: State) -> State:
         """The state with BatchNorm recalibrated on all training images."""
-        batches = self.batches(self.data.train)
+        batches = self.batches(self.calibration.images(self.data.train))
         return self.batch_size.fit(lambda size: recalibrated(self.model, state, batches(size)))
-
-
-def _half_augmented(order: Tensor, data: Data, training: Training, seed: int) -> Augmentation:
-    """The augmentation of a training for the second half of some images; none where the tickets do not say which."""
-    if training.flip is None:
-        return Augmentation()
-    padding = 0 if training.augment == "resized-crop" else padding_of(training.crop_padding, data.shape[1])
-    flip = bool(flip_of(training.flip, data.name))
-    drawn = draw(order, data.shape, crop_padding=padding, flip=flip, generator=torch.Generator().manual_seed(seed))
-    plain = order < len(order) // 2
-    offsets, flips = drawn.offsets, drawn.flips
-    return replace(
-        drawn,
-        offsets=None if offsets is None else offsets.masked_fill(plain[:, None], padding),
-        flips=None if flips is None else flips & ~plain,
-    )
 
 
 def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
@@ -251,12 +241,15 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
     extras = ", ".join(name for name in shapes if name not in names)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
-    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried)
+    training = Training(options.augment, options.crop_padding, options.flip)
+    calibration, supposed = calibration_of(
+        options.bn_images, training, pool.summaries, data, options.seed, has_bn=bool(bn_layers(model))
+    )
+    warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried, *supposed)
     # What no output may replace.
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
-    bench = Bench(
-        pool.for_model(names, device), model, data.to(device), device, options, arch, kwargs, inputs, warnings
-    )
+    moved = pool.for_model(names, device), model, data.to(device), device
+    bench = Bench(*moved, options, arch, kwargs, calibration, inputs, warnings)
     _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
     return bench
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 
 from lptool.checkpoints.masks import Mask, State
+from lptool.checkpoints.pool import Pool
 from lptool.pooling.catalogue import RATIOS
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, steps_to
-from lptool.pooling.search import Search
+from lptool.pooling.search import Search, adjacent, prune
 from lptool.scoring.score import Score
 
 
@@ -27,7 +28,7 @@ def window(search: Search, start: Incumbent) -> Outcome:
     state, mask = mean(search, ratio)
     accepted = search.choice.replaces(score, start.score)
     best = Incumbent(state, mask, score, recalibrated=True) if accepted else start
-    steps = steps_to(score, alphas(search, ratio), accepted=accepted)
+    steps = steps_to(score, alphas(search.target, len(search.pool), ratio), accepted=accepted)
     return Outcome("window", best, steps, coefficients(search, ratio), ranked=tuple(scores.values()))
 
 
@@ -48,21 +49,26 @@ def best_ratio(search: Search, scores: dict[float, Score]) -> float:
 
 def mean(search: Search, ratio: float) -> tuple[State, Mask]:
     """The weighted mean of all tickets, pruned, and its mask."""
-    state = search.pool[search.target].state
-    for place, alpha in alphas(search, ratio).items():
-        state = interpolate(state, search.pool[place].state, alpha)
-    return search.prune(state)
+    return windowed(search.pool, search.target, search.keep, ratio)
 
 
-def weights(search: Search, ratio: float) -> list[float]:
-    """How much each ticket counts, by its place in the pool; the target counts 1."""
-    return [ratio ** abs(place - search.target) for place in range(len(search.pool))]
+def windowed(pool: Pool, target: int, keep: int, ratio: float) -> tuple[State, Mask]:
+    """The weighted mean of a pool around a target with `keep` weights kept, and its mask."""
+    state = pool[target].state
+    for place, alpha in alphas(target, len(pool), ratio).items():
+        state = interpolate(state, pool[place].state, alpha)
+    return prune(state, pool.prunable, keep)
 
 
-def alphas(search: Search, ratio: float) -> dict[int, float]:
+def weights(target: int, count: int, ratio: float) -> list[float]:
+    """How much each of `count` tickets counts, by its place in the pool; the target counts 1."""
+    return [ratio ** abs(place - target) for place in range(count)]
+
+
+def alphas(target: int, count: int, ratio: float) -> dict[int, float]:
     """The alphas that make the mean, one candidate after the other: the share of what was mixed before."""
-    found, total, weight = {}, 1.0, weights(search, ratio)
-    for place in search.order:
+    found, total, weight = {}, 1.0, weights(target, count, ratio)
+    for place in adjacent(target, count):
         found[place] = total / (total + weight[place])
         total += weight[place]
     return found
@@ -70,7 +76,7 @@ def alphas(search: Search, ratio: float) -> dict[int, float]:
 
 def shares(search: Search, ratio: float) -> tuple[float, ...]:
     """What the mean takes of each ticket, by its place in the pool; 1 in all."""
-    raw = weights(search, ratio)
+    raw = weights(search.target, len(search.pool), ratio)
     return tuple(weight / sum(raw) for weight in raw)
 
 

@@ -69,6 +69,7 @@ def inspect_view(inspection: Inspection) -> RenderableType:
         metadata = findings[0].summary.metadata
         if metadata.kind == "pooled":
             parts += [on_terminal(table, numbers="left") for table in _pooled_tables(metadata)]
+            parts += tables.measured_on(metadata.search.measured)
     parts += [f"problem: {problem}" for problem in inspection.problems]
     return Group(*parts)
 

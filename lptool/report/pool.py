@@ -45,6 +45,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "test": _scores(result.test),
         "select": made["select"],
         "passes": made["passes"],
+        "bn_images": made["bn_images"],
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),
         "settings": dict(trace.settings),
@@ -122,7 +123,10 @@ def pool_view(result: PoolResult) -> RenderableType:
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
-    lines = [_verdict(result)]
+    lines = [
+        *(tables.measured_on(result.metadata.trace["bn_images"]) if "ticket_bn" in result.val else ()),
+        _verdict(result),
+    ]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rich.table import Table as RichTable
 
+from lptool.checkpoints.header import MEASURED_ON
 from lptool.tables import Table, percent
 
 Document = dict[str, Any]
@@ -59,6 +60,12 @@ def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]
     """Name → scores on val and test; dashes where one was not measured."""
     cells = [[name, *_score_cells(found, quantities)] for name, found in rows.items()]
     return Table(caption, ["", *_score_headings(quantities)], cells)
+
+
+def measured_on(bn_images: str | None) -> list[str]:
+    """What `ticket + BN` and the pooled model were recalibrated on, in a sentence; none where they were not."""
+    words = MEASURED_ON.get(bn_images or "")
+    return [f"BatchNorm statistics measured on {words}"] if words else []
 
 
 def references(found: Document, quantities: Sequence[str]) -> Table:

@@ -13,7 +13,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from lptool.data.augment import draw, flip_of, padding_of
+from lptool.data.augment import recipe_of
 from lptool.errors import SetupError, TrainError, first_line
 from lptool.scoring.batching import BatchSize, is_out_of_memory
 from lptool.scoring.score import Score, merged, predict, score_of
@@ -126,24 +126,15 @@ def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     options, train, ranks = run.options, run.data.train, run.ranks
     generator = epoch_generator(options.seed, level, epoch, ranks.rank)
     order = torch.randperm(len(train), generator=generator)
-    # From files, a crop of random size is taken of the whole picture, as it is decoded.
-    resized_crop = options.augment == "resized-crop"
-    pictures = train.resized_crops(generator.initial_seed()) if resized_crop else None
-    augmentation = draw(
-        order,
-        run.data.shape,
-        crop_padding=0 if resized_crop else padding_of(options.crop_padding, run.data.shape[1]),
-        flip=flip_of(options.flip, run.data.name),
-        resized_crop=resized_crop and pictures is None,
-        generator=generator,
-        epoch=epoch,
-        flip_seed=options.seed,
-    ).to(run.device)
+    asked, shape = (options.augment, options.crop_padding, options.flip), run.data.shape
+    recipe = recipe_of(*asked, dataset=run.data.name, shape=shape)
+    images, augmentation = recipe.drawn(train, shape, order, generator, epoch=epoch, flip_seed=options.seed)
+    augment = augmentation.to(run.device).apply
     whole = run.batches[first:]
     mine = [batch.tensor_split(ranks.count)[ranks.rank] for batch in whole]
-    batches = run.data.placed_batches(pictures or train, order, mine, run.device, augment=augmentation.apply)
-    for batch, (images, labels) in zip(whole, batches, strict=True):
-        yield Part(images, labels, len(batch))
+    batches = run.data.placed_batches(images, order, mine, run.device, augment=augment)
+    for batch, (pixels, labels) in zip(whole, batches, strict=True):
+        yield Part(pixels, labels, len(batch))
 
 
 def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.Generator:

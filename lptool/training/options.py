@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lptool.checkpoints.header import AUGMENTS, FLIPS
 from lptool.errors import TrainError
 
 Levels = int | Sequence[float]  # how many prunings at the rate of the options, or the sparsity after each
@@ -41,8 +42,8 @@ CHOICES = {
     "prune": ("conv", "all"),
     "scope": ("global", "layer"),
     "keep": ("last", "best"),
-    "augment": ("crop", "resized-crop"),
-    "flip": ("auto", "yes", "no", "alternate"),
+    "augment": AUGMENTS,
+    "flip": FLIPS,
     "precision": ("auto", "fp32", "bf16"),
 }
 

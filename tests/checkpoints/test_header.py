@@ -56,6 +56,7 @@ def test_sound_documents_come_through() -> None:
         coefficients=Shares(("stem", "head"), ((0.5, 0.5), (0, 1))),
         shipped="ticket_bn",
         evaluations=24,
+        bn_images=None,
         bn_recalibration=False,
     )
 
@@ -129,3 +130,20 @@ def test_other_scores_are_none(odd: Any) -> None:
 
 def test_whole_numbers() -> None:
     assert [value for value in ODD if whole_number(value) is not None] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("trace", "measured"),
+    [
+        ({}, None),
+        ({"bn_recalibration": True}, "plain"),
+        ({"bn_recalibration": False}, "none"),
+        ({"bn_images": "augmented"}, "augmented"),
+        ({"bn_images": 3}, None),
+    ],
+    ids=str,
+)
+def test_what_batchnorm_was_measured_on_is_read_from_older_files_too(
+    trace: dict[str, Any], measured: str | None
+) -> None:
+    assert typed(SearchRecord, trace).measured == measured

@@ -5,14 +5,17 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from safetensors.torch import load_file, save_file
 
 from lptool.cli import main
 from lptool.cli.pool_options import USED_BY
+from lptool.pooling.calibration import BN_IMAGES
 from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS
 from lptool.pooling.choice import SELECTS
 from lptool.pooling.search import ALPHA_SEARCHES, LEARNING, PER
 from lptool.pooling.setup import PoolOptions
-from tests.helpers.commands import FAST, lptool, refused
+from tests.helpers.commands import FAST, assert_clear_error, lptool, refused, refused_usage
 
 
 def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
@@ -24,6 +27,7 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
     assert choices["select"] == list(SELECTS)
     assert choices["per"] == list(PER)
     assert choices["alpha_search"] == list(ALPHA_SEARCHES)
+    assert choices["bn_images"] == list(BN_IMAGES)
     parsed = main.commands["pool"].make_context("pool", ["a", "-o", "b"]).params
     assert [parsed[name] for name in ("per", "learning_steps", "learning_rate")] == [*vars(LEARNING).values()]
     for field in dataclasses.fields(PoolOptions):
@@ -43,6 +47,10 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
         ["--method", "mean"],
         ["--alpha-search", "fine"],
         ["--calibration-size", "0"],
+        ["--bn-images", "all"],
+        ["--augment", "mixup"],
+        ["--crop-padding", "-1"],
+        ["--flip", "up"],
         ["--batch-size", "0"],
         ["--preset", "quickstart"],
         ["--levels", "3"],
@@ -125,3 +133,65 @@ def test_the_selection_reaches_the_search(tmp_path: Path, tickets: list[Path]) -
     first, *_ = (tmp_path / "a.safetensors.search.jsonl").read_text().splitlines()
     search = json.loads(first)["fingerprint"]
     assert (search["select"], search["passes"]) == ("nll", 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], "auto"),
+        (["--bn-recal"], "auto"),
+        (["--no-bn-recal"], "none"),
+        (["--bn-images", "augmented"], "augmented"),
+        (["--no-bn-recal", "--bn-images", "none"], "none"),
+        (["--bn-recal", "--bn-images", "plain"], "plain"),
+    ],
+    ids=str,
+)
+def test_the_short_option_is_an_alias(tmp_path: Path, tickets: list[Path], options: list[str], asked: str) -> None:
+    result = lptool("pool", *tickets[2:], "-o", tmp_path / "a.safetensors", "--json", *options, *FAST)
+    assert result.exit_code == 0, result.output
+    header = json.loads((tmp_path / "a.safetensors.search.jsonl").read_text().splitlines()[0])
+    assert header["fingerprint"]["bn_images"] == asked
+    document = json.loads(result.stdout)
+    assert document["bn_images"] == ("augmented" if asked == "auto" else asked)  # digits are cropped in training
+    assert (document["val"]["ticket_bn"] is None) == (asked == "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--no-bn-recal", "--bn-images", "plain"],
+            "--no-bn-recal contradicts --bn-images plain; leave one of them out",
+        ),
+        (["--no-bn-recal", "--bn-images", "auto"], "--no-bn-recal contradicts --bn-images auto; leave one of them out"),
+        (["--bn-recal", "--bn-images", "none"], "--bn-recal contradicts --bn-images none; leave one of them out"),
+        (["--no-bn-recal", "--flip", "no"], "--bn-images none does not use --flip; leave it out"),
+        (["--bn-images", "plain", "--augment", "crop"], "--bn-images plain does not use --augment; leave it out"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_wrong_usage(tmp_path: Path, options: list[str], message: str) -> None:
+    assert refused_usage(lptool("pool", tmp_path / "no", "-o", tmp_path / "a", *options)) == message
+
+
+def test_errors_of_the_library_name_the_option_as_it_is_typed(tmp_path: Path, tickets: list[Path]) -> None:
+    def run(*options: object) -> Result:
+        return lptool("pool", *tickets, "-o", tmp_path / "a.safetensors", *options)
+
+    assert_clear_error(run("--crop-padding", 99), "--crop-padding: expected at most 8 pixels")
+    assert_clear_error(run("--augment", "resized-crop", "--crop-padding", 1), "--crop-padding: resized-crop does not")
+    nothing = ("--crop-padding", 0, "--bn-images", "augmented")
+    assert_clear_error(run(*nothing), "--bn-images: the tickets were trained on images as they are")
+
+
+def test_where_nothing_is_known_one_line_says_what_is_taken(tmp_path: Path, tickets: list[Path]) -> None:
+    for path in tickets[2:]:
+        save_file(load_file(path), tmp_path / path.name)
+    options = ["--dataset", "digits", "--val-fraction", 0.25, "--dry-run", "--bn-images", "augmented"]
+    result = lptool("pool", tmp_path, "-o", tmp_path / "out" / "a.safetensors", *options)
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stderr.splitlines() if "were augmented is not known" in line] == [
+        "Warning: how the tickets' images were augmented is not known; taking random crops with 1 pixels of padding "
+        "without flips (name them with --augment, --crop-padding and --flip)"
+    ]

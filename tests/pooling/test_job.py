@@ -40,11 +40,9 @@ def right(model: nn.Module, bench: Bench, images: Images) -> int:
 
 
 @pytest.mark.parametrize("method", ["greedy", "average"])
-@pytest.mark.parametrize("recalibrate", [True, False])
-def test_the_file_scores_what_the_result_says(
-    tmp_path: Path, tickets: list[Path], method: str, recalibrate: bool
-) -> None:
-    options = replace(QUICK, method=method, recalibrate=recalibrate)
+@pytest.mark.parametrize("bn_images", ["plain", "augmented", "none"])
+def test_the_file_scores_what_the_result_says(tmp_path: Path, tickets: list[Path], method: str, bn_images: str) -> None:
+    options = replace(QUICK, method=method, bn_images=bn_images)
     bench = open_bench(tickets, options)
     result = pool_target(bench, choose_targets(bench)[0], tmp_path / "out.safetensors")
     model = timm.create_model("resnet8_cifar", num_classes=10, in_chans=1)
@@ -52,19 +50,22 @@ def test_the_file_scores_what_the_result_says(
         model.load_state_dict(state)  # strict: the architecture's own names and no other
         assert right(model, bench, bench.data.test) == result.test[row].correct
         assert right(model, bench, bench.data.val) == result.val[row].correct
-    assert ("ticket_bn" in result.val) == recalibrate
+    assert ("ticket_bn" in result.val) == (bn_images != "none")
     assert result.val["pooled"].correct >= max(score.correct for score in result.val.values())
     assert result.trace.evaluations == evaluations_at_most(options, len(tickets))
     assert kept_count(load_ticket(result.output).mask) == kept_count(load_ticket(tickets[-1]).mask)
     assert result.sha256 == file_sha256(result.output)
 
 
-def test_ticket_bn_is_the_ticket_with_update_bn_over_all_training_images(tmp_path: Path, tickets: list[Path]) -> None:
-    bench = open_bench(tickets, QUICK)
+@pytest.mark.parametrize("bn_images", ["plain", "augmented"])
+def test_ticket_bn_is_the_ticket_with_update_bn_over_all_training_images(
+    tmp_path: Path, tickets: list[Path], bn_images: str
+) -> None:
+    bench = open_bench(tickets, replace(QUICK, bn_images=bn_images))
     result = pool_target(bench, 3, tmp_path / "out.safetensors")
     model = timm.create_model("resnet8_cifar", num_classes=10, in_chans=1)
     model.load_state_dict(load_file(tickets[3]))
-    torch.optim.swa_utils.update_bn(bench.batches(bench.data.train)(256), model)
+    torch.optim.swa_utils.update_bn(bench.batches(bench.calibration.images(bench.data.train))(256), model)
     assert right(model, bench, bench.data.test) == result.test["ticket_bn"].correct
 
 
@@ -256,7 +257,7 @@ def test_how_many_states_a_search_scores_at_most() -> None:
     """Of four tickets; the target as it is, and recalibrated."""
     options = replace(QUICK, passes=3)
     assert evaluations_at_most(options, 4) == 2 + 3 * 2 * 3
-    assert evaluations_at_most(replace(options, recalibrate=False), 4) == 1 + 3 * 2 * 3
+    assert evaluations_at_most(replace(options, bn_images="none"), 4) == 1 + 3 * 2 * 3
     assert evaluations_at_most(replace(options, method="average"), 4) == 2 + 3 * 3
     assert evaluations_at_most(replace(options, method="window"), 4) == 2 + len(RATIOS)
     assert evaluations_at_most(replace(options, method="learned", learning_steps=9), 4) == 2 + len(RATIOS) + 1

@@ -470,7 +470,15 @@ def test_other_options_are_another_search(tmp_path: Path, tickets: list[Path], w
 
 @pytest.mark.parametrize(
     "changed",
-    [{"alphas": (0.5,)}, {"method": "average"}, {"seed": 1}, {"recalibrate": False}, {"precision": "bf16"}],
+    [
+        {"alphas": (0.5,)},
+        {"method": "average"},
+        {"seed": 1},
+        {"bn_images": "plain"},
+        {"bn_images": "none"},
+        {"flip": "yes"},
+        {"precision": "bf16"},
+    ],
     ids=str,
 )
 def test_whatever_a_score_depends_on_makes_another_search(

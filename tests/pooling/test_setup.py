@@ -58,14 +58,18 @@ def test_a_state_in_the_search_scores_as_it_does_in_the_report(tickets: list[Pat
 def test_the_seed_chooses_the_images_of_calibration(tickets: list[Path]) -> None:
     """So of few of them another seed leaves other statistics behind, and of all of them the same."""
 
-    def statistics(seed: int, size: int) -> torch.Tensor:
-        bench = open_bench(tickets, replace(OPTIONS, precision="fp32", calibration_size=size, seed=seed))
+    def statistics(seed: int, size: int, bn_images: str = "plain") -> torch.Tensor:
+        options = replace(OPTIONS, precision="fp32", calibration_size=size, seed=seed, bn_images=bn_images)
+        bench = open_bench(tickets, options)
         bench.scorer(bench.pool[2].state)
         return next(t for name, t in bench.model.state_dict().items() if name.endswith("running_mean")).clone()
 
     assert torch.equal(statistics(0, 100), statistics(0, 100))
     assert not torch.equal(statistics(0, 100), statistics(1, 100))
     assert torch.equal(statistics(0, 10**6), statistics(1, 10**6))
+    # The augmentation is another one, too.
+    assert torch.equal(statistics(0, 10**6, "augmented"), statistics(0, 10**6, "augmented"))
+    assert not torch.equal(statistics(0, 10**6, "augmented"), statistics(1, 10**6, "augmented"))
 
 
 def test_a_batch_that_does_not_fit_is_halved(tickets: list[Path], caplog: pytest.LogCaptureFixture) -> None:

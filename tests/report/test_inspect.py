@@ -26,7 +26,13 @@ def test_the_inspect_document_has_the_promised_keys(tickets: list[Path]) -> None
 def test_inspect_shows_layers_of_one_file_and_members_of_a_pooled_one(result: PoolResult, tickets: list[Path]) -> None:
     assert "layer1.0.conv1.weight" not in text(report.inspect_view(inspect_files(tickets)))
     shown = text(report.inspect_view(inspect_files([result.output])))
-    for part in ("layer1.0.conv1.weight", "pooled by greedy", "level_02.safetensors", "ticket + BN"):
+    for part in (
+        "layer1.0.conv1.weight",
+        "pooled by greedy",
+        "level_02.safetensors",
+        "ticket + BN",
+        "augmented as in training",
+    ):
         assert part in shown
 
 

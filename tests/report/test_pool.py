@@ -39,6 +39,14 @@ def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
     assert "timm.create_model('resnet8_cifar', num_classes=10, in_chans=1, checkpoint_path=" in shown
 
 
+def test_it_says_what_batchnorm_was_measured_on(result: PoolResult) -> None:
+    assert report_pool.pool_document(result)["bn_images"] == "augmented"
+    words = "BatchNorm statistics measured on training images augmented as in training"
+    assert words in text(report_pool.pool_view(result))
+    without = replace(result, val={row: score for row, score in result.val.items() if row != "ticket_bn"})
+    assert "measured on" not in text(report_pool.pool_view(without))
+
+
 def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:
     """As of coefficients that were learned, one for each group of tensors."""
     steps = tuple(replace(step, alpha=None, accepted=True) for step in result.trace.steps)

@@ -42,6 +42,7 @@ def _parts(run: Document, prefix: str) -> dict[str, Any]:
         "run": run,
         "headline": headline([run]),
         "taken": sum(bool(member["accepted"]) for member in run["members"]),
+        "measured_on": tables.measured_on(run.get("bn_images")),
         "warnings": warnings_of(run),
         "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),
