@@ -98,7 +98,6 @@ VARIANTS = {
     "uniform": Variant("uniform"),
     "learned": Variant("learned"),
     **{f"reconstruct {ratio:g}": Variant("reconstruct", teachers=(ratio,)) for ratio in (0.3, 0.5, 0.7, 1.0)},
-    "greedy, NLL": Variant("greedy", Choice("nll")),
     "window, NLL": Variant("window", Choice("nll")),
     "greedy, BN plain": Variant("greedy", bn_images="plain"),
     "greedy, BN none": Variant("greedy", bn_images="none"),
@@ -154,12 +153,11 @@ def run(name: str, seed: int, work: Path, data: Path) -> None:
     sets = corruptions(bench)
     cell["options"] = options.to_json() | {"dataset": Path(options.dataset).name}
     cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
-    for place in range(1, len(bench.pool)):  # the dense level is no pruned model
-        if len(cell["levels"]) < place:
-            cell["levels"].append({"level": place, "density": bench.pool.density(place), "methods": {}})
-        row, right = cell["levels"][place - 1]["methods"], dict[str, Tensor]()
-        if {"ensemble", *measured_at(bench)} <= row.keys():
+    levels = {found["level"]: found for found in cell["levels"]}
+    for place in reversed(range(1, len(bench.pool))):  # the sparsest first; the dense one is no pruned model
+        if place in levels:
             continue
+        row, right = dict[str, Any](), dict[str, Tensor]()
         row["ensemble"] = ensemble(bench)
         for method, state, more in finished_states(bench, place, measured_at(bench)):
             found = {part: bench.predict(state, images) for part, images in parts(bench).items()}
@@ -169,8 +167,9 @@ def run(name: str, seed: int, work: Path, data: Path) -> None:
             if method in CORRUPTED:
                 row[method]["corrupted"] = corrupted(bench, state, sets)
             print(f"{name} seed {seed} level {place} {method}: {shown(row[method])}", flush=True)
-        save(path, cell)
-    save(path, cell | {"complete": True})
+        levels[place] = {"level": place, "density": bench.pool.density(place), "methods": row}
+        save(path, cell | {"levels": [levels[place] for place in sorted(levels)]})
+    save(path, json.loads(path.read_text()) | {"complete": True})
 
 
 def measured_at(bench: Bench) -> list[str]:

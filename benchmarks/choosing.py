@@ -30,7 +30,7 @@ Row = dict[str, Any]
 CHOOSING = RESULTS.parent / "choosing"
 AVERAGES = ("greedy", "average", "window", "soup", "swa", "ema", "uniform")
 FITTED = ("reconstruct 0.3", "reconstruct 0.5", "reconstruct 0.7", "reconstruct 1")
-METHODS = (*AVERAGES, "learned", *FITTED)
+METHODS = (*AVERAGES, *FITTED)
 
 
 def run(name: str, seed: int, work: Path, data: Path) -> None:
