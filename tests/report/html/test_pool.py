@@ -259,11 +259,11 @@ def test_a_document_without_the_parts_added_later_still_makes_a_page() -> None:
 
 
 def test_it_says_what_batchnorm_was_measured_on() -> None:
-    words = "BatchNorm statistics measured on training images augmented as in training."
+    words = "BatchNorm recalibrated on training images augmented as in training."
     document = one_target(random.Random(0))
     assert words in " ".join(said(pool_page(document | {"bn_images": "augmented"})).split())
     for other in ("none", "x", None):
-        assert "BatchNorm statistics measured" not in pool_page(document | {"bn_images": other})
+        assert "BatchNorm recalibrated" not in pool_page(document | {"bn_images": other})
 
 
 def test_equal_documents_make_equal_bytes() -> None:
