@@ -22,7 +22,7 @@ from lptool.cli.output import (
     show,
     warn,
 )
-from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_odd_usage
+from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentation, refuse_odd_usage
 from lptool.cli.train_first import found_tickets, run_document, run_to_make
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def pool(
     the result is the same as that of one.
     """
     bn_images = bn_images_of(bn_images, bn_recal)
-    refuse_odd_usage(alphas, given["method"], bn_images, train_first, train_first or not (preset or levels))
+    refuse_idle_augmentation(bn_images, given["method"], train_first)
+    refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
     refuse_values_alone(packed, values)
     from lptool.checkpoints.places import is_folder
     from lptool.checkpoints.writing import Form

@@ -179,9 +179,15 @@ def bn_images_of(bn_images: str, recalibrate: bool | None) -> str:
     return bn_images if recalibrate else "none"
 
 
-def refuse_odd_usage(
-    alphas: tuple[float, ...], method: str, bn_images: str, train_first: bool, trains_what_it_shapes: bool
-) -> None:
+def refuse_idle_augmentation(bn_images: str, method: str, train_first: bool) -> None:
+    """What says how images were augmented, where none are augmented."""
+    if bn_images in ("plain", "none") and not train_first and "rebuilder" not in needs_of(method):
+        for name in ("--augment", "--crop-padding", "--flip"):
+            if explicit(name):
+                raise click.UsageError(f"--bn-images {bn_images} does not use {name}; leave it out")
+
+
+def refuse_odd_usage(alphas: tuple[float, ...], method: str, trains_what_it_shapes: bool) -> None:
     """Options out of range, and options that would do nothing."""
     if not all(0 <= alpha <= 1 for alpha in alphas):
         raise click.BadParameter(f"expected numbers in [0, 1], found {list(alphas)}", param_hint="--alphas")
@@ -190,10 +196,6 @@ def refuse_odd_usage(
             raise click.UsageError(
                 f"--method {method} does not use {name}; leave it out, or use --method {' or '.join(methods)}"
             )
-    if bn_images in ("plain", "none") and not train_first and not needs(method, "rebuilder"):
-        for name in ("--augment", "--crop-padding", "--flip"):
-            if explicit(name):
-                raise click.UsageError(f"--bn-images {bn_images} does not use {name}; leave it out")
     if explicit("--sparsity") and explicit("--target"):
         raise click.UsageError("--sparsity takes the nearest denser ticket as its target; leave out --target")
     if not trains_what_it_shapes:

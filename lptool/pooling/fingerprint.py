@@ -42,7 +42,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "data": bench.data.describe(),
         "images": bench.digests,
         "bn_images": options.bn_images,
-        "augmentation": asdict(bench.calibration.recipe),
+        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.known else None,
         "calibration_size": options.calibration_size,
         "batch_size": options.batch_size,
         "seed": options.seed,

@@ -123,10 +123,7 @@ def pool_view(result: PoolResult) -> RenderableType:
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
-    lines = [
-        *(tables.measured_on(result.metadata.trace["bn_images"]) if "ticket_bn" in result.val else ()),
-        _verdict(result),
-    ]
+    lines = [*tables.measured_on(result.metadata.trace["bn_images"]), _verdict(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:

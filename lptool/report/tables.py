@@ -65,7 +65,7 @@ def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]
 def measured_on(bn_images: str | None) -> list[str]:
     """What `ticket + BN` and the pooled model were recalibrated on, in a sentence; none where they were not."""
     words = MEASURED_ON.get(bn_images or "")
-    return [f"BatchNorm statistics measured on {words}"] if words else []
+    return [f"BatchNorm recalibrated on {words}"] if words else []
 
 
 def references(found: Document, quantities: Sequence[str]) -> Table:

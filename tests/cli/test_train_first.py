@@ -46,3 +46,12 @@ def test_there_have_to_be_tickets(tmp_path: Path) -> None:
         found_tickets([], None)
     with pytest.raises(CheckpointError, match="no checkpoint in it"):
         found_tickets([tmp_path], None)
+
+
+def test_what_is_said_of_augmentation_shapes_the_run(tmp_path: Path) -> None:
+    options = PoolOptions(dataset="digits", crop_padding=2, flip="alternate")
+    run = run_to_make([], tmp_path / "a.safetensors", "quickstart", 2, 7, options)
+    assert run is not None
+    assert (run.options.augment, run.options.crop_padding, run.options.flip) == ("crop", 2, "alternate")
+    with pytest.raises(click.UsageError, match="--augment resized-crop does not use --crop-padding; leave it out"):
+        run_to_make([], tmp_path / "a.safetensors", "paper-imagenet-resnet18", 2, 7, options)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from lptool.data.augment import CROP_RATIO, CROP_SCALE, Augmentation, draw, random_boxes
+from lptool.data.augment import CROP_RATIO, CROP_SCALE, Augmentation, Augmented, Recipe, draw, random_boxes, recipe_of
+from lptool.data.images import InMemory, decoded
 
 CPU = torch.device("cpu")
 
@@ -206,3 +207,44 @@ def test_where_no_box_fits_the_largest_central_one_of_a_fitting_ratio_is_taken(
 
 def test_an_image_of_one_pixel_is_its_own_box() -> None:
     assert random_boxes(50, 1, 1, generator()).unique(dim=0).tolist() == [[0, 0, 1, 1]]
+
+
+# Images that were augmented once
+
+
+@pytest.mark.parametrize("recipe", [Recipe(2, True, False), Recipe(0, "alternate", True)], ids=str)
+def test_an_image_that_was_augmented_is_the_same_in_any_batch_and_subset(recipe: Recipe) -> None:
+    images = InMemory(some_images(20), torch.arange(20))
+    whole = recipe.augmented(images, (3, 6, 5), seed=3)
+    ((pixels, labels),) = whole.raw([torch.arange(20)], CPU)
+    assert torch.equal(labels, torch.arange(20))
+    assert not torch.equal(pixels, images.images)
+    chosen = torch.tensor([7, 3, 11, 4])
+    places = torch.tensor([2, 0])
+    for some in (whole.subset(chosen), whole.subset(chosen).to(CPU), decoded(whole.subset(chosen), CPU)):
+        assert len(some) == 4
+        (one, _), (other, _) = some.raw([places, torch.tensor([3])], CPU)
+        assert torch.equal(torch.cat([one, other]), pixels[[11, 7, 4]])
+    assert isinstance(whole, Augmented)
+    assert whole.resized_crops(0) is None
+    again, another = (recipe.augmented(images, (3, 6, 5), seed=seed) for seed in (3, 4))
+    assert torch.equal(next(again.raw([torch.arange(20)], CPU))[0], pixels)
+    assert not torch.equal(next(another.raw([torch.arange(20)], CPU))[0], pixels)
+
+
+@pytest.mark.parametrize(
+    ("asked", "dataset", "expected"),
+    [
+        (("crop", None, "auto"), "cifar10", Recipe(4, True, False)),
+        (("crop", None, "auto"), "torch/mnist", Recipe(4, False, False)),
+        (("crop", 0, "no"), "cifar10", Recipe(0, False, False)),
+        (("crop", 3, "alternate"), "cifar10", Recipe(3, "alternate", False)),
+        (("resized-crop", None, "yes"), "cifar10", Recipe(0, True, True)),
+        (("resized-crop", 3, "no"), "cifar10", Recipe(0, False, True)),
+    ],
+    ids=str,
+)
+def test_what_options_come_to(asked: tuple[str, int | None, str], dataset: str, expected: Recipe) -> None:
+    found = recipe_of(*asked, dataset=dataset, shape=(3, 32, 32))
+    assert found == expected
+    assert found.changes == (found != Recipe(0, False, False))

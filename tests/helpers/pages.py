@@ -107,6 +107,8 @@ def _refuse_odd_usage(name: str, given: dict[str, object]) -> None:
         refuse_values_alone(given["packed"], given["values"])
     if name == "pool":
         shaped = given["preset"] or given["levels"]
+        bn_images = pool_options.bn_images_of(given["bn_images"], given["bn_recal"])
+        pool_options.refuse_idle_augmentation(bn_images, given["method"], given["train_first"])
         pool_options.refuse_odd_usage(given["alphas"], given["method"], bool(given["train_first"] or not shaped))
     if name == "train":
         preset, sparsities = given.pop("preset"), given.pop("sparsities")

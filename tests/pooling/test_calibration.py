@@ -22,6 +22,7 @@ from lptool.data.images import InMemory
 from lptool.errors import PoolError
 from lptool.pooling.calibration import BN_IMAGES
 from lptool.pooling.comparisons import barriers
+from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.job import decided, pool_target
 from lptool.pooling.journal import journal_of
 from lptool.pooling.outcome import Progress
@@ -147,6 +148,13 @@ def test_auto_is_what_the_tickets_say(tmp_path: Path, tickets: list[Path], train
 )
 def test_options_say_it_of_files_without_a_header(bare: list[Path], options: dict[str, Any], mode: str) -> None:
     assert open_bench(bare, replace(FOREIGN, **options)).calibration.mode == mode
+
+
+def test_a_search_that_knows_is_another_than_one_that_supposes_the_same(bare: list[Path]) -> None:
+    supposed, known = (open_bench(bare, replace(FOREIGN, augment=augment)) for augment in (None, "crop"))
+    assert supposed.calibration.recipe == known.calibration.recipe
+    before, after = (fingerprint(bench, 3) for bench in (supposed, known))
+    assert [key for key in after if after[key] != before[key]] == ["augmentation"]
 
 
 def test_options_overlay_headers(tmp_path: Path, tickets: list[Path]) -> None:

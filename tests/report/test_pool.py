@@ -41,10 +41,11 @@ def test_the_table_says_what_the_document_says(result: PoolResult) -> None:
 
 def test_it_says_what_batchnorm_was_measured_on(result: PoolResult) -> None:
     assert report_pool.pool_document(result)["bn_images"] == "augmented"
-    words = "BatchNorm statistics measured on training images augmented as in training"
+    words = "BatchNorm recalibrated on training images augmented as in training"
     assert words in text(report_pool.pool_view(result))
-    without = replace(result, val={row: score for row, score in result.val.items() if row != "ticket_bn"})
-    assert "measured on" not in text(report_pool.pool_view(without))
+    trace = result.metadata.trace | {"bn_images": "none"}
+    without = replace(result, metadata=replace(result.metadata, trace=trace))
+    assert "BatchNorm recalibrated" not in text(report_pool.pool_view(without))
 
 
 def test_steps_without_an_alpha_of_their_own(result: PoolResult) -> None:

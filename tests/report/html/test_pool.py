@@ -258,5 +258,13 @@ def test_a_document_without_the_parts_added_later_still_makes_a_page() -> None:
     check_page(pool_page(run))
 
 
+def test_it_says_what_batchnorm_was_measured_on() -> None:
+    words = "BatchNorm recalibrated on training images augmented as in training."
+    document = one_target(random.Random(0))
+    assert words in " ".join(said(pool_page(document | {"bn_images": "augmented"})).split())
+    for other in ("none", "x", None):
+        assert "BatchNorm recalibrated" not in pool_page(document | {"bn_images": other})
+
+
 def test_equal_documents_make_equal_bytes() -> None:
     assert pool_page(pool_document(3)) == pool_page(pool_document(3))
