@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.masks import State
+from lptool.checkpoints.masks import Mask, State
 from lptool.data.corruptions import generated
 from lptool.data.images import Images, InMemory, sample
 from lptool.data.sources import load_parts
@@ -37,11 +38,13 @@ from lptool.pooling import reconstruct
 from lptool.pooling.catalogue import AUTO, TEACHERS, needs
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
+from lptool.pooling.outcome import LayerFit
+from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batchnorm import bn_layers
 from lptool.scoring.metrics import measure
-from lptool.scoring.score import recalibrated
+from lptool.scoring.score import recalibrated, scaled_nll_of
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.setup import Watch
@@ -101,11 +104,14 @@ VARIANTS = {
     "window, NLL": Variant("window", Choice("nll")),
     "greedy, BN plain": Variant("greedy", bn_images="plain"),
     "greedy, BN none": Variant("greedy", bn_images="none"),
+    "auto": Variant("auto"),
+    "reconstruct": Variant("reconstruct"),
 }
-CONTROLS = ("ticket", "ticket + BN", "ensemble")
+REFERENCES = ("ticket", "ticket + BN")
+CONTROLS = (*REFERENCES, "ensemble")
 CORRUPTED = ("ticket", "ticket + BN", "average", "greedy", "window", "learned", "reconstruct 1")
 CORRUPTED_IMAGES, CORRUPTED_SEVERITIES = 1000, (1, 3, 5)
-PAIRED = ("ticket", "ticket + BN", "greedy")  # that all others are compared with, image by image
+PAIRED = (*REFERENCES, "greedy")  # that all others are compared with, image by image
 
 
 def make_fashion(path: Path) -> None:
@@ -147,29 +153,31 @@ def run(name: str, seed: int, work: Path, data: Path) -> None:
     """One IMP run and everything that is measured on it; what its JSON file holds already is not done again."""
     path = RESULTS / f"{name}-seed{seed}.json"
     cell = json.loads(path.read_text()) if path.exists() else {"setting": name, "seed": seed, "levels": []}
-    if cell.get("complete"):
-        return
     options, bench = options_of(name, seed, data), opened(name, seed, work, data)
-    sets = corruptions(bench)
+    sets = cache(lambda: corruptions(bench))
     cell["options"] = options.to_json() | {"dataset": Path(options.dataset).name}
     cell["train_accuracy"] = bench.score(bench.pool[0].state, bench.data.train).accuracy
     levels = {found["level"]: found for found in cell["levels"]}
     for place in reversed(range(1, len(bench.pool))):  # the sparsest first; the dense one is no pruned model
-        if place in levels:
+        row = levels.get(place, {"methods": {}})["methods"]
+        missing = [name for name in measured_at(bench) if name not in row]
+        if not missing:
             continue
-        row, right = dict[str, Any](), dict[str, Tensor]()
-        row["ensemble"] = ensemble(bench)
-        for method, state, more in finished_states(bench, place, measured_at(bench)):
+        if "ensemble" not in row:
+            row["ensemble"] = ensemble(bench)
+        right: dict[str, Tensor] = {}
+        for method, state, more in finished_states(bench, place, dict.fromkeys([*REFERENCES, *missing])):
             found = {part: bench.predict(state, images) for part, images in parts(bench).items()}
-            row[method] = {part: numbers(*each) for part, each in found.items()} | more
             right[method] = found["test"][0].argmax(1) == found["test"][1]
+            if method not in missing:
+                continue
+            row[method] = {part: numbers(*each) for part, each in found.items()} | more
             row[method]["pairs"] = {other: won_lost(right[method], right[other]) for other in PAIRED if other in right}
             if method in CORRUPTED:
-                row[method]["corrupted"] = corrupted(bench, state, sets)
+                row[method]["corrupted"] = corrupted(bench, state, sets())
             print(f"{name} seed {seed} level {place} {method}: {shown(row[method])}", flush=True)
         levels[place] = {"level": place, "density": bench.pool.density(place), "methods": row}
         save(path, cell | {"levels": [levels[place] for place in sorted(levels)]})
-    save(path, json.loads(path.read_text()) | {"complete": True})
 
 
 def measured_at(bench: Bench) -> list[str]:
@@ -184,10 +192,11 @@ def won_lost(right: Tensor, other: Tensor) -> list[int]:
     return [int((right & ~other).sum()), int((other & ~right).sum())]
 
 
-def finished_states(bench: Bench, target: int, methods: Sequence[str]) -> Iterator[tuple[str, State, Row]]:
+def finished_states(bench: Bench, target: int, methods: Iterable[str]) -> Iterator[tuple[str, State, Row]]:
     """Name, state and numbers of the search, of controls and methods at one level."""
     ticket = bench.pool[target].state
-    known: dict[str, Any] = {}  # one method's scores serve the next
+    known: dict[str, Any] = {}  # one method's scores and teachers serve the next
+    taught: dict[Any, Any] = {}
     for name in methods:
         if name == "ticket":
             yield name, ticket, {}
@@ -201,13 +210,13 @@ def finished_states(bench: Bench, target: int, methods: Sequence[str]) -> Iterat
             there = replace(bench, calibration=replace(bench.calibration, mode=mode))
             scorer = there.scorer_for(variant.choice)
             scorer.known = known.setdefault(mode, {})
-            yield name, *pooled(there, scorer, target, variant)
+            yield name, *pooled(there, scorer, target, variant, taught)
 
 
-def pooled(bench: Bench, scorer: Scorer, target: int, variant: Variant) -> tuple[State, Row]:
+def pooled(bench: Bench, scorer: Scorer, target: int, variant: Variant, taught: dict[Any, Any]) -> tuple[State, Row]:
     """One search, and its model finished."""
     reconstruct.TEACHERS = variant.teachers
-    fitted = Counted(bench.rebuilder.images) if needs(variant.method, "rebuilder") else None
+    fitted = Remembering(bench.rebuilder, taught) if needs(variant.method, "rebuilder") else None
     best, trace = pool_tickets(
         bench.pool,
         scorer,
@@ -215,26 +224,34 @@ def pooled(bench: Bench, scorer: Scorer, target: int, variant: Variant) -> tuple
         method=variant.method,
         choice=variant.choice,
         gradient=bench.slope,
-        rebuilder=replace(bench.rebuilder, images=fitted) if fitted else None,
+        rebuilder=fitted,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
     )
     state = recalibrated_on_sample(bench, best.state) if best.recalibrated and scorer.recalibrates else best.state
     search = {"val": best.score.accuracy, "nll": best.score.nll, "accepted": len(trace.accepted)}
     search |= {"evaluations": trace.evaluations, "scored": sum(scorer.images.values())}
-    return state, {"search": search | {"fitted": fitted.images if fitted else 0}}
+    return state, {"search": search | dict(trace.settings) | {"chosen": trace.chosen}}
 
 
 @dataclass
-class Counted:
-    """Calibration images, and how many of them went through the network, all of it or as far as a layer."""
+class Remembering:
+    """Fits layers, and keeps the teachers, which two methods share."""
 
-    made: Callable[[], Iterable[Tensor]]
-    images: int = 0
+    rebuilder: Reconstruction
+    taught: dict[Any, Any]
 
-    def __call__(self) -> Iterator[Tensor]:
-        for batch in self.made():
-            self.images += len(batch)
-            yield batch
+    def teach(self, tickets: Iterable[tuple[float, State]]) -> Teacher:
+        shares = tuple(tickets)
+        key = tuple(share for share, _ in shares)
+        if key not in self.taught:
+            self.taught[key] = self.rebuilder.teach(shares)
+        return self.taught[key]
+
+    def recalibrated(self, state: State) -> State:
+        return self.rebuilder.recalibrated(state)
+
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher) -> tuple[State, tuple[LayerFit, ...]]:
+        return self.rebuilder.rebuild(start, mask, teacher)
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
@@ -259,7 +276,8 @@ def parts(bench: Bench) -> dict[str, Images]:
 
 def numbers(found: Tensor, labels: Tensor) -> Row:
     metrics = measure(found, labels, found.shape[1])
-    return {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "ece": metrics.ece, "n": metrics.score.n}
+    score = {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "scaled nll": scaled_nll_of(found, labels)}
+    return score | {"ece": metrics.ece, "n": metrics.score.n}
 
 
 def corrupted(bench: Bench, state: State, sets: list[Images]) -> Row:

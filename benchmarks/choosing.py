@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from accuracy import RESULTS, SETTINGS, finished_states, markdown, opened, save
 from torch import Tensor
-from torch.nn import functional as F
 
 from lptool.scoring.metrics import measure
+from lptool.scoring.score import scaled_nll_of
 
 Row = dict[str, Any]
 CHOOSING = RESULTS.parent / "choosing"
@@ -55,20 +55,7 @@ def run(name: str, seed: int, work: Path, data: Path) -> None:
 
 def measures(logits: Tensor, labels: Tensor) -> Row:
     found = measure(logits, labels, logits.shape[1]).score
-    return {"accuracy": found.accuracy, "nll": found.nll, "scaled nll": scaled_nll(logits, labels), "n": found.n}
-
-
-def scaled_nll(logits: Tensor, labels: Tensor) -> float:
-    """The NLL with the temperature that makes it least (Guo et al. 2017), by the golden section over its logarithm."""
-
-    def nll(log_temperature: float) -> float:
-        return float(F.cross_entropy(logits.double() / math.exp(log_temperature), labels))
-
-    low, high, ratio = math.log(0.1), math.log(20), (math.sqrt(5) - 1) / 2
-    for _ in range(40):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, right) if nll(left) < nll(right) else (left, high)
-    return nll((low + high) / 2)
+    return {"accuracy": found.accuracy, "nll": found.nll, "scaled nll": scaled_nll_of(logits, labels), "n": found.n}
 
 
 # What to maximise over the controls and the methods.

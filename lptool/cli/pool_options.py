@@ -8,7 +8,7 @@ from lptool.checkpoints.header import AUGMENTS, FLIPS
 from lptool.cli import options as shared
 from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
-from lptool.pooling.catalogue import LEFT_OUT, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
+from lptool.pooling.catalogue import AUTO, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
 
 # Which methods an option does something for, by its name on the command line.
 USED_BY = {
@@ -58,7 +58,7 @@ OPTIONS = {
             type=Words(NAMES),
             default="auto",
             help="; ".join(f"{name}: {method.help}" for name, method in METHODS.items())
-            + f"; auto: the best on val of all but {' and '.join(LEFT_OUT)}.",
+            + f"; auto: {', then '.join(AUTO)} from what that gives, each where it is better on val.",
         ),
         option(
             "--alphas",
@@ -181,7 +181,7 @@ def bn_images_of(bn_images: str, recalibrate: bool | None) -> str:
 
 def refuse_idle_augmentation(bn_images: str, method: str, train_first: bool) -> None:
     """What says how images were augmented, where none are augmented."""
-    if bn_images in ("plain", "none") and not train_first and "rebuilder" not in needs_of(method):
+    if bn_images in ("plain", "none") and not train_first and not needs(method, "rebuilder"):
         for name in ("--augment", "--crop-padding", "--flip"):
             if explicit(name):
                 raise click.UsageError(f"--bn-images {bn_images} does not use {name}; leave it out")

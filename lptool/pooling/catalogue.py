@@ -30,7 +30,7 @@ class Method:
         alphas: that it tries, where they are not those asked for (`alphas` among its options).
         once: mixes that it scores at most, however many candidates there are.
         per_candidate: mixes for each candidate, in each pass (`passes` among its options) and with each alpha.
-        in_auto: whether `auto` runs it, where it is given what it needs.
+        in_auto: whether `auto` runs it, where it is given what it needs; each from the best model so far.
         needs: the argument of `pool_tickets` that it cannot do without.
         module: of `lptool.pooling`, where its function lies.
     """
@@ -42,7 +42,7 @@ class Method:
     alphas: tuple[float, ...] = ()
     once: int = 0
     per_candidate: int = 0
-    in_auto: bool = True
+    in_auto: bool = False
     needs: str | None = None
     module: str = "methods"
 
@@ -57,7 +57,7 @@ class Method:
         return self.once + self.per_candidate * candidates * max(1, len(self.tried(alphas))) * repeated
 
 
-# In the order in which `auto` runs them: of equally good ones it keeps the first.
+# In the order in which `auto` runs those in it.
 METHODS = {
     "greedy": Method(
         help="takes in one ticket after the other, each with the alpha that is best on val (the paper's)",
@@ -81,6 +81,7 @@ METHODS = {
         source="own",
         once=len(RATIOS),
         module="window",
+        in_auto=True,
     ),
     "soup": Method(
         help="the mean of the tickets that make it no worse",
@@ -114,7 +115,6 @@ METHODS = {
         source="cf. Li et al. 2023; Wortsman et al. 2022, appendix I",
         options=("per", "learning_steps", "learning_rate"),
         once=len(RATIOS) + 1,
-        in_auto=False,
         needs="gradient",
         module="learned",
     ),
@@ -126,12 +126,12 @@ METHODS = {
         once=len(TEACHERS),
         needs="rebuilder",
         module="reconstruct",
+        in_auto=True,
     ),
 }
 AUTO = tuple(name for name, method in METHODS.items() if method.in_auto)
 NAMES = (*METHODS, "auto")
 NEEDS = tuple(method.needs for method in METHODS.values() if method.needs)
-LEFT_OUT = tuple(name for name in METHODS if name not in AUTO)  # by `auto`
 
 
 def methods_of(name: str, given: Collection[str] = NEEDS) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ which is `Choice.out_of_reach`. A scoring that stops there changes no decision, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -64,6 +65,21 @@ class Choice:
         It does where its merit is higher, or as high with a NLL that is no higher: a tie that raises the NLL was harm.
         """
         return self.reaches(new, self.merit(old)) and (self.merit(new) > self.merit(old) or new.nll <= old.nll)
+
+    def best(self, found: Sequence[Score], start: Score) -> int | None:
+        """The place of the best of a few models that were made in different ways; None where the start stays.
+
+        A score that a search has maximised is flattered, the more so the more it tried, and another method would be
+        passed over for that. So of those whose merit is no less than the start's, the least NLL after temperature
+        scaling wins, which no search maximises; see docs/results.md. Where it is not known, the highest merit.
+        """
+        places = [i for i, score in enumerate(found) if self.reaches(score, self.merit(start))]
+        scaled = {i: found[i].scaled_nll for i in places}
+        if self.select == "nll" or None in (start.scaled_nll, *scaled.values()):
+            places = [i for i in places if self.replaces(found[i], start)]
+            return max(places, key=lambda i: self.merit(found[i]), default=None)
+        place = min(places, key=lambda i: scaled[i] or 0.0, default=None)
+        return place if place is not None and (scaled[place] or 0.0) < (start.scaled_nll or 0.0) else None
 
     def lost(self, right: Tensor, loss: Tensor) -> Tensor:
         """What images, given as bool [B] and float [B], take from the merit: a scalar on their device, 0 or more."""

@@ -58,6 +58,7 @@ class Journal:
         self.known[score.state] = score
         nll = score.to_json()["nll"]  # null where it is not finite
         counted = {"correct": score.correct, "nll": nll, "n": score.n, "complete": score.complete}
+        counted |= {} if score.scaled_nll is None else {"scaled_nll": score.scaled_nll}
         self._write({**what, **counted, "state": score.state}, "a")
 
     def _write(self, record: dict[str, Any], mode: str) -> None:
@@ -139,7 +140,10 @@ def _score(line: int, record: dict[str, Any]) -> Score:
     counted = type(correct) is type(n) is int and 0 <= correct <= n and n > 0
     if not counted or type(complete) is not bool or type(state) is not str:
         raise ValueError(f"line {line} is not a score")
-    return Score(correct, math.nan if nll is None else float(nll), n, complete, state)
+    scaled = record.get("scaled_nll")
+    return Score(
+        correct, math.nan if nll is None else float(nll), n, complete, state, None if scaled is None else float(scaled)
+    )
 
 
 def _differences(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:

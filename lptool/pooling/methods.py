@@ -7,7 +7,7 @@ sparse networks: whatever is averaged is pruned to the target's number of weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 
@@ -166,8 +166,8 @@ def pool_tickets(
             `Choice`).
         target: place in the pool of the ticket to improve; by default the sparsest.
         keep: how many prunable weights the result keeps, at most as many as the target; by default as many.
-        method: one of the catalogue (see docs/method.md), or `auto` for the best on val of those in it whose needs
-            are given.
+        method: one of the catalogue (see docs/method.md), or `auto` for those in it whose needs are given, each from
+            the best model so far.
         choice: how models are compared on val; a `score` that stops early must do so by the same.
         alphas: coefficients in [0, 1], in the order tried; the first of equal scores wins.
         alpha_search: `grid` tries every alpha; `coarse` every second one, then the neighbours of the best.
@@ -204,8 +204,8 @@ def pool_tickets(
         ranks, on_progress, total, rebuilder,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
-    outcomes = [function_of(name)(search, start) for name in names]
-    best = _best_of(outcomes, choice, start.score)
+    outcomes = list(_in_turn(names, search, start))
+    best = next((outcome for outcome in reversed(outcomes) if outcome.improved), outcomes[0])
     incumbent = best.best if score_as_is else replace(best.best, recalibrated=False)
     scores = [score for outcome in outcomes for score in outcome.scores]
     return incumbent, SearchTrace(
@@ -226,10 +226,15 @@ def pool_tickets(
     )
 
 
-def _best_of(outcomes: Sequence[Outcome], choice: Choice, start: Score) -> Outcome:
-    """The best on val of those that may replace the start; of all, where none may (`swa` alone can be worse)."""
-    no_worse = [outcome for outcome in outcomes if choice.replaces(outcome.best.score, start)]
-    return max(no_worse or outcomes, key=lambda outcome: choice.merit(outcome.best.score))
+def _in_turn(names: Sequence[str], search: Search, start: Incumbent) -> Iterator[Outcome]:
+    """What each method makes of the best model so far; what that was made by is kept with it."""
+    settings: dict[str, float] = {}
+    for name in names:
+        outcome = function_of(name)(search, start)
+        if outcome.improved:
+            start, settings = outcome.best, {**settings, **outcome.settings}
+            outcome = replace(outcome, settings=settings)
+        yield outcome
 
 
 def _check(

@@ -100,6 +100,11 @@ class Outcome:
     fits: tuple[LayerFit, ...] = ()
 
     @property
+    def improved(self) -> bool:
+        """Whether its model is another than the one that it began with."""
+        return any(step.accepted for step in self.steps)
+
+    @property
     def scores(self) -> tuple[Score, ...]:
         """Of every mix that was scored."""
         return (*self.ranked, *(score for step in self.steps for _, score in step.attempts))

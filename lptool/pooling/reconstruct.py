@@ -1,11 +1,11 @@
-"""The target's kept weights, fitted to the mean activations of the pool.
+"""The kept weights of a model, fitted to the mean activations of the pool.
 
     for each ratio:
         teacher = Σ wᵢ·activations of ticketᵢ / Σ wᵢ,  wᵢ = ratio^|i − target|
-        model = the target, rebuilt layer by layer to the teacher's activations (`lptool.pooling.reconstruction`)
+        model = the start, rebuilt layer by layer to the teacher's activations (`lptool.pooling.reconstruction`)
 
-Weights are fitted to training images without looking at a label. Only the ratio is chosen on val, so there is little
-room for luck.
+The start is the target, or in `auto` the best mean of tickets. Weights are fitted to training images without looking
+at a label. Only the ratio is chosen on val, so there is little room for luck.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rebuilt = tuple[State, tuple[LayerFit, ...]]
 
 
 def reconstruct(search: Search, start: Incumbent) -> Outcome:
-    """The rebuilt target that is best on val, where it replaces the target.
+    """The rebuilt start that is best on val, where it is better than the start.
 
     Each rank rebuilds with other teachers. Only scores are exchanged: where the best was made on another rank, it is
     made again.
@@ -36,28 +36,28 @@ def reconstruct(search: Search, start: Incumbent) -> Outcome:
         made[ratio] = _rebuilt(search, begin, start, ratio)
         return search.score(made[ratio][0])
 
-    scores: dict[float, Score] = {}
-    best, chosen = start.score, None
+    scores: list[Score] = []
+    best: int | None = None
     for first in range(0, len(TEACHERS), search.ranks.count):
         among = TEACHERS[first : first + search.ranks.count]
         found = search.ranks.share({rank: partial(score, ratio) for rank, ratio in enumerate(among)})
-        scores |= dict(zip(among, found.values(), strict=True))
-        for ratio in among:
-            if search.choice.replaces(scores[ratio], best):
-                best, chosen = scores[ratio], ratio
-        made = {ratio: each for ratio, each in made.items() if ratio == chosen}  # one in memory at a time
-        search.report(tuple(Scored(None, None, scores[ratio]) for ratio in among), best)
-    steps = tuple(Step(place, None, chosen is not None, None, ()) for place in search.order)
-    if chosen is None:
-        return Outcome("reconstruct", start, steps, ranked=tuple(scores.values()))
-    state, fits = made.get(chosen) or _rebuilt(search, begin, start, chosen)
+        scores += found.values()
+        best = search.choice.best(scores, start.score)
+        made = {ratio: each for ratio, each in made.items() if best is not None and ratio == TEACHERS[best]}
+        incumbent = start.score if best is None else scores[best]
+        search.report(tuple(Scored(None, None, each) for each in found.values()), incumbent)
+    steps = tuple(Step(place, None, best is not None, None, ()) for place in search.order)
+    if best is None:
+        return Outcome("reconstruct", start, steps, ranked=tuple(scores))
+    ratio = TEACHERS[best]
+    state, fits = made.get(ratio) or _rebuilt(search, begin, start, ratio)
     return Outcome(
         "reconstruct",
-        Incumbent(state, start.mask, best, recalibrated=True),
+        Incumbent(state, start.mask, scores[best], recalibrated=True),
         steps,
-        Coefficients(("teacher",), (shares(search, chosen),)),
-        ranked=tuple(scores.values()),
-        settings={"ratio": chosen},
+        Coefficients(("teacher",), (shares(search, ratio),)),
+        ranked=tuple(scores),
+        settings={"teacher": ratio},
         fits=fits,
     )
 

@@ -13,7 +13,7 @@ from lptool.errors import DataError
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
-from lptool.scoring.score import Batches, Score, cast_forward, mark
+from lptool.scoring.score import Batches, Score, cast_forward, mark, scaled_nll_of
 
 
 class Scorer:
@@ -118,7 +118,7 @@ class Scorer:
 
         def go_on(batch_size: int) -> None:
             for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
-                marks.add(*mark(forward(images), labels))
+                marks.add(forward(images), labels)
                 if self.choice.out_of_reach(bar, marks.lost(), self.val_size):
                     break
 
@@ -143,15 +143,18 @@ class Marks:
 
     def __init__(self, order: Tensor, choice: Choice = BY_ACCURACY) -> None:
         self._order, self._choice, self._batches = order, choice, list[tuple[Tensor, Tensor]]()
+        self._logits: list[tuple[Tensor, Tensor]] = []
         self.seen = 0
         self._lost: Tensor | None = None
         self._before: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def add(self, right: Tensor, loss: Tensor) -> None:
-        """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Take the logits [B, C] and labels int64 [B] of the next images."""
+        right, loss = mark(logits, labels)
         lost = self._choice.lost(right, loss)
         self._lost = lost if self._lost is None else self._lost + lost
         self._batches.append((right, loss))
+        self._logits.append((logits.float(), labels))
         self.seen += len(right)
 
     def lost(self) -> float:
@@ -180,8 +183,14 @@ class Marks:
     def score(self, state: str) -> Score:
         """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
         right, loss = self.in_order_of_val()
-        nll = float(loss.double().sum()) / self.seen
-        return Score(int(right.count_nonzero()), nll, self.seen, self.seen == len(self._order), state)
+        nll, complete = float(loss.double().sum()) / self.seen, self.seen == len(self._order)
+        scaled = self._scaled_nll() if complete else None
+        return Score(int(right.count_nonzero()), nll, self.seen, complete, state, scaled)
+
+    def _scaled_nll(self) -> float | None:
+        logits, labels = (torch.cat(parts) for parts in zip(*self._logits, strict=True))
+        in_order = self._order.argsort().to(logits.device)  # else rounding would depend on the order
+        return scaled_nll_of(logits[in_order], labels[in_order])
 
 
 def hardest_first(errors: Tensor, losses: Tensor) -> Tensor:

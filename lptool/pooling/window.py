@@ -29,7 +29,8 @@ def window(search: Search, start: Incumbent) -> Outcome:
     accepted = search.choice.replaces(score, start.score)
     best = Incumbent(state, mask, score, recalibrated=True) if accepted else start
     steps = steps_to(score, alphas(search.target, len(search.pool), ratio), accepted=accepted)
-    return Outcome("window", best, steps, coefficients(search, ratio), ranked=tuple(scores.values()))
+    settings = {"window": ratio} if accepted else {}
+    return Outcome("window", best, steps, coefficients(search, ratio), tuple(scores.values()), settings)
 
 
 def score_ratios(search: Search, start: Incumbent) -> dict[float, Score]:

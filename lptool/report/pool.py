@@ -157,8 +157,10 @@ def _verdict(result: PoolResult) -> str:
     coefficients = result.trace.coefficients
     if result.trace.fits:
         fitted = sum(fit.ridge is not None for fit in result.trace.fits)
-        ratio = result.trace.settings["ratio"]
-        return f"fitted {fitted} layers to the mean activations of {len(result.members)} tickets (ratio {ratio:g})"
+        settings, count = result.trace.settings, len(result.members)
+        begin = f"the mean with ratio {settings['window']:g}" if "window" in settings else "the target"
+        taught = f"the mean activations of {count} tickets (ratio {settings['teacher']:g})"
+        return f"fitted {fitted} layers of {begin} to {taught}"
     if coefficients and len(coefficients.groups) > 1:
         return f"mixed {len(result.members)} tickets with a coefficient for each of {len(coefficients.groups)} groups"
     if coefficients:

@@ -66,7 +66,7 @@ def test_the_best_on_val_is_kept(best: int, method: str) -> None:
     _, weight, trace = scored(best, method)
     assert weight == 100 + best
     assert trace.chosen == "reconstruct"
-    assert trace.settings == {"ratio": TEACHERS[best - 1]}
+    assert trace.settings == {"teacher": TEACHERS[best - 1]}
     assert trace.fits == FITS
 
 
@@ -91,6 +91,6 @@ def test_a_pool_on_disk_is_rebuilt_to_its_own_number_of_weights_and_to_the_same_
     before, after = load_ticket(tickets[3]), load_ticket(results[0].output)
     assert kept_count(after.mask) == kept_count(before.mask)
     if results[0].improved:
-        assert after.metadata.trace["settings"].keys() == {"ratio", "images", "positions"}
+        assert after.metadata.trace["settings"].keys() == {"teacher", "images", "positions"}
         assert {fit["name"] for fit in after.metadata.trace["fits"]} == {n.removesuffix(".weight") for n in after.mask}
         assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
