@@ -90,10 +90,10 @@ VALUES = {
 
 # Which methods try alphas, go through the candidates again, keep a running average, learn.
 MEANT_FOR = {
-    "--alphas": {"greedy", "auto"},
-    "--alpha-search": {"greedy", "auto"},
-    "--passes": {"greedy", "average", "auto"},
-    "--decay": {"ema", "auto"},
+    "--alphas": {"greedy"},
+    "--alpha-search": {"greedy"},
+    "--passes": {"greedy", "average"},
+    "--decay": {"ema"},
     "--per": {"learned"},
     "--learning-steps": {"learned"},
     "--learning-rate": {"learned"},

@@ -68,7 +68,7 @@ def test_names_and_alphas() -> None:
     assert methods_of("auto", given=()) == ("window",)
     assert [alphas_of(method, ALPHAS) for method in ("greedy", "auto", "average", "swa", "learned")] == [
         ALPHAS,
-        ALPHAS,
+        (),
         (0.5,),
         (),
         (),

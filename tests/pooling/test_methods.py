@@ -20,7 +20,7 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import PoolError
-from lptool.pooling.catalogue import METHODS, methods_of, mixes_at_most
+from lptool.pooling.catalogue import METHODS, TEACHERS, methods_of, mixes_at_most
 from lptool.pooling.choice import Choice
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, LayerFit, Progress, SearchTrace
@@ -300,31 +300,6 @@ def test_of_candidates_as_good_by_themselves_soup_takes_the_nearest_first() -> N
     assert [step.candidate for step in trace.steps] == [0, 2, 3]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
-@pytest.mark.parametrize("seed", range(8))
-def test_auto_is_the_best_of_its_methods(seed: int, choice: Choice) -> None:
-    pool, target, keep = drawn(seed)
-    options: dict[str, Any] = {"target": target, "keep": keep, "choice": choice, "alphas": ALPHAS, "passes": 2}
-    each = {name: pool_tickets(pool, Judge(seed, choice), method=name, **options) for name in methods_of("auto", ())}
-    fit = [name for name, (model, trace) in each.items() if choice.replaces(model.score, trace.start)]
-    merits = [merit(each[name][0].score, choice) for name in fit]
-    best = fit[merits.index(max(merits))]
-    judge = Judge(seed, choice)
-    model, trace = pool_tickets(pool, judge, method="auto", **options)
-    assert (trace.method, trace.chosen) == ("auto", best)
-    assert as_lists(model.state) == as_lists(each[best][0].state)
-    assert trace.steps == each[best][1].steps
-    assert trace.outcomes == {name: model.score for name, (model, _) in each.items()}
-    assert trace.evaluations == judge.calls == 1 + sum(trace.evaluations - 1 for _, trace in each.values())
-
-
-def test_of_methods_as_good_auto_takes_the_first() -> None:
-    _, trace = pool_tickets(line(1.0, 2.0), never_worse, method="auto")
-    assert (trace.chosen, list(trace.outcomes)) == ("greedy", list(methods_of("auto", ())))
-    _, trace = pool_tickets(line(1.0, 2.0), never_worse, method="swa")
-    assert (trace.method, trace.chosen, list(trace.outcomes)) == ("swa", "swa", ["swa"])
-
-
 def hold_still(state: Mapping[str, Tensor], step: int) -> State:
     return {name: torch.zeros_like(state[name]) for name in SHAPES}
 
@@ -345,6 +320,44 @@ class Leans:
         found = {name: t + 0.7 * (teacher[name] - t) for name, t in start.items() if name in SHAPES}
         state = {n: found[n] * mask[n] if n in mask else found.get(n, t) for n, t in start.items()}
         return state, tuple(LayerFit(name, 0.3, 0.2, 0.1) for name in SHAPES)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize("seed", range(8))
+def test_auto_goes_on_from_what_its_methods_give(seed: int, choice: Choice) -> None:
+    """Without a rebuilder it is window; with one it rebuilds what window gives, where that is better."""
+    pool, target, keep = drawn(seed)
+    options: dict[str, Any] = {"target": target, "keep": keep, "choice": choice}
+    first, window = pool_tickets(pool, Judge(seed, choice), method="window", **options)
+    alone, _ = pool_tickets(pool, Judge(seed, choice), method="auto", **options)
+    assert as_lists(alone.state) == as_lists(first.state)
+    judge = Judge(seed, choice)
+    model, trace = pool_tickets(pool, judge, method="auto", rebuilder=Leans(), **options)
+    assert trace.evaluations == judge.calls == window.evaluations + len(TEACHERS)
+    assert list(trace.outcomes) == ["window", "reconstruct"]
+    assert trace.outcomes["window"] == first.score
+    rebuilt = [
+        Leans().rebuild(first.state, first.mask, Leans().teach(weighed(pool, target, ratio)))[0] for ratio in TEACHERS
+    ]
+    place = choice.best([Judge(seed, choice)(state) for state in rebuilt], first.score)
+    if place is None:
+        assert as_lists(model.state) == as_lists(first.state)
+        assert trace.chosen == "window"
+    else:
+        assert_close(model.state, rebuilt[place])
+        assert trace.chosen == "reconstruct"
+        assert trace.settings == {**window.settings, "teacher": TEACHERS[place]}
+    assert choice.merit(model.score) >= choice.merit(first.score) >= choice.merit(trace.start)
+
+
+def weighed(pool: Pool, target: int, ratio: float) -> list[tuple[float, State]]:
+    raw = [ratio ** abs(place - target) for place in range(len(pool))]
+    return [(weight / sum(raw), pool[place].state) for place, weight in enumerate(raw)]
+
+
+def test_a_single_method_is_what_it_is() -> None:
+    _, trace = pool_tickets(line(1.0, 2.0), never_worse, method="swa")
+    assert (trace.method, trace.chosen, list(trace.outcomes)) == ("swa", "swa", ["swa"])
 
 
 ALL = (*METHODS, "auto")
