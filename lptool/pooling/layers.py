@@ -6,7 +6,7 @@ A layer is compared after the normalisation that follows it, where the scale of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,11 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
+from lptool.errors import first_ten
 from lptool.scoring.batchnorm import in_eval_mode
+
+
+LARGEST = 8192  # inputs of a layer: the products of them take 0.5 GB, several times
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
     """The layers that can be fitted, in the order in which they run, and the prunable tensors that are none of theirs.
 
     Left out are layers that run twice or never, that share their weight, that are not given a row for each image (such
-    as the windows of some transformers), and modules that compute something of their own around the weight (such as
-    timm's standardised convolutions).
+    as the windows of some transformers), that have more inputs than `LARGEST`, and modules that compute something of
+    their own around the weight (such as timm's standardised convolutions).
 
     Args:
         model: left in the mode it came in. prunable: names of tensors.
@@ -68,8 +72,8 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
     def alone(call: _Call) -> bool:
         module = model.get_submodule(call.name)
         rows = [len(x) if isinstance(x, Tensor) and x.dim() > 1 else None for x in (call.given, call.made)]
-        whole = rows == [len(images)] * 2
-        return whole and times[call.name] == 1 and _is_plain(module) and owners[id(module.weight)] == 1
+        fits = rows == [len(images)] * 2 and _is_plain(module) and _matrix(module) <= LARGEST**2
+        return fits and times[call.name] == 1 and owners[id(module.weight)] == 1
 
     def norm_after(call: _Call) -> str | None:
         takers = [taker for taker in calls if taker.given is call.made]
@@ -102,6 +106,7 @@ def _calls(model: nn.Module, images: Tensor) -> list[_Call]:
         module: name
         for name, module in model.named_modules()
         if isinstance(module, _NORMS) or not any(module.children())
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
     }
     calls: list[_Call] = []
 
@@ -119,6 +124,21 @@ def _version(x: object) -> int:
     return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
 
 
+def _matrix(module: nn.Module) -> int:
+    """How many products of two inputs a fit of this layer has in memory."""
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return groups * module.weight[0].numel() ** 2  # type: ignore[operator,index]
+
+
+def note_of(left: Sequence[str], count: int) -> list[str]:
+    """What a user is told of the tensors that are left out, of so many; nothing where there is none."""
+    return [
+        f"reconstruct cannot fit {len(left)} of {count} prunable tensors, which stay as they are: "
+        f"{first_ten(left, ', ')}; it fits torch's own convolutions and linear layers that run once for each image, "
+        f"share no weight and have at most {LARGEST:,} inputs"
+    ][: len(left)]
+
+
 def _is_plain(module: nn.Module) -> bool:
     """Whether it computes what its class of torch does, and nothing of its own before or after."""
     kind = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
@@ -130,10 +150,11 @@ def _is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
-    """Forward hooks, for as long as the block runs."""
+    """Forward hooks, for as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for handle in handles:
             handle.remove()
