@@ -20,7 +20,6 @@ from torch.nn.utils.parametrize import is_parametrized
 from lptool.errors import first_ten
 from lptool.scoring.batchnorm import in_eval_mode
 
-
 LARGEST = 8192  # inputs of a layer: the products of them take 0.5 GB, several times
 
 
@@ -127,7 +126,7 @@ def _version(x: object) -> int:
 def _matrix(module: nn.Module) -> int:
     """How many products of two inputs a fit of this layer has in memory."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
-    return groups * module.weight[0].numel() ** 2  # type: ignore[operator,index]
+    return groups * module.weight[0].numel() ** 2  # type: ignore[index]
 
 
 def note_of(left: Sequence[str], count: int) -> list[str]:
@@ -150,7 +149,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
-    """Forward hooks, for as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
+    """Forward hooks, for as long as the block runs; nothing is compiled meanwhile: compiled code has none of them."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         with torch.compiler.set_stance("force_eager"):

@@ -20,7 +20,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, PoolError, first_ten, one_line, said_by
+from lptool.errors import DataError, PoolError, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,12 +14,15 @@ from torch import Tensor
 
 from lptool.checkpoints.masks import Mask, State, kept_count
 from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import save_ticket
 from lptool.errors import PoolError
 from lptool.pooling.catalogue import TEACHERS
 from lptool.pooling.job import pool_target
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import LayerFit, SearchTrace
 from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.report.pool import pool_document
 from lptool.scoring.score import Score
 from tests.pooling.test_methods import line
 
@@ -76,6 +82,72 @@ def test_where_none_is_better_the_target_comes_out() -> None:
     assert (weight, trace.settings, trace.fits) == (2.0, {}, ())
 
 
+class OutOfMemory(Recorder):
+    """Memory runs out at a step of the second rebuilding."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        teacher = super().teach(tickets)
+        self._fail("teach")
+        return teacher
+
+    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+        self._fail("rebuild")
+        return super().rebuild(start, mask, teacher)
+
+    def recalibrated(self, state: State) -> State:
+        if self.step == "recalibrated":
+            raise MemoryError
+        return state
+
+    def _fail(self, step: str) -> None:
+        if step == self.step and len(self.shares) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "auto"])
+@pytest.mark.parametrize("step", ["teach", "rebuild", "recalibrated"])
+def test_where_memory_runs_out_the_search_goes_on_without(
+    step: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def score(state: Mapping[str, Tensor], bar: float = 0) -> Score:
+        return Score(9 if float(state["w"].flatten()[0]) > 100 else 5, 1.0, 10)
+
+    pool = line(1.0, 2.0, 3.0, 4.0)
+    model, trace = pool_tickets(pool, score, method=method, target=1, rebuilder=OutOfMemory(step))
+    without = method if method == "reconstruct" else "window"
+    expected = pool_tickets(pool, score, method="window", target=1)[0].state if method == "auto" else pool[1].state
+    assert torch.equal(model.state["w"], expected["w"])
+    assert (trace.chosen, trace.fits) == (without, ())
+    assert "lower --batch-size, --fit-images or --fit-positions; going on without reconstruct" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_other_errors_are_not_hidden() -> None:
+    class Broken(Recorder):
+        def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        pool_tickets(line(1.0, 2.0), lambda s, bar=0: Score(5, 1.0, 10), method="reconstruct", rebuilder=Broken())
+
+
+def test_where_nothing_can_be_fitted_the_start_stays_and_nothing_is_scored(caplog: pytest.LogCaptureFixture) -> None:
+    class Nothing(Recorder):
+        def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+            return start, ()
+
+    pool = line(1.0, 2.0, 3.0)
+    model, trace = pool_tickets(
+        pool, lambda s, bar=0: Score(5, 1.0, 10), method="reconstruct", target=1, rebuilder=Nothing()
+    )
+    assert torch.equal(model.state["w"], pool[1].state["w"])
+    assert (trace.evaluations, trace.accepted, caplog.text) == (1, (), "")
+
+
 def test_auto_goes_without_where_it_is_given_no_rebuilder() -> None:
     _, trace = pool_tickets(line(1.0, 2.0, 3.0), lambda state, bar=0: Score(5, 1.0, 10), method="auto")
     assert "reconstruct" not in trace.outcomes
@@ -95,3 +167,51 @@ def test_a_pool_on_disk_is_rebuilt_to_its_own_number_of_weights_and_to_the_same_
         assert after.metadata.trace["settings"].keys() == {"teacher", "images", "positions"}
         assert {fit["name"] for fit in after.metadata.trace["fits"]} == {n.removesuffix(".weight") for n in after.mask}
         assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
+
+
+def with_state(change: Callable[[str, Tensor], Tensor]) -> Callable[[Ticket], Ticket]:
+    """Changes every float tensor of a ticket."""
+
+    def changed(ticket: Ticket) -> Ticket:
+        state = {name: change(name, t) if t.is_floating_point() else t for name, t in ticket.state.items()}
+        return replace(ticket, state=state)
+
+    return changed
+
+
+def with_header(**changes: Any) -> Callable[[Ticket], Ticket]:
+    return lambda ticket: replace(ticket, metadata=replace(ticket.metadata, **changes))
+
+
+HUGE = 1e38  # layers of such weights overflow
+ODD_POOLS: dict[str, tuple[Callable[[Ticket], Ticket], dict[str, Any]]] = {
+    "bf16": (with_state(lambda name, t: t.bfloat16()), {"method": "reconstruct"}),
+    "float64": (with_state(lambda name, t: t.double()), {"method": "reconstruct"}),
+    "layers of zeros": (with_state(lambda name, t: t * 0 if name.startswith("conv1") else t), {}),
+    "overflowing": (with_state(lambda name, t: t * HUGE if name == "layer2.0.conv1.weight" else t), {}),
+    "overflowing everywhere": (with_state(lambda name, t: t * HUGE if t.dim() > 1 else t), {"bn_images": "none"}),
+    "of one level": (with_header(level=3), {}),
+    "one image": (with_header(), {"fit_images": 1}),
+    "one image at once": (
+        with_header(),
+        {"fit_images": 3, "batch_size": 1, "bn_images": "none", "method": "reconstruct"},
+    ),
+    "little to train on": (with_header(dataset={}), {"dataset": "digits", "val_fraction": 0.99, "bn_images": "plain"}),
+    "more positions than there are": (with_header(), {"fit_positions": 10_000, "fit_images": 8}),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_POOLS)
+def test_odd_pools_end_in_a_sound_file(kind: str, tickets: list[Path], tmp_path: Path) -> None:
+    change, given = ODD_POOLS[kind]
+    files = [tmp_path / path.name for path in tickets[2:]]
+    for path in tickets[2:]:
+        save_ticket(change(load_ticket(path)), tmp_path / path.name)
+    small = {"fit_images": 32, "fit_positions": 4, "calibration_size": 64, "device": "cpu"}
+    result = pool_target(open_bench(files, PoolOptions(**small | given)), 1, tmp_path / "out.safetensors")
+    before, after = load_ticket(files[1]), load_ticket(result.output)
+    assert all(bool(t.isfinite().all()) for t in after.state.values())
+    assert {name: t.dtype for name, t in after.state.items()} == {name: t.dtype for name, t in before.state.items()}
+    assert kept_count(after.mask) == kept_count(before.mask)
+    json.dumps(pool_document(result), allow_nan=False)
+    assert result.val["pooled"].correct >= result.val["ticket"].correct

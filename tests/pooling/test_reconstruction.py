@@ -16,6 +16,7 @@ from lptool.networks.building import build_model
 from lptool.pooling.layers import find_layers
 from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.scoring.score import recalibrated
+from tests.pooling.test_layers import ODD, weights_of
 
 # Smooth, as pictures are: what one weight misses, its neighbours can make up for.
 IMAGES = F.interpolate(torch.randn(48, 3, 3, 3, generator=torch.Generator().manual_seed(0)), 8, mode="bicubic")
@@ -186,8 +187,44 @@ def test_networks_of_timm_are_rebuilt(arch: str) -> None:
     start = {name: t * mask[name] if name in mask else t for name, t in state.items()}
     pictures = torch.randn(32, 3, 32, 32)
     layers, _ = find_layers(model, names, pictures[:2])
-    rebuilding = Reconstruction(model, layers, lambda: pictures.split(16))
+    rebuilding = Reconstruction(model, layers, lambda: pictures.split(16), ridges=(0.3,), steps=4)  # few, as it is slow
     teacher = rebuilding.teach([(1.0, teacher_state)])
     found, _ = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher)
     before, after = (errors(rebuilding, weights, teacher)[layers[-1].name] for weights in (start, found))
     assert after < before
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_networks_of_any_make_end_well(kind: str) -> None:
+    """Masks are kept, all is finite, types stay, and what cannot be fitted is as it was."""
+    torch.manual_seed(0)
+    model = ODD[kind][0]().eval()
+    pictures, names = torch.randn(24, 4, 6, 6), weights_of(model)
+    model(pictures[:2])  # what is compiled is compiled without hooks
+    layers, left = find_layers(model, names, pictures[:2])
+    teacher_state = {name: t.clone() for name, t in model.state_dict().items()}
+    mask = {name: torch.rand(teacher_state[name].shape) < 0.8 for name in names}
+    start = {name: t * mask[name] if name in mask else t for name, t in teacher_state.items()}
+    rebuilding = Reconstruction(model, layers, lambda: pictures.split(8))
+    start = rebuilding.recalibrated(start)
+    found, fits = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    assert {name: (t.shape, t.dtype) for name, t in found.items()} == {n: (t.shape, t.dtype) for n, t in start.items()}
+    assert all(bool(t.isfinite().all()) for t in found.values())
+    assert not any(found[name][~kept].any() for name, kept in mask.items())
+    assert all(torch.equal(found[name], start[name]) for name in left)
+    assert [fit.name for fit in fits] == [layer.name for layer in layers]
+    assert any(fit.ridge for fit in fits) or len(layers) < 2
+
+
+def test_a_fit_that_the_type_of_the_weights_cannot_hold_is_not_made() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    start = {name: t.half() for name, t in model.state_dict().items()}
+    teacher_state = {name: 1e6 * t for name, t in model.state_dict().items()}  # half goes to 65,504
+    x = torch.randn(64, 3, 2, 2)
+    mask = {"1.weight": torch.ones(5, 12, dtype=torch.bool)}
+    layers, _ = find_layers(model, mask, x[:2])
+    rebuilding = Reconstruction(model, layers, lambda: x.split(32), ridges=(0.01,))
+    found, (fit,) = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    assert all(torch.equal(found[name], t) for name, t in start.items())
+    assert fit.ridge is None
+    assert fit.after == fit.before

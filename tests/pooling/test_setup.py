@@ -25,6 +25,27 @@ def test_the_bench_is_what_the_tickets_say(tickets: list[Path]) -> None:
     assert bench.warnings == ()
 
 
+def test_what_reconstruct_leaves_out_is_said_once_as_a_pool_is_opened(
+    tickets: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = (
+        "import timm, torch\n"
+        "def net(**kwargs):\n"
+        "    model = timm.create_model('resnet8_cifar', **kwargs)\n"
+        "    model.conv1.register_forward_hook(lambda module, given, made: 2 * made)\n"
+        "    return model\n"
+    )
+    (tmp_path / "net.py").write_text(code)
+    own = replace(OPTIONS, arch=f"{tmp_path / 'net.py'}:net")
+    bench, window = open_bench(tickets, own), open_bench(tickets, replace(own, method="window"))
+    said = [line for line in bench.warnings if "conv1.weight; it fits" in line]
+    assert len(said) == 1
+    assert "reconstruct cannot fit 1 of " in said[0]
+    assert not [line for line in window.warnings if "reconstruct" in line]
+    assert "conv1" not in {layer.name for layer in bench.rebuilder.layers}
+    assert caplog.text == ""
+
+
 def test_scores_do_not_depend_on_the_order_of_val(tickets: list[Path]) -> None:
     """The search sees the hardest images first; reports see them in order; both count the same images."""
     bench = open_bench(tickets, replace(OPTIONS, precision="fp32"))
