@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -139,6 +139,9 @@ def options_of(name: str, seed: int, data: Path) -> TrainOptions:
 def tickets(name: str, seed: int, work: Path, data: Path) -> list[Path]:
     """The tickets of one IMP run, trained where they are not there yet."""
     options, folder = options_of(name, seed, data), work / f"{name}-seed{seed}"
+    there = sorted(folder.glob("level_*.safetensors"))
+    if len(there) > SETTINGS[name].levels:  # trained on another machine, which may round the data's mean otherwise
+        return there
     return train_tickets(options, SETTINGS[name].levels, folder, watch=Watch(on_epoch=say_epoch))
 
 
@@ -248,8 +251,10 @@ class Remembering:
     def recalibrated(self, state: State) -> State:
         return self.rebuilder.recalibrated(state)
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher) -> tuple[State, tuple[LayerFit, ...]]:
-        return self.rebuilder.rebuild(start, mask, teacher)
+    def rebuild(
+        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None]
+    ) -> tuple[State, tuple[LayerFit, ...]]:
+        return self.rebuilder.rebuild(start, mask, teacher, on_layer)
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:

@@ -10,6 +10,7 @@ at a label. Only the ratio is chosen on val, so there is little room for luck.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 from lptool.checkpoints.masks import State
@@ -64,5 +65,13 @@ def reconstruct(search: Search, start: Incumbent) -> Outcome:
 
 def _rebuilt(search: Search, begin: State, start: Incumbent, ratio: float) -> Rebuilt:
     assert search.rebuilder is not None
-    tickets = ((share, search.pool[place].state) for place, share in enumerate(shares(search, ratio)))
-    return search.rebuilder.rebuild(begin, start.mask, search.rebuilder.teach(tickets))
+
+    def tickets() -> Iterator[tuple[float, State]]:
+        for place, share in enumerate(shares(search, ratio)):
+            search.say(f"activations of level {search.pool.level(place)}", start.score)
+            yield share, search.pool[place].state
+
+    teacher = search.rebuilder.teach(tickets())
+    return search.rebuilder.rebuild(
+        begin, start.mask, teacher, lambda layer: search.say(f"fitting {layer}", start.score)
+    )

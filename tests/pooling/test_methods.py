@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -316,7 +316,9 @@ class Leans:
     def recalibrated(self, state: State) -> State:
         return state
 
-    def rebuild(self, start: State, mask: Mask, teacher: State) -> tuple[State, tuple[LayerFit, ...]]:
+    def rebuild(
+        self, start: State, mask: Mask, teacher: State, on_layer: Callable[[str], None] = lambda name: None
+    ) -> tuple[State, tuple[LayerFit, ...]]:
         found = {name: t + 0.7 * (teacher[name] - t) for name, t in start.items() if name in SHAPES}
         state = {n: found[n] * mask[n] if n in mask else found.get(n, t) for n, t in start.items()}
         return state, tuple(LayerFit(name, 0.3, 0.2, 0.1) for name in SHAPES)
