@@ -6,16 +6,21 @@ A layer is compared after the normalisation that follows it, where the scale of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
+from lptool.errors import first_ten
 from lptool.scoring.batchnorm import in_eval_mode
+
+LARGEST = 8192  # inputs of a layer: the products of them take 0.5 GB, several times
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,26 @@ class Layer:
 
 @dataclass(frozen=True)
 class _Call:
-    """One module at work. Tensors are kept as long as calls are compared, so that no identity is used twice."""
+    """One module at work. Tensors are kept as long as calls are compared, so that no identity is used twice.
+
+    Attributes:
+        given, made: a tensor, or whatever else the module takes and gives; None where it takes nothing by position.
+        given_version, made_version: change with every change in place, such as that of `relu_`.
+    """
 
     name: str
-    given: Tensor
-    made: Tensor
+    given: object
+    made: object
+    given_version: int
+    made_version: int
 
 
 def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tuple[list[Layer], list[str]]:
     """The layers that can be fitted, in the order in which they run, and the prunable tensors that are none of theirs.
 
-    Left out are layers that run twice or never, that share their weight, and modules that compute something of their
-    own around the weight (such as timm's standardised convolutions).
+    Left out are layers that run twice or never, that share their weight, that are not given a row for each image (such
+    as the windows of some transformers), that have more inputs than `LARGEST`, and modules that compute something of
+    their own around the weight (such as timm's standardised convolutions).
 
     Args:
         model: left in the mode it came in. prunable: names of tensors.
@@ -53,20 +66,22 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
     prunable = list(prunable)
     calls = _calls(model, images)
     times = Counter(call.name for call in calls)
-    owners = [id(weight) for _, weight in model.named_parameters(remove_duplicate=False)]
+    owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
 
     def alone(call: _Call) -> bool:
         module = model.get_submodule(call.name)
-        return times[call.name] == 1 and _is_plain(module) and owners.count(id(module.weight)) == 1
+        rows = [len(x) if isinstance(x, Tensor) and x.dim() > 1 else None for x in (call.given, call.made)]
+        fits = rows == [len(images)] * 2 and _is_plain(module) and _matrix(module) <= LARGEST**2
+        return fits and times[call.name] == 1 and owners[id(module.weight)] == 1
 
     def norm_after(call: _Call) -> str | None:
-        takers = [taker.name for taker in calls if taker.given is call.made]
-        if len(takers) != 1 or times[takers[0]] != 1:
+        takers = [taker for taker in calls if taker.given is call.made]
+        if len(takers) != 1 or times[takers[0].name] != 1 or takers[0].given_version != call.made_version:
             return None
-        norm, module = (model.get_submodule(name) for name in (takers[0], call.name))
-        return takers[0] if _normalises(norm, module) else None
+        norm, module = (model.get_submodule(name) for name in (takers[0].name, call.name))
+        return takers[0].name if _normalises(norm, call, module) else None
 
-    wanted = {name.removesuffix(".weight") for name in prunable}
+    wanted = {name.removesuffix(".weight") for name in prunable if name.endswith(".weight")}
     layers = [Layer(call.name, norm_after(call)) for call in calls if call.name in wanted and alone(call)]
     fitted = {layer.weight for layer in layers}
     return layers, [name for name in prunable if name not in fitted]
@@ -75,40 +90,70 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-def _normalises(norm: nn.Module, module: nn.Module) -> bool:
-    """Whether it normalises the channels of a layer; torch's own LayerNorm takes other dimensions of images."""
-    if isinstance(norm, nn.LayerNorm):
+def _normalises(norm: nn.Module, call: _Call, module: nn.Module) -> bool:
+    """Whether it normalises the channels of a layer, which of the outputs of a convolution stand second."""
+    second = isinstance(module, nn.Conv2d) or (isinstance(call.made, Tensor) and call.made.dim() == 2)
+    if isinstance(norm, nn.LayerNorm):  # torch's own takes the last dimensions
         plain = type(norm).forward is nn.LayerNorm.forward
         return len(norm.normalized_shape) == 1 and plain != isinstance(module, nn.Conv2d)
-    return isinstance(norm, _NORMS)
+    return second and (isinstance(norm, nn.GroupNorm) or (isinstance(norm, _BatchNorm) and norm.track_running_stats))
 
 
 def _calls(model: nn.Module, images: Tensor) -> list[_Call]:
     """Every call of a module without children, or of a norm (timm's have an activation inside), in one forward pass."""
-    single = {module: isinstance(module, _NORMS) or not any(module.children()) for module in model.modules()}
-    names = {module: name for name, module in model.named_modules() if single[module]}
+    single = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, _NORMS) or not any(module.children())
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+    }
     calls: list[_Call] = []
 
-    def note(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-        calls.append(_Call(names[module], given[0], made))
+    def note(name: str, _: nn.Module, arguments: tuple[object, ...], made: object) -> None:
+        given = arguments[0] if arguments else None
+        calls.append(_Call(name, given, made, _version(given), _version(made)))
 
-    with hooked(dict.fromkeys(names, note)), in_eval_mode(model), torch.inference_mode():
+    # Not in inference mode, where tensors have no version.
+    with hooked({module: partial(note, name) for module, name in single.items()}), in_eval_mode(model), torch.no_grad():
         model(images)
     return calls
 
 
+def _version(x: object) -> int:
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else 0
+
+
+def _matrix(module: nn.Module) -> int:
+    """How many products of two inputs a fit of this layer has in memory."""
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    return groups * module.weight[0].numel() ** 2  # type: ignore[operator,index]
+
+
+def note_of(left: Sequence[str], count: int) -> list[str]:
+    """What a user is told of the tensors that are left out, of so many; nothing where there is none."""
+    return [
+        f"reconstruct cannot fit {len(left)} of {count} prunable tensors, which stay as they are: "
+        f"{first_ten(left, ', ')}; it fits torch's own convolutions and linear layers that run once for each image, "
+        f"share no weight and have at most {LARGEST:,} inputs"
+    ][: len(left)]
+
+
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it computes what its class of torch does, and nothing of its own."""
-    kinds = (nn.Conv2d, nn.Linear)
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    """Whether it computes what its class of torch does, and nothing of its own before or after."""
+    kind = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
+    if kind is None or module._forward_hooks or module._forward_pre_hooks or is_parametrized(module):
+        return False
+    own = [name for name in ("forward", "_conv_forward") if getattr(type(module), name, 0) != getattr(kind, name, 0)]
+    return not own and "forward" not in vars(module)  # one of the instance, as some programs set it
 
 
 @contextmanager
 def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
-    """Forward hooks, for as long as the block runs."""
+    """Forward hooks, as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -143,17 +188,22 @@ def inputs_at(module: nn.Module, given: Tensor, places: Tensor) -> Tensor:
     return grouped.flatten(3).flatten(1, 2)
 
 
-def normalised(module: nn.Module, norm: nn.Module | None, made: Tensor) -> Tensor:
-    """The output of a layer after its normalisation, before any activation that is part of it."""
+def normalised_at(module: nn.Module, norm: nn.Module | None, made: Tensor, places: Tensor) -> Tensor:
+    """Outputs [B, places, O] after their normalisation, before any activation that is part of it; float32."""
+    if isinstance(norm, nn.GroupNorm):  # the only one that has to see all positions
+        whole = F.group_norm(made.float(), norm.num_groups, _float(norm.weight), _float(norm.bias), norm.eps)
+        return outputs_at(module, whole, places)
+    found = outputs_at(module, made, places).float()
+    if isinstance(norm, nn.LayerNorm):
+        return F.layer_norm(found, list(norm.normalized_shape), _float(norm.weight), _float(norm.bias), norm.eps)
     if isinstance(norm, _BatchNorm):
-        return F.batch_norm(made, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    if isinstance(norm, nn.GroupNorm):
-        return F.group_norm(made, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    if isinstance(norm, nn.LayerNorm):  # over the channels, which of a convolution stand second
-        last = made.movedim(1, -1) if isinstance(module, nn.Conv2d) else made
-        found = F.layer_norm(last, list(norm.normalized_shape), norm.weight, norm.bias, norm.eps)
-        return found.movedim(-1, 1) if isinstance(module, nn.Conv2d) else found
-    return made
+        mean, variance, scale, shift = map(_float, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+        return F.batch_norm(found.flatten(0, 1), mean, variance, scale, shift, eps=norm.eps).view_as(found)
+    return found
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()
 
 
 def before_norm(module: nn.Module, norm: nn.Module | None, made: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
@@ -164,9 +214,10 @@ def before_norm(module: nn.Module, norm: nn.Module | None, made: Tensor, places:
     """
     if not isinstance(norm, nn.GroupNorm | nn.LayerNorm):
         return wanted
+    made = made.float()
     present = outputs_at(module, made, places)
-    scale = torch.ones_like(present[0, 0]) if norm.weight is None else norm.weight
-    now = outputs_at(module, normalised(module, norm, made), places)
+    scale = torch.ones_like(present[0, 0]) if norm.weight is None else norm.weight.float()
+    now = normalised_at(module, norm, made, places)
     # At fixed mean and deviation, what goes in and what comes out differ by a line of slope scale / deviation.
     deviation = _deviation(module, norm, made, places)
     usable = scale.abs() > 1e-6

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 TRIAL_STEPS = 8  # of conjugate gradients, for each ridge that is tried; the next goes on from there
@@ -35,9 +36,10 @@ class System:
     def centred(self) -> System:
         """The same of Z and U without their means, as a layer fits them that can shift its outputs."""
         z, u = self.inputs, self.targets
+        means = z[:, :, None] * z[:, None, :]
         return replace(
             self,
-            products=self.products - z[:, :, None] * z[:, None, :],
+            products=torch.sub(self.products, means, out=means),  # these are large: 170 MB of 4,608 inputs
             cross=self.cross - u[:, :, None] * z[:, None, :],
             power=self.power - u * u,
         )
@@ -60,8 +62,10 @@ class Moments:
         wanted = targets.unflatten(1, (len(inputs), -1)).transpose(0, 1)  # [groups, samples, outputs of a group]
         across = inputs.transpose(1, 2)
         parts = [across @ inputs, wanted.transpose(1, 2) @ inputs, wanted.square().sum(1), inputs.sum(1), wanted.sum(1)]
-        parts = [part.double() for part in parts]
-        self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
+        if not self._sums:
+            self._sums = [torch.zeros_like(part, dtype=torch.float64) for part in parts]
+        for total, part in zip(self._sums, parts, strict=True):
+            total += part
         self.samples += inputs.shape[1]
 
     def system(self, *, centred: bool) -> System:

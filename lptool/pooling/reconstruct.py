@@ -10,48 +10,65 @@ at a label. Only the ratio is chosen on val, so there is little room for luck.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 
 from lptool.checkpoints.masks import State
+from lptool.errors import SetupError
 from lptool.pooling.catalogue import TEACHERS
 from lptool.pooling.outcome import Coefficients, Incumbent, LayerFit, Outcome, Scored, Step
 from lptool.pooling.search import Search
 from lptool.pooling.window import shares
+from lptool.scoring.batching import is_out_of_memory
 from lptool.scoring.score import Score
 
+log = logging.getLogger(__name__)
 Rebuilt = tuple[State, tuple[LayerFit, ...]]
+
+
+class FittingError(SetupError):
+    """Layers cannot be fitted on this machine."""
 
 
 def reconstruct(search: Search, start: Incumbent) -> Outcome:
     """The rebuilt start that is best on val, where it is better than the start.
 
     Each rank rebuilds with other teachers. Only scores are exchanged: where the best was made on another rank, it is
-    made again.
+    made again. Where no layer can be fitted the start stays, and so it does, with a warning, where memory runs out: a
+    search that has come so far shall not be lost.
     """
-    assert search.rebuilder is not None
-    begin = search.rebuilder.recalibrated(start.state)  # what every rebuilding starts from
-    made: dict[float, Rebuilt] = {}
+    rebuild, made = _Rebuilding(search, start), dict[float, Rebuilt]()
 
-    def score(ratio: float) -> Score:
-        made[ratio] = _rebuilt(search, begin, start, ratio)
-        return search.score(made[ratio][0])
+    def score(ratio: float) -> Score | str:
+        try:
+            made[ratio] = rebuild(ratio)
+        except FittingError as error:
+            return str(error)
+        state, fits = made[ratio]
+        return search.score(state) if fits else ""
 
     scores: list[Score] = []
     best: int | None = None
     for first in range(0, len(TEACHERS), search.ranks.count):
         among = TEACHERS[first : first + search.ranks.count]
-        found = search.ranks.share({rank: partial(score, ratio) for rank, ratio in enumerate(among)})
-        scores += found.values()
+        found = search.ranks.share({rank: partial(score, ratio) for rank, ratio in enumerate(among)}).values()
+        failures = [each for each in found if isinstance(each, str)]
+        if failures:
+            if any(failures) and search.ranks.rank == 0:
+                log.warning("Warning: %s; going on without reconstruct", max(failures))
+            best = None
+            break
+        scores += [each for each in found if isinstance(each, Score)]
         best = search.choice.best(scores, start.score)
         made = {ratio: each for ratio, each in made.items() if best is not None and ratio == TEACHERS[best]}
         incumbent = start.score if best is None else scores[best]
-        search.report(tuple(Scored(None, None, each) for each in found.values()), incumbent)
+        search.report(tuple(Scored(None, None, each) for each in scores[first:]), incumbent)
     steps = tuple(Step(place, None, best is not None, None, ()) for place in search.order)
     if best is None:
         return Outcome("reconstruct", start, steps, ranked=tuple(scores))
     ratio = TEACHERS[best]
-    state, fits = made.get(ratio) or _rebuilt(search, begin, start, ratio)
+    state, fits = search.ranks.agree(lambda: made.get(ratio) or rebuild(ratio))
     return Outcome(
         "reconstruct",
         Incumbent(state, start.mask, scores[best], recalibrated=True),
@@ -63,15 +80,36 @@ def reconstruct(search: Search, start: Incumbent) -> Outcome:
     )
 
 
-def _rebuilt(search: Search, begin: State, start: Incumbent, ratio: float) -> Rebuilt:
-    assert search.rebuilder is not None
+class _Rebuilding:
+    """Rebuilds a start by the ratio of the teacher's shares. Raises FittingError where memory runs out."""
 
-    def tickets() -> Iterator[tuple[float, State]]:
-        for place, share in enumerate(shares(search, ratio)):
-            search.say(f"activations of level {search.pool.level(place)}", start.score)
-            yield share, search.pool[place].state
+    def __init__(self, search: Search, start: Incumbent) -> None:
+        self.search, self.start = search, start
 
-    teacher = search.rebuilder.teach(tickets())
-    return search.rebuilder.rebuild(
-        begin, start.mask, teacher, lambda layer: search.say(f"fitting {layer}", start.score)
-    )
+    @cached_property
+    def begin(self) -> State:
+        """What every rebuilding starts from."""
+        assert self.search.rebuilder is not None
+        return self.search.rebuilder.recalibrated(self.start.state)
+
+    def __call__(self, ratio: float) -> Rebuilt:
+        rebuilder = self.search.rebuilder
+        assert rebuilder is not None
+        try:
+            teacher = rebuilder.teach(self._tickets(ratio))
+            return rebuilder.rebuild(self.begin, self.start.mask, teacher, lambda layer: self._say(f"fitting {layer}"))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise FittingError(
+                "fitting layers takes more memory than there is; lower --batch-size, --fit-images or --fit-positions"
+            ) from error
+
+    def _tickets(self, ratio: float) -> Iterator[tuple[float, State]]:
+        pool = self.search.pool
+        for place, share in enumerate(shares(self.search, ratio)):
+            self._say(f"activations of level {pool.level(place)}")
+            yield share, pool[place].state
+
+    def _say(self, doing: str) -> None:
+        self.search.say(doing, self.start.score)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,18 +26,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lptool.checkpoints.masks import Mask, State
 from lptool.pooling.catalogue import RIDGES
-from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised, outputs_at, side_by_side
+from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised_at, side_by_side
 from lptool.pooling.least_squares import Moments, System, best_ridge, conjugate_gradients
 from lptool.pooling.outcome import LayerFit
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import recalibrated
 
 Images = Callable[[], Iterable[Tensor]]  # makes the calibration images, float [B, C, H, W], the same at each call
-Teacher = dict[str, Tensor]  # layer → its mean activations at the sampled positions, float [images·positions, outputs]
+# Layer → its mean activations at the sampled positions, of each batch of images: float32 [B, positions, outputs].
+Teacher = dict[str, list[Tensor]]
 
 
-class _Reached(Exception):
-    pass
+class _Reached(BaseException):
+    """Ends a forward pass at a layer; no `except Exception` of a network stops it."""
 
 
 FITTED = 3 / 4  # of the images; the others say which ridge is best
@@ -63,11 +64,10 @@ class Reconstruction:
 
     def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Teacher:
         """The mean of what tickets compute after each layer, by shares that add up to 1; one ticket at a time."""
-        teacher: Teacher = {}
-        for share, state in tickets:
+        teacher: Teacher = {layer.name: [] for layer in self.layers}
+        for share, state in tickets if self.layers else ():
             self.model.load_state_dict(state)
-            for name, found in self._activations().items():
-                teacher[name] = teacher[name].add_(found, alpha=share) if name in teacher else found.mul_(share)
+            self._add_activations(teacher, share)
         return teacher
 
     def recalibrated(self, state: State) -> State:
@@ -85,7 +85,7 @@ class Reconstruction:
             mask: name → bool, True = kept.
             on_layer: called with the name of each layer before it is fitted.
 
-        A layer, or an output of one, whose fit is not finite stays as it is.
+        A layer, or an output of one, whose fit is not finite, or not in the type of the weights, stays as it is.
         """
         state, fits = dict(start), list[LayerFit]()
         for layer in self.layers:
@@ -93,43 +93,43 @@ class Reconstruction:
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])
             changes, found = fit(self.model, layer, moments, mask[layer.weight], self.ridges, self.steps)
-            state |= {name: value.to(state[name].dtype) for name, value in changes.items()}
+            typed = {name: value.to(state[name].dtype) for name, value in changes.items()}
+            if all(bool(value.isfinite().all()) for value in typed.values()):
+                state |= typed
+            else:
+                found = replace(found, ridge=None, after=found.before)
             fits.append(found)
         return state, tuple(fits)
 
-    def _activations(self) -> Teacher:
-        found: dict[str, list[Tensor]] = {layer.name: [] for layer in self.layers}
+    def _add_activations(self, teacher: Teacher, share: float) -> None:
+        """Add what the network as it is computes after each layer, times a share."""
         batch = 0
 
-        def keeping(layer: Layer) -> Callable[..., None]:
-            norm = self._norm(layer)
+        def adding(layer: Layer) -> Callable[..., None]:
+            norm, means = self._norm(layer), teacher[layer.name]
 
-            def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-                places = self._places(layer, made, batch)
-                found[layer.name].append(
-                    outputs_at(module, normalised(module, norm, made), places).flatten(0, 1).float()
-                )
+            def hook(module: nn.Module, _: object, made: Tensor) -> None:
+                found = normalised_at(module, norm, made, self._places(layer, made, batch))
+                if batch == len(means):
+                    means.append(found.mul_(share))
+                else:
+                    means[batch].add_(found, alpha=share)
 
             return hook
 
-        hooks = {self.model.get_submodule(layer.name): keeping(layer) for layer in self.layers}
+        hooks = {self.model.get_submodule(layer.name): adding(layer) for layer in self.layers}
         with hooked(hooks), in_eval_mode(self.model), torch.inference_mode():
             for batch, images in enumerate(self.images()):  # noqa: B007  (the hooks read it)
                 self.model(images)
-        return {name: torch.cat(parts) for name, parts in found.items()}
 
-    def _moments(self, layer: Layer, teacher: Tensor) -> tuple[Moments, Moments]:
+    def _moments(self, layer: Layer, teacher: Sequence[Tensor]) -> tuple[Moments, Moments]:
         """What a layer is given and shall give: of the images that it is fitted to, and of those held out."""
         module, norm, known, unseen = self.model.get_submodule(layer.name), self._norm(layer), Moments(), Moments()
-        seen = batch = 0
+        batch = 0
 
         def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            nonlocal seen
             places = self._places(layer, made, batch)
-            count = len(made) * len(places)
-            wanted = teacher[seen : seen + count].unflatten(0, (len(made), -1))
-            seen += count
-            wanted = before_norm(module, norm, made, places, wanted)
+            wanted = before_norm(module, norm, made, places, teacher[batch])
             cut = math.ceil(len(made) * FITTED)
             for moments, part in ((known, slice(cut)), (unseen, slice(cut, None))):
                 if len(made[part]):
@@ -173,31 +173,33 @@ def fit(
     module: Any = model.get_submodule(layer.name)
     norm = model.get_submodule(layer.norm) if layer.norm else None
     batchnorm = norm if isinstance(norm, _BatchNorm) else None
-    shifts = batchnorm is not None or module.bias is not None
-    known, unseen, whole = (moments.system(centred=shifts) for moments in (parts[0], parts[1], parts[0] + parts[1]))
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
     weight = module.weight.detach().double()
-    start, mask = (t.reshape(*whole.targets.shape, -1) for t in (weight, kept))
-    gain = _gain(batchnorm, whole.targets)
+    start, mask = (t.reshape(groups, len(weight) // groups, -1) for t in (weight, kept))
+    gain = _gain(batchnorm, start)
     usable = gain.abs() > 1e-6  # else BatchNorm shuts the channel, and its weights have no effect to be fitted by
     safe = torch.where(usable, gain, 1.0)
-    begin = start * safe
-    best = best_ridge(known, unseen, begin, mask, ridges)
-    fitted = conjugate_gradients(whole, begin, mask, best[0], steps, best[1]) if best else begin * mask
+    centred = batchnorm is not None or module.bias is not None
+    ridge, whole, fitted = _solved(parts, start * safe, mask, ridges, steps, centred=centred)
     sound = usable & fitted.isfinite().all(-1, keepdim=True) & whole.targets.isfinite()[..., None]
     found = torch.where(sound, fitted / safe, start)
-    means = (found @ whole.inputs[..., None]).flatten()
-    spread = ((found @ whole.products) * found).sum(-1).flatten().clamp_min(0)
-    changes: dict[str, Tensor] = {}
-    if batchnorm is not None:
-        changes = _batchnorm_for(batchnorm, module.bias, gain.flatten(), means, spread, whole.targets.flatten())
-        changes = {f"{layer.norm}.{name}": value for name, value in changes.items()}
-    elif module.bias is not None:
-        changes = {f"{layer.name}.bias": whole.targets.flatten() - means}
+    shifts = _shifts(model, layer, batchnorm, gain.flatten(), found, whole)
     old = model.state_dict()
-    kept_old = {name: torch.where(sound.flatten(), value, old[name].double()) for name, value in changes.items()}
-    before, after = (_relative_error(whole, weights) for weights in (begin, torch.where(sound, fitted, begin)))
-    found_fit = LayerFit(layer.name, best[0] if best else None, before, after)
-    return {layer.weight: found.reshape(weight.shape), **kept_old}, found_fit
+    shifts = {name: torch.where(sound.flatten(), value, old[name].double()) for name, value in shifts.items()}
+    before, after = (_relative_error(whole, each) for each in (start * safe, torch.where(sound, fitted, start * safe)))
+    return {layer.weight: found.reshape(weight.shape), **shifts}, LayerFit(layer.name, ridge, before, after)
+
+
+def _solved(
+    parts: tuple[Moments, Moments], start: Tensor, kept: Tensor, ridges: Sequence[float], steps: int, *, centred: bool
+) -> tuple[float | None, System, Tensor]:
+    """The best ridge, all samples together, and the weights fitted to them; None and the start where none is better."""
+    known, unseen = parts
+    best = best_ridge(known.system(centred=centred), unseen.system(centred=centred), start, kept, ridges)
+    whole = (known + unseen).system(centred=centred)  # after the others, which take as much memory
+    if best is None:
+        return None, whole, start * kept
+    return best[0], whole, conjugate_gradients(whole, start, kept, best[0], steps, best[1])
 
 
 def _relative_error(system: System, weights: Tensor) -> float | None:
@@ -205,21 +207,29 @@ def _relative_error(system: System, weights: Tensor) -> float | None:
     return max(error, 0.0) if math.isfinite(error) else None
 
 
-def _gain(batchnorm: _BatchNorm | None, wanted: Tensor) -> Tensor:
+def _gain(batchnorm: _BatchNorm | None, weights: Tensor) -> Tensor:
     """What BatchNorm multiplies each output by, [groups, outputs, 1]."""
     if batchnorm is None or batchnorm.running_var is None:
-        return torch.ones_like(wanted)[..., None]
+        return torch.ones_like(weights[..., :1])
     deviation = (batchnorm.running_var.double() + batchnorm.eps).sqrt()
     scale = 1.0 if batchnorm.weight is None else batchnorm.weight.detach().double()
-    return (scale / deviation).view_as(wanted)[..., None]
+    return (scale / deviation).view_as(weights[..., :1])
 
 
-def _batchnorm_for(
-    batchnorm: _BatchNorm, bias: Tensor | None, gain: Tensor, means: Tensor, spread: Tensor, wanted: Tensor
-) -> dict[str, Tensor]:
-    """Statistics of the fitted outputs, and the affine parameters with which gain stays and the mean is as wanted."""
+def _shifts(
+    model: nn.Module, layer: Layer, batchnorm: _BatchNorm | None, gain: Tensor, weights: Tensor, system: System
+) -> State:
+    """What goes with fitted weights: the bias, or statistics of BatchNorm and its affine parameters.
+
+    With these the gain stays, and the mean is as wanted.
+    """
+    bias: Any = model.get_submodule(layer.name).bias
+    means, wanted = (weights @ system.inputs[..., None]).flatten(), system.targets.flatten()
+    if batchnorm is None:
+        return {} if bias is None else {f"{layer.name}.bias": wanted - means}
+    spread = ((weights @ system.products) * weights).sum(-1).flatten().clamp_min(0)
     shift = 0.0 if bias is None else bias.detach().double()
     found = {"running_mean": means + shift, "running_var": spread}
     if batchnorm.weight is not None:
         found |= {"weight": gain * (spread + batchnorm.eps).sqrt(), "bias": wanted}
-    return found
+    return {f"{layer.norm}.{name}": value for name, value in found.items()}

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -70,14 +70,14 @@ class GradientFunction(Protocol):
 class Rebuilder(Protocol):
     """Fits kept weights to the mean activations of tickets: see `lptool.pooling.reconstruction`."""
 
-    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Any:
         """The teacher that tickets make, each with its share; the shares add up to 1."""
 
     def recalibrated(self, state: State) -> State:
         """The state with the BatchNorm statistics that a rebuilding starts from."""
 
     def rebuild(
-        self, start: State, mask: Mask, teacher: dict[str, Tensor], on_layer: Callable[[str], None]
+        self, start: State, mask: Mask, teacher: Any, on_layer: Callable[[str], None]
     ) -> tuple[State, tuple[LayerFit, ...]]:
         """The start with its kept weights fitted to the teacher, and how well each layer fits; each is named first."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,7 +20,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, PoolError, first_ten, one_line, said_by
+from lptool.errors import DataError, PoolError, one_line, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
@@ -36,10 +35,10 @@ from lptool.evaluation.setting import (
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
 from lptool.pooling.calibration import Calibration, calibration_of, check_training
-from lptool.pooling.catalogue import PAPER_ALPHAS
+from lptool.pooling.catalogue import PAPER_ALPHAS, needs
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
-from lptool.pooling.layers import find_layers
+from lptool.pooling.layers import Layer, find_layers, note_of
 from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
@@ -47,7 +46,6 @@ from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode
 from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
 
-log = logging.getLogger(__name__)
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
@@ -114,6 +112,7 @@ class Bench:
     arch: str
     arch_kwargs: dict[str, Any]
     calibration: Calibration
+    layers: tuple[Layer, ...] = ()  # that `reconstruct` can fit
     inputs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -190,13 +189,7 @@ class Bench:
         def images() -> Iterator[Tensor]:
             return (images for images, _ in batches(size))
 
-        layers, left = find_layers(self.model, self.pool.prunable, next(images())[:2])
-        if left:
-            log.warning(
-                "Warning: reconstruct leaves as they are: %s (run twice, share a weight, or are no plain layer)",
-                first_ten(left, ", "),
-            )
-        return Reconstruction(self.model, layers, images, self.options.fit_positions, seed=self.options.seed)
+        return Reconstruction(self.model, self.layers, images, self.options.fit_positions, seed=self.options.seed)
 
     def _probed(self) -> int:
         largest = len(self.data.val) // 8  # a scoring that takes all of val in few batches cannot stop early
@@ -248,10 +241,22 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried, *supposed)
     # What no output may replace.
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
+    prunable = [names[name] for name in pool.prunable if name in names]
+    fits = needs(options.method, "rebuilder")
+    layers, left_out = _layers(model, prunable, data, device) if fits else ((), [])
     moved = pool.for_model(names, device), model, data.to(device), device
-    bench = Bench(*moved, options, arch, kwargs, calibration, inputs, warnings)
+    bench = Bench(*moved, options, arch, kwargs, calibration, layers, inputs, (*warnings, *left_out))
     _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
     return bench
+
+
+def _layers(
+    model: nn.Module, prunable: Sequence[str], data: Data, device: torch.device
+) -> tuple[tuple[Layer, ...], list[str]]:
+    """The layers that `reconstruct` can fit, and a note of those that it has to leave as they are."""
+    blank = torch.zeros(2, *data.shape, device=device).contiguous(memory_format=torch.channels_last)
+    layers, left = find_layers(model, prunable, blank)
+    return tuple(layers), note_of(left, len(prunable))
 
 
 def _files_in(*names: str) -> list[str]:

@@ -11,7 +11,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from lptool.networks.building import build_model
-from lptool.pooling.layers import Layer, before_norm, find_layers, inputs_at, normalised, outputs_at, side_by_side
+from lptool.pooling.layers import Layer, before_norm, find_layers, inputs_at, normalised_at, outputs_at, side_by_side
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -119,7 +119,7 @@ def test_what_is_asked_of_a_layer_gives_what_is_wanted_after_its_norm(kind: str)
     torch.manual_seed(1)
     norm = with_random_affine(NORMS[kind]())
     made, places = torch.randn(3, 6, 4, 4), torch.tensor([1, 7, 11])
-    now = outputs_at(CONV, normalised(CONV, norm, made), places)
+    now = normalised_at(CONV, norm, made, places)
     asked = before_norm(CONV, norm, made, places, now)
     if kind in ("batch", "none"):  # compared after the norm itself
         assert asked is now

@@ -69,6 +69,7 @@ def test_the_best_on_val_is_kept(best: int, method: str) -> None:
     assert weight == 100 + best
     assert trace.chosen == "reconstruct"
     assert trace.settings["teacher"] == TEACHERS[best - 1]
+    assert trace.settings.keys() == ({"teacher"} if method == "reconstruct" else {"window", "teacher"})
     assert trace.fits == FITS
 
 
