@@ -1,29 +1,28 @@
-"""Every method at every level of several IMP runs: from tickets to the tables of docs/results.md.
+"""Every method at every level of several IMP runs, from tickets to the JSON files of benchmarks/results/accuracy.
 
-    python benchmarks/accuracy.py --work runs/accuracy           # everything, some four hours on two cores
+    python benchmarks/accuracy.py --work runs/accuracy --tickets     # the tickets alone: four minutes of a large GPU
+    python benchmarks/accuracy.py --work runs/accuracy               # everything; hours on two cores
     python benchmarks/accuracy.py --work runs/accuracy --setting fashion-mnist --seed 0   # one run of it
-    python benchmarks/accuracy.py                                # the tables alone, from the JSON files
+    python benchmarks/accuracy_tables.py                             # the tables, from the JSON files
 
-Resumable: a run goes on with the epoch, and with the level and method, that it was cut off at; a seed whose JSON file
-in benchmarks/results/accuracy is complete needs its tickets no more.
+Resumable: a run goes on with the epoch, and with the level and method, that it was cut off at. `--data` holds
+`cifar10-mini.npz`; Fashion-MNIST comes from Debian's package dataset-fashion-mnist.
 
-Two settings, both with a network that fits its training set (`train_accuracy` in the JSON files): full Fashion-MNIST,
-and the 5,085 real CIFAR-10 images of `cifar10-mini.npz`. The methods see val alone. Test is scored once for each
-finished model, whatever val says of it, so that methods are compared and not the controls that `lptool pool` would ship
-in their place; `auto` is the best on val of the methods it consists of. Finished means: BatchNorm recalibrated on
-8,192 training images (docs: as good as all of them, benchmarks/calibration.py) and scored in float32.
+The methods see val alone. Test is scored once for each finished model, whatever val says of it, so that methods are
+compared and not the controls that `lptool pool` would ship in their place. Finished means: BatchNorm recalibrated on
+8,192 training images (as good as all of them: benchmarks/calibration.py) and scored in float32. `reconstruct 0.5` is
+`reconstruct` with that teacher alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from lptool.data.corruptions import generated
 from lptool.data.images import Images, InMemory, sample
 from lptool.data.sources import load_parts
 from lptool.pooling import reconstruct
-from lptool.pooling.catalogue import AUTO, TEACHERS, needs
+from lptool.pooling.catalogue import TEACHERS, needs
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import LayerFit
@@ -53,7 +52,6 @@ Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "accuracy"
 FINISHING_IMAGES = 8192
 SEEDS = 3
-MARKS = ("<!-- tables: benchmarks/accuracy.py -->", "<!-- end of tables -->")
 
 
 @dataclass(frozen=True)
@@ -141,6 +139,9 @@ def options_of(name: str, seed: int, data: Path) -> TrainOptions:
 def tickets(name: str, seed: int, work: Path, data: Path) -> list[Path]:
     """The tickets of one IMP run, trained where they are not there yet."""
     options, folder = options_of(name, seed, data), work / f"{name}-seed{seed}"
+    there = sorted(folder.glob("level_*.safetensors"))
+    if len(there) > SETTINGS[name].levels:  # trained on another machine, which may round the data's mean otherwise
+        return there
     return train_tickets(options, SETTINGS[name].levels, folder, watch=Watch(on_epoch=say_epoch))
 
 
@@ -250,8 +251,10 @@ class Remembering:
     def recalibrated(self, state: State) -> State:
         return self.rebuilder.recalibrated(state)
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher) -> tuple[State, tuple[LayerFit, ...]]:
-        return self.rebuilder.rebuild(start, mask, teacher)
+    def rebuild(
+        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None]
+    ) -> tuple[State, tuple[LayerFit, ...]]:
+        return self.rebuilder.rebuild(start, mask, teacher, on_layer)
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
@@ -307,119 +310,6 @@ def shown(row: Row) -> str:
     return f"val {100 * row['val']['accuracy']:.2f} test {100 * row['test']['accuracy']:.2f}"
 
 
-def tables() -> str:
-    """Markdown of all that is measured, setting by setting."""
-    return "\n\n".join(setting_tables(name, found) for name in SETTINGS if (found := load(name)))
-
-
-def load(name: str) -> list[Row]:
-    """The complete runs of a setting, `auto` added: the best on val of what it consists of."""
-    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-seed*.json"))]
-    cells = [cell for cell in cells if cell.get("complete")]
-    for cell in cells:
-        for level in cell["levels"]:
-            methods = level["methods"]
-            methods["auto"] = max((methods[m] for m in AUTO), key=lambda row: row["search"]["val"])
-    return cells
-
-
-Of = Callable[[Row], float]
-
-
-def measured(cells: list[Row]) -> list[str]:
-    """What every run has, in the order measured: also variants that lptool had when they were measured."""
-    rows = [level["methods"] for cell in cells for level in cell["levels"]]
-    return [m for m in rows[0] if m not in (*CONTROLS, "auto") and all(m in row for row in rows)]
-
-
-def setting_tables(name: str, cells: list[Row]) -> str:
-    methods = ["ticket", "ticket + BN", *measured(cells), "auto", "ensemble"]
-    levels = range(1, len(cells[0]["levels"]))  # the dense level is no pruned model
-    half = len(levels) // 2 + 1
-    fits = ", ".join(f"{cell['train_accuracy']:.1%}" for cell in cells)
-    head = (
-        f"### {name}\n\n{len(cells)} runs, {len(levels)} pruned levels each; `{cells[0]['options']['arch']}`, accuracy "
-        f"on train at level 0: {fits}. Test accuracy in points, mean ± standard error over the runs."
-    )
-    by_level = [["density", *(f"{cells[0]['levels'][i]['density']:.1%}" for i in levels), "mean"]]
-    summary = [
-        [
-            "",
-            "over ticket",
-            "over ticket + BN",
-            "denser half",
-            "sparser half",
-            "over greedy",
-            "val gain",
-            "kept on test",
-        ]
-    ]
-    quality = [["", "test NLL", "test ECE", "corrupted accuracy", "corrupted ECE"]]
-    for m in methods:
-        test = accuracy(m, "test")
-        by_level.append([m, *(spread(cells, [i], test) for i in levels), spread(cells, levels, test)])
-        gain, over_bn = minus(test, accuracy("ticket", "test")), minus(test, accuracy("ticket + BN", "test"))
-        on_val = minus(accuracy(m, "val"), accuracy("ticket + BN", "val"))
-        on_val_mean = mean(cells, levels, on_val)
-        # what is kept of a gain can only be said where there is one
-        kept = mean(cells, levels, over_bn) / on_val_mean if m not in CONTROLS and on_val_mean > 0.05 else None
-        summary.append(
-            [m, spread(cells, levels, gain), spread(cells, levels, over_bn)]
-            + [spread(cells, part, over_bn) for part in (levels[: half - 1], levels[half - 1 :])]
-            + [spread(cells, levels, minus(test, accuracy("greedy", "test"))), spread(cells, levels, on_val)]
-            + ["" if kept is None else f"{kept:.0%}"]
-        )
-        quality.append(
-            [m, spread(cells, levels, number(m, "test", "nll", 1), 4), spread(cells, levels, number(m, "test", "ece"))]
-        )
-        if m in CORRUPTED:
-            quality[-1] += [spread(cells, levels, number(m, "corrupted", key)) for key in ("accuracy", "ece")]
-        else:
-            quality[-1] += ["", ""]
-    return "\n\n".join(
-        [head, markdown(by_level), "Differences, over all levels:", markdown(summary), markdown(quality)]
-    )
-
-
-def accuracy(method: str, part: str) -> Of:
-    return number(method, part, "accuracy")
-
-
-def number(method: str, part: str, key: str, scale: float = 100) -> Of:
-    return lambda row: scale * float(row[method][part][key])
-
-
-def minus(a: Of, b: Of) -> Of:
-    return lambda row: a(row) - b(row)
-
-
-def per_run(cells: list[Row], levels: Sequence[int], of: Of) -> list[float]:
-    """Of each run the mean over levels: levels of one run are no independent samples."""
-    return [fmean(of(cell["levels"][i]["methods"]) for i in levels) for cell in cells]
-
-
-def mean(cells: list[Row], levels: Sequence[int], of: Of) -> float:
-    return fmean(per_run(cells, levels, of))
-
-
-def spread(cells: list[Row], levels: Sequence[int], of: Of, digits: int = 2) -> str:
-    values = per_run(cells, levels, of)
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{error}"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["--", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def write_tables(path: Path) -> None:
-    """Put the tables into the page, between its two marks."""
-    before, _, rest = path.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    path.write_text(f"{before}{MARKS[0]}\n\n{tables()}\n\n{MARKS[1]}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="where the tickets go; without it no run is made")
@@ -429,7 +319,6 @@ def main() -> None:
         "--data", type=Path, default=Path("runs/data"), help="cifar10-mini.npz; fashion-20k.npz is made"
     )
     parser.add_argument("--tickets", action="store_true", help="train the tickets, on a GPU say, and pool nothing yet")
-    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="where the tables go")
     options = parser.parse_args()
     if options.work and not (options.data / "fashion-20k.npz").exists():
         make_fashion(options.data / "fashion-20k.npz")
@@ -437,7 +326,6 @@ def main() -> None:
         for seed in [options.seed] if options.seed is not None else range(SEEDS):
             if options.work:
                 (tickets if options.tickets else run)(name, seed, options.work, options.data)
-    write_tables(options.page)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from accuracy import RESULTS, SETTINGS, finished_states, markdown, opened, save
+from accuracy import RESULTS, SETTINGS, finished_states, opened, save
+from accuracy_tables import markdown
 from torch import Tensor
 
 from lptool.scoring.metrics import measure

@@ -220,7 +220,8 @@ def _pool_one(
             nonlocal reached
             reached = f"after {progress.done} of {progress.total} mixes"
             places = [scored.candidate for scored in progress.scored if scored.candidate is not None]
-            doing = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
+            candidate = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
+            doing = progress.doing or candidate
             advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
 
         try:

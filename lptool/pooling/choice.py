@@ -74,12 +74,12 @@ class Choice:
         scaling wins, which no search maximises; see docs/results.md. Where it is not known, the highest merit.
         """
         places = [i for i, score in enumerate(found) if self.reaches(score, self.merit(start))]
-        scaled = {i: found[i].scaled_nll for i in places}
-        if self.select == "nll" or None in (start.scaled_nll, *scaled.values()):
+        known = all(math.isfinite(_scaled(score)) for score in (start, *(found[i] for i in places)))
+        if self.select == "nll" or not known:
             places = [i for i in places if self.replaces(found[i], start)]
             return max(places, key=lambda i: self.merit(found[i]), default=None)
-        place = min(places, key=lambda i: scaled[i] or 0.0, default=None)
-        return place if place is not None and (scaled[place] or 0.0) < (start.scaled_nll or 0.0) else None
+        place = min(places, key=lambda i: _scaled(found[i]), default=None)
+        return place if place is not None and _scaled(found[place]) < _scaled(start) else None
 
     def lost(self, right: Tensor, loss: Tensor) -> Tensor:
         """What images, given as bool [B] and float [B], take from the merit: a scalar on their device, 0 or more."""
@@ -93,6 +93,10 @@ class Choice:
         """Whether a score says all there is to know: it is complete, or `bar` is out of its reach."""
         lost = score.n - score.correct if self.select == "accuracy" else score.nll * score.n
         return score.complete or self.out_of_reach(bar, lost, total)
+
+
+def _scaled(score: Score) -> float:
+    return math.inf if score.scaled_nll is None else score.scaled_nll
 
 
 BY_ACCURACY = Choice()

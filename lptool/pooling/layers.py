@@ -149,7 +149,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
-    """Forward hooks, for as long as the block runs; nothing is compiled meanwhile: compiled code has none of them."""
+    """Forward hooks, as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
     try:
         with torch.compiler.set_stance("force_eager"):

@@ -157,12 +157,16 @@ class Scored:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a search has come: what was scored since the last report, and how many mixes of how many at most."""
+    """How far a search has come: what was scored since the last report, and how many mixes of how many at most.
+
+    `doing` says in words what begins now, where that takes long and scores nothing.
+    """
 
     scored: tuple[Scored, ...]
     incumbent: Score
     done: int
     total: int
+    doing: str = ""
 
 
 OnProgress = Callable[[Progress], None]

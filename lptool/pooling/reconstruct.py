@@ -11,6 +11,7 @@ at a label. Only the ratio is chosen on val, so there is little room for luck.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from functools import cached_property, partial
 
 from lptool.checkpoints.masks import State
@@ -92,14 +93,23 @@ class _Rebuilding:
         return self.search.rebuilder.recalibrated(self.start.state)
 
     def __call__(self, ratio: float) -> Rebuilt:
-        pool, rebuilder = self.search.pool, self.search.rebuilder
+        rebuilder = self.search.rebuilder
         assert rebuilder is not None
-        tickets = ((share, pool[place].state) for place, share in enumerate(shares(self.search, ratio)))
         try:
-            return rebuilder.rebuild(self.begin, self.start.mask, rebuilder.teach(tickets))
+            teacher = rebuilder.teach(self._tickets(ratio))
+            return rebuilder.rebuild(self.begin, self.start.mask, teacher, lambda layer: self._say(f"fitting {layer}"))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise FittingError(
                 "fitting layers takes more memory than there is; lower --batch-size, --fit-images or --fit-positions"
             ) from error
+
+    def _tickets(self, ratio: float) -> Iterator[tuple[float, State]]:
+        pool = self.search.pool
+        for place, share in enumerate(shares(self.search, ratio)):
+            self._say(f"activations of level {pool.level(place)}")
+            yield share, pool[place].state
+
+    def _say(self, doing: str) -> None:
+        self.search.say(doing, self.start.score)

@@ -74,18 +74,22 @@ class Reconstruction:
         """The state with BatchNorm statistics of its own weights on the calibration images."""
         return recalibrated(self.model, state, ((images, images) for images in self.images()))
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher) -> tuple[State, tuple[LayerFit, ...]]:
+    def rebuild(
+        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None] = lambda name: None
+    ) -> tuple[State, tuple[LayerFit, ...]]:
         """The start with its kept weights fitted, and BatchNorm statistics that go with them; and how well they fit.
 
         Args:
             start: what the weights are drawn to, and whose other tensors stay; as `recalibrated` gives it, since the
                 gain of its BatchNorm layers is kept.
             mask: name → bool, True = kept.
+            on_layer: called with the name of each layer before it is fitted.
 
         A layer, or an output of one, whose fit is not finite, or not in the type of the weights, stays as it is.
         """
         state, fits = dict(start), list[LayerFit]()
         for layer in self.layers:
+            on_layer(layer.name)
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])
             changes, found = fit(self.model, layer, moments, mask[layer.weight], self.ridges, self.steps)

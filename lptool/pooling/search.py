@@ -76,8 +76,10 @@ class Rebuilder(Protocol):
     def recalibrated(self, state: State) -> State:
         """The state with the BatchNorm statistics that a rebuilding starts from."""
 
-    def rebuild(self, start: State, mask: Mask, teacher: Any) -> tuple[State, tuple[LayerFit, ...]]:
-        """The start with its kept weights fitted to the teacher, and how well each layer fits."""
+    def rebuild(
+        self, start: State, mask: Mask, teacher: Any, on_layer: Callable[[str], None]
+    ) -> tuple[State, tuple[LayerFit, ...]]:
+        """The start with its kept weights fitted to the teacher, and how well each layer fits; each is named first."""
 
 
 @dataclass
@@ -137,6 +139,10 @@ class Search:
         """Count mixes that were scored, and report how far the search has come."""
         self.done += len(scored)
         self.on_progress(Progress(scored, incumbent, self.done, self.total))
+
+    def say(self, doing: str, incumbent: Score) -> None:
+        """Report what begins now, where nothing is scored for long."""
+        self.on_progress(Progress((), incumbent, self.done, self.total, doing))
 
     def sweep(self, incumbent: Incumbent, place: int, alphas: Sequence[float]) -> tuple[Incumbent | None, Step]:
         """Try the alphas of one candidate; the best mix where it replaces the incumbent, else None.

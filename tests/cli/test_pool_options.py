@@ -166,8 +166,11 @@ def test_the_short_option_is_an_alias(tmp_path: Path, tickets: list[Path], optio
         ),
         (["--no-bn-recal", "--bn-images", "auto"], "--no-bn-recal contradicts --bn-images auto; leave one of them out"),
         (["--bn-recal", "--bn-images", "none"], "--bn-recal contradicts --bn-images none; leave one of them out"),
-        (["--no-bn-recal", "--flip", "no"], "--bn-images none does not use --flip; leave it out"),
-        (["--bn-images", "plain", "--augment", "crop"], "--bn-images plain does not use --augment; leave it out"),
+        (["--method", "greedy", "--no-bn-recal", "--flip", "no"], "--bn-images none does not use --flip; leave it out"),
+        (
+            ["--method", "greedy", "--bn-images", "plain", "--augment", "crop"],
+            "--bn-images plain does not use --augment; leave it out",
+        ),
     ],
     ids=str,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -110,3 +111,38 @@ def test_what_is_lost_is_errors_or_losses() -> None:
     right, loss = torch.tensor([True, False, False]), torch.tensor([0.25, 1.0, 2.0])
     assert BY_ACCURACY.lost(right, loss).item() == 2
     assert BY_NLL.lost(right, loss).item() == 3.25
+
+
+def some_scores(seed: int, count: int = 6, *, scaled: bool = True) -> list[Score]:
+    draw = random.Random(seed)
+    return [
+        Score(draw.randint(3, 9), draw.uniform(0.5, 2), 10, scaled_nll=draw.uniform(0.2, 1) if scaled else None)
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_of_models_made_in_different_ways_the_likeliest_that_is_no_less_accurate_is_best(seed: int) -> None:
+    start, *found = some_scores(seed)
+    place = Choice().best(found, start)
+    fit = [score for score in (start, *found) if score.correct >= start.correct]
+    least = min(fit, key=lambda score: score.scaled_nll or 0)
+    assert (start if place is None else found[place]) is least
+
+
+@pytest.mark.parametrize("choice", [Choice(), Choice("nll")], ids=str)
+@pytest.mark.parametrize("seed", range(30))
+def test_where_no_scaled_nll_is_known_the_highest_merit_is_best(seed: int, choice: Choice) -> None:
+    """By NLL it is the plain one, known or not."""
+    start, *found = some_scores(seed, scaled=choice.select == "nll")
+    place = choice.best(found, start)
+    merits = [choice.merit(score) for score in (start, *found)]
+    assert choice.merit(start if place is None else found[place]) == max(merits)
+    assert place is None or choice.replaces(found[place], start)
+
+
+def test_what_is_not_finite_or_was_cut_short_is_never_best() -> None:
+    start = Score(5, 1.0, 10, scaled_nll=0.9)
+    odd = [Score(9, math.nan, 10, scaled_nll=0.1), Score(9, 1.0, 9, complete=False, scaled_nll=0.1)]
+    assert Choice().best(odd, start) is None
+    assert Choice().best([*odd, Score(5, 1.0, 10, scaled_nll=0.8)], start) == 2

@@ -21,11 +21,14 @@ from lptool.pooling.catalogue import TEACHERS
 from lptool.pooling.job import pool_target
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import LayerFit, SearchTrace
+from lptool.pooling.reconstruct import Rebuilt
 from lptool.pooling.setup import PoolOptions, open_bench
 from lptool.report.pool import pool_document
 from lptool.scoring.score import Score
 from tests.pooling.test_methods import line
 
+Teacher = dict[str, Tensor]
+OnLayer = Callable[[str], None]
 FITS = (LayerFit("w", 0.1, 0.5, 0.25),)
 
 
@@ -35,14 +38,14 @@ class Recorder:
     def __init__(self) -> None:
         self.shares: list[list[float]] = []
 
-    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Teacher:
         self.shares.append([share for share, _ in tickets])
         return {"teacher": torch.tensor(len(self.shares))}
 
     def recalibrated(self, state: State) -> State:
         return state
 
-    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
         return {name: torch.full_like(t, 100.0 + int(teacher["teacher"])) for name, t in start.items()}, FITS
 
 
@@ -89,14 +92,14 @@ class OutOfMemory(Recorder):
         super().__init__()
         self.step = step
 
-    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    def teach(self, tickets: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Teacher:
         teacher = super().teach(tickets)
         self._fail("teach")
         return teacher
 
-    def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
         self._fail("rebuild")
-        return super().rebuild(start, mask, teacher)
+        return super().rebuild(start, mask, teacher, on_layer)
 
     def recalibrated(self, state: State) -> State:
         if self.step == "recalibrated":
@@ -128,7 +131,7 @@ def test_where_memory_runs_out_the_search_goes_on_without(
 
 def test_other_errors_are_not_hidden() -> None:
     class Broken(Recorder):
-        def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -137,7 +140,7 @@ def test_other_errors_are_not_hidden() -> None:
 
 def test_where_nothing_can_be_fitted_the_start_stays_and_nothing_is_scored(caplog: pytest.LogCaptureFixture) -> None:
     class Nothing(Recorder):
-        def rebuild(self, start: State, mask: Mask, teacher: dict[str, Tensor]) -> tuple[State, tuple[LayerFit, ...]]:
+        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
             return start, ()
 
     pool = line(1.0, 2.0, 3.0)

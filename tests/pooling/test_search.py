@@ -400,6 +400,9 @@ class Together(Ranks):
         assert len(tasks) <= self.count
         return {key: task() for key, task in tasks.items()}
 
+    def agree(self, task: Callable[[], Any]) -> Any:
+        return task()
+
 
 @pytest.mark.parametrize("gives_up", [IGNORES_THE_BAR, HONOURS_THE_BAR, SOMETIMES], ids=["ignores", "honours", "some"])
 @pytest.mark.parametrize("alpha_search", ["grid", "coarse"])

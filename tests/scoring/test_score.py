@@ -9,10 +9,21 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from lptool.errors import DataError
-from lptool.scoring.score import Batch, Score, cast_forward, mark, merged, predict, recalibrated, score_of
+from lptool.scoring.score import (
+    Batch,
+    Score,
+    cast_forward,
+    mark,
+    merged,
+    predict,
+    recalibrated,
+    scaled_nll_of,
+    score_of,
+)
 
 SIZES = (7, 7, 7, 4)
 TOTAL = sum(SIZES)
@@ -240,3 +251,25 @@ def test_a_batchnorm_layer_under_two_names_is_renewed_under_both() -> None:
     assert torch.equal(fresh["0.running_mean"], fresh["1.running_mean"])
     assert torch.equal(fresh["0.running_var"], fresh["1.running_var"])
     assert not torch.equal(fresh["0.running_mean"], state["0.running_mean"])
+
+
+def test_the_scaled_nll_is_the_least_over_temperatures() -> None:
+    """Against a fine grid; the same for logits of any scale, and never above the plain NLL."""
+    draw = torch.Generator().manual_seed(0)
+    for spread in (0.1, 1.0, 30.0):
+        labels = torch.randint(5, (200,), generator=draw)
+        logits = spread * (torch.randn(200, 5, generator=draw) + F.one_hot(labels, 5))
+        found = scaled_nll_of(logits, labels)
+        assert found is not None
+        grid = [float(F.cross_entropy(logits * 10**exponent, labels)) for exponent in torch.linspace(-4, 3, 2000)]
+        assert found == pytest.approx(min(grid), abs=1e-4)
+        assert found <= float(F.cross_entropy(logits, labels)) + 1e-6
+
+
+def test_the_scaled_nll_of_odd_logits() -> None:
+    labels = torch.tensor([0, 1])
+    assert scaled_nll_of(torch.tensor([[math.nan, 0.0], [0.0, 1.0]]), labels) is None
+    assert scaled_nll_of(torch.zeros(2, 4), labels) == pytest.approx(math.log(4))  # every temperature is as good
+    assert scaled_nll_of(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), labels) == pytest.approx(0, abs=1e-3)  # all right
+    wrong = scaled_nll_of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), labels)  # all wrong: infinitely hot is best
+    assert wrong == pytest.approx(math.log(2), abs=1e-3)
