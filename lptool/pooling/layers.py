@@ -126,7 +126,7 @@ def _version(x: object) -> int:
 def _matrix(module: nn.Module) -> int:
     """How many products of two inputs a fit of this layer has in memory."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
-    return groups * module.weight[0].numel() ** 2  # type: ignore[operator,index]
+    return groups * module.weight[0].numel() ** 2  # type: ignore[index]
 
 
 def note_of(left: Sequence[str], count: int) -> list[str]:
