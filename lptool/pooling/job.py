@@ -271,7 +271,10 @@ def _pooled_metadata(
             for s in trace.steps
         ],
         "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
-        **_fitting(bench, trace),
+        "settings": dict(trace.settings),
+        "fits": [fit.to_json() for fit in trace.fits],
+        "fit_images": options.fit_images,
+        "fit_positions": options.fit_positions,
         "shipped": shipped,
         "bn_images": bench.calibration.used,
         "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
@@ -291,15 +294,6 @@ def _pooled_metadata(
         trace=document,
         scores=scores,
     )
-
-
-def _fitting(bench: Bench, trace: SearchTrace) -> dict[str, Any]:
-    """How layers were fitted, where they were; errors to six digits, beyond which they mean nothing."""
-    if not trace.fits:
-        return {}
-    settings = {"images": bench.options.fit_images, "positions": bench.options.fit_positions}
-    short = [{k: float(f"{v:.6g}") if type(v) is float else v for k, v in asdict(fit).items()} for fit in trace.fits]
-    return {"settings": dict(trace.settings) | settings, "fits": short}
 
 
 def _named(summary: Summary, level: int) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class LayerFit:
     before: float | None
     after: float | None
 
+    def to_json(self) -> dict[str, str | float | None]:
+        """Errors to six digits, beyond which they mean nothing."""
+        before, after = (None if value is None else float(f"{value:.6g}") for value in (self.before, self.after))
+        return {"name": self.name, "ridge": self.ridge, "before": before, "after": after}
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -49,7 +49,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "search": _search_document(result),
         "coefficients": _coefficients_document(result),
         "settings": dict(trace.settings),
-        "fits": [asdict(fit) for fit in trace.fits],
+        "fits": [fit.to_json() for fit in trace.fits],
         "methods": _methods_document(result),
         "references": references and _references_document(result, references),
         "layers": [asdict(layer) for layer in result.layers],
