@@ -69,6 +69,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
     return known[precision]
 
 
+def in_float64(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64; on the CPU where its device, as Apple's GPUs, has no such type."""
+    return (tensor.cpu() if tensor.is_mps else tensor).double()
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

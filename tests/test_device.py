@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.device import autocast_dtype, import_timm, local_ranks, pick_device
+from lptool.device import autocast_dtype, import_timm, in_float64, local_ranks, pick_device
 from lptool.errors import SetupError
 from tests.helpers.pages import ROOT
 
@@ -136,3 +136,11 @@ def test_devices_that_are_not_here_are_one_clear_error(name: str) -> None:
 def test_an_unknown_precision_is_a_clear_error() -> None:
     with pytest.raises(SetupError, match="unknown precision 'fp8'"):
         autocast_dtype("fp8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_float64_holds_what_there_was(dtype: torch.dtype) -> None:
+    tensor = torch.randn(5).to(dtype)
+    found = in_float64(tensor)
+    assert (found.dtype, found.device) == (torch.float64, tensor.device)
+    assert torch.equal(found.to(dtype), tensor)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lptool.device import in_float64
+
 TRIAL_STEPS = 8  # of conjugate gradients, for each ridge that is tried; the next goes on from there
 
 
@@ -63,9 +65,9 @@ class Moments:
         across = inputs.transpose(1, 2)
         parts = [across @ inputs, wanted.transpose(1, 2) @ inputs, wanted.square().sum(1), inputs.sum(1), wanted.sum(1)]
         if not self._sums:
-            self._sums = [torch.zeros_like(part, dtype=torch.float64) for part in parts]
+            self._sums = [torch.zeros_like(in_float64(part)) for part in parts]
         for total, part in zip(self._sums, parts, strict=True):
-            total += part
+            total += part.to(total.device)
         self.samples += inputs.shape[1]
 
     def system(self, *, centred: bool) -> System:

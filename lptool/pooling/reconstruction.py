@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lptool.checkpoints.masks import Mask, State
+from lptool.device import in_float64
 from lptool.pooling.catalogue import RIDGES
 from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised_at, side_by_side
 from lptool.pooling.least_squares import Moments, System, best_ridge, conjugate_gradients
@@ -93,7 +94,7 @@ class Reconstruction:
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])
             changes, found = fit(self.model, layer, moments, mask[layer.weight], self.ridges, self.steps)
-            typed = {name: value.to(state[name].dtype) for name, value in changes.items()}
+            typed = {name: value.to(state[name]) for name, value in changes.items()}
             if all(bool(value.isfinite().all()) for value in typed.values()):
                 state |= typed
             else:
@@ -174,8 +175,8 @@ def fit(
     norm = model.get_submodule(layer.norm) if layer.norm else None
     batchnorm = norm if isinstance(norm, _BatchNorm) else None
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
-    weight = module.weight.detach().double()
-    start, mask = (t.reshape(groups, len(weight) // groups, -1) for t in (weight, kept))
+    weight = in_float64(module.weight.detach())
+    start, mask = (t.reshape(groups, len(weight) // groups, -1) for t in (weight, kept.to(weight.device)))
     gain = _gain(batchnorm, start)
     usable = gain.abs() > 1e-6  # else BatchNorm shuts the channel, and its weights have no effect to be fitted by
     safe = torch.where(usable, gain, 1.0)
@@ -185,7 +186,7 @@ def fit(
     found = torch.where(sound, fitted / safe, start)
     shifts = _shifts(model, layer, batchnorm, gain.flatten(), found, whole)
     old = model.state_dict()
-    shifts = {name: torch.where(sound.flatten(), value, old[name].double()) for name, value in shifts.items()}
+    shifts = {name: torch.where(sound.flatten(), value, in_float64(old[name])) for name, value in shifts.items()}
     before, after = (_relative_error(whole, each) for each in (start * safe, torch.where(sound, fitted, start * safe)))
     return {layer.weight: found.reshape(weight.shape), **shifts}, LayerFit(layer.name, ridge, before, after)
 
@@ -211,8 +212,8 @@ def _gain(batchnorm: _BatchNorm | None, weights: Tensor) -> Tensor:
     """What BatchNorm multiplies each output by, [groups, outputs, 1]."""
     if batchnorm is None or batchnorm.running_var is None:
         return torch.ones_like(weights[..., :1])
-    deviation = (batchnorm.running_var.double() + batchnorm.eps).sqrt()
-    scale = 1.0 if batchnorm.weight is None else batchnorm.weight.detach().double()
+    deviation = (in_float64(batchnorm.running_var) + batchnorm.eps).sqrt()
+    scale = 1.0 if batchnorm.weight is None else in_float64(batchnorm.weight.detach())
     return (scale / deviation).view_as(weights[..., :1])
 
 
@@ -228,7 +229,7 @@ def _shifts(
     if batchnorm is None:
         return {} if bias is None else {f"{layer.name}.bias": wanted - means}
     spread = ((weights @ system.products) * weights).sum(-1).flatten().clamp_min(0)
-    shift = 0.0 if bias is None else bias.detach().double()
+    shift = 0.0 if bias is None else in_float64(bias.detach())
     found = {"running_mean": means + shift, "running_var": spread}
     if batchnorm.weight is not None:
         found |= {"weight": gain * (spread + batchnorm.eps).sqrt(), "bias": wanted}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lptool.checkpoints.masks import State
+from lptool.device import in_float64
 from lptool.errors import DataError
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
 
@@ -104,16 +105,16 @@ def scaled_nll_of(logits: Tensor, labels: Tensor) -> float | None:
     """
     if not bool(logits.isfinite().all()):
         return None
-    right = logits.gather(1, labels[:, None])[:, 0].double()
+    right = in_float64(logits.gather(1, labels[:, None])[:, 0])
     inverse = 1.0
     for _ in range(_NEWTON_STEPS):
         chances = (logits * inverse).softmax(1)
         mean = (chances * logits).sum(1)
-        spread = (chances * (logits - mean[:, None]).square()).sum(1).double().mean()
-        slope = (mean.double() - right).mean()  # of the NLL, by the inverse temperature; it is convex in that
+        spread = in_float64((chances * (logits - mean[:, None]).square()).sum(1)).mean()
+        slope = (in_float64(mean) - right).mean()  # of the NLL, by the inverse temperature; it is convex in that
         step = float(slope / spread) if spread > 0 else 0.0
         inverse = min(max(inverse - step, inverse / 4), inverse * 4)  # where the curve is flat, Newton leaps too far
-    return float(F.cross_entropy(logits * inverse, labels, reduction="none").double().mean())
+    return float(in_float64(F.cross_entropy(logits * inverse, labels, reduction="none")).mean())
 
 
 def merged(parts: Sequence[Score]) -> Score:
