@@ -23,13 +23,15 @@ Of = Callable[[Row], float]  # a number, of the methods at one level
 ROOT = Path(__file__).parent.parent
 BASE = "ticket + BN"
 CONTROLS = ("ticket", BASE, "ensemble")
-BY_LEVEL = ("ticket", BASE, "greedy", "window", "reconstruct", "auto", "ensemble")
+BY_LEVEL = ("ticket", BASE, "greedy", "window", "reconstruct 0.5", "reconstruct 1", "auto", "ensemble")
 
 
 def load(name: str) -> list[Row]:
     """The runs of a setting that are complete, seed by seed."""
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-seed*.json"))]
-    return [cell for cell in cells if len(cell["levels"]) == SETTINGS[name].levels]
+    return [
+        cell for cell in cells if sum("auto" in level["methods"] for level in cell["levels"]) == SETTINGS[name].levels
+    ]
 
 
 def methods_in(cells: list[Row]) -> list[str]:
@@ -79,13 +81,13 @@ def setting_tables(name: str, cells: list[Row]) -> str:
     by_level = [["images right, %", *(f"{100 * cells[0]['levels'][i]['density']:.1f} %" for i in levels), "mean"]]
     summary = [["points", f"over {BASE}", "images", "over ticket", "denser half", "sparser half", "over greedy"]]
     summary[0] += ["val gain", "kept on test"]
-    quality = [["", "test NLL", "test ECE, %", "corrupted, % right", "corrupted ECE, %", "scored", "images scored"]]
+    quality = [["", "test NLL", "test ECE, %", "corrupted, % right", "corrupted ECE, %"]]
     for m in methods:
         if m in BY_LEVEL:
             by_level.append([m, *(spread(cells, [i], test(m)) for i in levels), spread(cells, levels, test(m))])
         on_val = mean(cells, levels, lambda row, m=m: value(row, m, "val") - value(row, BASE, "val"))
         # what is kept of a gain can only be said where there is one
-        kept = f"{mean(cells, levels, over(m)) / on_val:.0%}" if m not in CONTROLS and on_val > 0.05 else ""
+        kept = f"{mean(cells, levels, over(m)) / on_val:.0%}" if m not in CONTROLS and on_val > 0.2 else ""
         summary.append(
             [m, spread(cells, levels, over(m)), of_images(cells, levels, m), spread(cells, levels, over(m, "ticket"))]
             + [spread(cells, part, over(m)) for part in (levels[:half], levels[half:])]
@@ -95,7 +97,6 @@ def setting_tables(name: str, cells: list[Row]) -> str:
             [m, spread(cells, levels, lambda row, m=m: row[m]["test"]["nll"], 4)]
             + [spread(cells, levels, lambda row, m=m: value(row, m, "test", "ece"))]
             + [corrupted(cells, levels, m, key) for key in ("accuracy", "ece")]
-            + [searched(cells, levels, m, key) for key in ("evaluations", "scored")]
         )
     return "\n\n".join([head, markdown(by_level), markdown(summary), markdown(quality)])
 
@@ -107,18 +108,12 @@ def of_images(cells: list[Row], levels: Sequence[int], method: str) -> str:
         (won, lost), n = row[method]["pairs"][BASE], row[method]["test"]["n"]
         return 100 * math.sqrt(won + lost - (won - lost) ** 2 / n) / n
 
-    pairs = cells[0]["levels"][0]["methods"][method].get("pairs", {})
-    return f"± {mean(cells, levels, error):.2f}" if BASE in pairs else ""
+    pairs = [level["methods"][method].get("pairs", {}) for cell in cells for level in cell["levels"]]
+    return f"± {mean(cells, levels, error):.2f}" if all(BASE in each for each in pairs) else ""
 
 
 def corrupted(cells: list[Row], levels: Sequence[int], method: str, key: str) -> str:
     return spread(cells, levels, lambda row: value(row, method, "corrupted", key)) if method in CORRUPTED else ""
-
-
-def searched(cells: list[Row], levels: Sequence[int], method: str, key: str) -> str:
-    """How much a search scored on average: models, or images that went through the network for it."""
-    known = all(key in level["methods"][method].get("search", {}) for cell in cells for level in cell["levels"])
-    return f"{mean(cells, levels, lambda row: row[method]['search'][key]):,.0f}" if known else ""
 
 
 def value(row: Row, method: str, part: str, key: str = "accuracy") -> float:

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/data"))
     options = parser.parse_args()
     if options.work:
-        settings = ("fashion-mnist", "cifar10-mini", "cifar10-mini-crops", "cifar10-mini-groupnorm")
+        settings = ("fashion-mnist", "cifar10-mini")
         save(FILE, {"rows": [row for name in settings for row in measured(name, 0, options.work, options.data)]})
     print(table(json.loads(FILE.read_text())["rows"]))
 
