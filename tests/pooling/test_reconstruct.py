@@ -201,7 +201,9 @@ def test_the_room_of_a_new_mask_is_the_ticket_three_places_denser(target: int, p
             return super().rebuild(start, mask, teacher, on_layer, room)
 
     masks = [torch.arange(5) >= level for level in range(5)]
-    pool = Pool.of([Ticket({"w": torch.ones(5)}, {"w": mask}, Metadata(level=i)) for i, mask in enumerate(masks)])
+    pool = Pool.of(
+        [Ticket({"w": torch.ones(5) * mask}, {"w": mask}, Metadata(level=i)) for i, mask in enumerate(masks)]
+    )
     for mask in ("start", "refit"):
         pool_tickets(
             pool, lambda s, bar=0: Score(5, 1.0, 10), method="reconstruct", target=target, rebuilder=Rooms(), mask=mask
