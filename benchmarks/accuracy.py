@@ -37,7 +37,7 @@ from lptool.pooling import reconstruct
 from lptool.pooling.catalogue import TEACHERS, needs
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.methods import pool_tickets
-from lptool.pooling.outcome import LayerFit
+from lptool.pooling.outcome import Rebuilt
 from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
@@ -252,9 +252,9 @@ class Remembering:
         return self.rebuilder.recalibrated(state)
 
     def rebuild(
-        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None]
-    ) -> tuple[State, tuple[LayerFit, ...]]:
-        return self.rebuilder.rebuild(start, mask, teacher, on_layer)
+        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None], room: Mask | None
+    ) -> Rebuilt:
+        return self.rebuilder.rebuild(start, mask, teacher, on_layer, room)
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:

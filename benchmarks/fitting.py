@@ -20,6 +20,7 @@ from typing import Any
 from accuracy import RESULTS, opened, recalibrated_on_sample, save
 from accuracy_tables import markdown
 
+from lptool.pooling.reconstruct import room_of
 from lptool.pooling.setup import Bench
 from lptool.scoring.score import scaled_nll_of, score_of
 
@@ -33,6 +34,7 @@ CHANGES: tuple[Row, ...] = (
     *({"positions": positions} for positions in (4, 64)),
     *({"steps": steps} for steps in (5, 40)),
     *({"ridges": (ridge,)} for ridge in (1.0, 0.1)),
+    {"mask": "refit"},
 )
 
 
@@ -45,7 +47,8 @@ def measured(bench: Bench, change: Row) -> Row:
     ticket, count = bench.pool[len(bench.pool) - 1], len(bench.pool)
     begin = time.perf_counter()
     teacher = rebuilder.teach((1 / count, bench.pool[place].state) for place in range(count))
-    state, _ = rebuilder.rebuild(rebuilder.recalibrated(ticket.state), ticket.mask, teacher)
+    start, room = rebuilder.recalibrated(ticket.state), room_of(bench.pool, count - 1) if "mask" in change else None
+    state = rebuilder.rebuild(start, ticket.mask, teacher, room=room).state
     seconds = time.perf_counter() - begin
     found = bench.predict(recalibrated_on_sample(bench, state), bench.data.val)
     return {"accuracy": score_of(*found).accuracy, "scaled nll": scaled_nll_of(*found), "seconds": round(seconds, 1)}
@@ -55,6 +58,8 @@ def label(change: Row) -> str:
     if not change:
         return "default: {images:,} images, {positions} positions, {steps} steps".format(**DEFAULT)
     ((key, value),) = change.items()
+    if key == "mask":
+        return f"--mask {value}"
     return f"ridge {value[0]:g} in every layer" if key == "ridges" else f"{value:,} {key}"
 
 

@@ -8,7 +8,7 @@ from lptool.checkpoints.header import AUGMENTS, FLIPS
 from lptool.cli import options as shared
 from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
-from lptool.pooling.catalogue import AUTO, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
+from lptool.pooling.catalogue import AUTO, MASKS, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
 
 # Which methods an option does something for, by its name on the command line.
 USED_BY = {
@@ -90,6 +90,12 @@ OPTIONS = {
         ),
     ],
     "Fitting (reconstruct)": [
+        option(
+            "--mask",
+            type=Words(list(MASKS)),
+            default="start",
+            help="Which weights are fitted: those that the start keeps, or as many in each layer, chosen anew (refit).",
+        ),
         option("--fit-images", type=click.IntRange(1), default=2048, help="Training images, augmented as in training."),
         option("--fit-positions", type=click.IntRange(1), default=16, help="Positions of each image, in every layer."),
     ],

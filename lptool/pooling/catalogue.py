@@ -16,6 +16,7 @@ PAPER_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 TEACHERS = (0.5, 1.0)  # ratios by which `reconstruct` weighs the tickets that teach, as `window` does
 # How strongly `reconstruct` may draw weights to what they were; each layer takes what suits it.
 RIDGES = (3.0, 1.0, 0.3, 0.1, 0.03)
+MASKS = ("start", "refit")  # of `reconstruct`: whose weights it fits
 RATIOS = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # that `window` tries; with 1 all tickets count the same
 
 
@@ -122,7 +123,7 @@ METHODS = {
         help="the target, its kept weights fitted layer by layer to the mean activations of the tickets",
         formula="per layer min ‖Zw − U‖² + ridge·‖w − θₜ‖² over the kept weights, U the tickets' mean activations",
         source="own; cf. Hubara et al. 2021, Jin et al. 2023",
-        options=("fit_images", "fit_positions"),
+        options=("mask", "fit_images", "fit_positions"),
         once=len(TEACHERS),
         needs="rebuilder",
         module="reconstruct",

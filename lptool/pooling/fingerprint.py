@@ -36,6 +36,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "select": options.select,
         "learning": [options.per, options.learning_steps, options.learning_rate],
         "fit": [options.fit_images, options.fit_positions] if needs(options.method, "rebuilder") else None,
+        "mask": options.mask if needs(options.method, "rebuilder") else None,
         "arch": bench.arch,
         "arch_kwargs": bench.arch_kwargs,
         "arch_file": file_sha256(code) if code.is_file() else None,

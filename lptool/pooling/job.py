@@ -58,14 +58,12 @@ class PoolResult:
     """One pooled model, as written; plain values, so that one process can send it to another.
 
     Attributes:
-        sparsity: of the file.
-        members: the pool's tickets, by place.
+        sparsity: of the file. members: the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
         shipped: `pooled`, or the control written in its place because it scores better on val.
-        layers: the prunable tensors, in the network's order.
-        metadata: as in the file's header. plain_names: whether its tensors have the network's own names.
-        form: how it is written. sizes: of the files it makes.
+        layers: the prunable tensors, in the network's order. metadata: as in the file's header.
+        plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
         device: that was searched on. seconds: all that it took.
     """
@@ -152,6 +150,7 @@ def _search(
         learning=bench.learning,
         gradient=bench.slope,
         rebuilder=bench.rebuilder if needs(bench.options.method, "rebuilder") else None,
+        mask=bench.options.mask,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
         on_progress=note,
@@ -273,6 +272,7 @@ def _pooled_metadata(
         "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
         "settings": dict(trace.settings),
         "fits": [fit.to_json() for fit in trace.fits],
+        "mask": options.mask,
         "fit_images": options.fit_images,
         "fit_positions": options.fit_positions,
         "shipped": shipped,

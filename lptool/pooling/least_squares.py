@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lptool.device import in_float64
 
+ROUNDS = 6  # of dropping weights: what a weight is worth changes as others go
 TRIAL_STEPS = 8  # of conjugate gradients, for each ridge that is tried; the next goes on from there
 
 
@@ -119,7 +120,7 @@ def conjugate_gradients(
     Source: Hestenes & Stiefel 1952, with Jacobi's preconditioner.
     """
     keep, diagonal = kept.to(start.dtype), system.products.diagonal(dim1=1, dim2=2)
-    pull = (ridge * diagonal.mean(1)).clamp_min(1e-12)[:, None, None]
+    pull = _pull(system, ridge)
     scale = 1 / (diagonal[:, None] + pull)
     w = (start if first is None else first) * keep
     residual = (system.cross - w @ system.products + pull * (start - w)) * keep
@@ -133,3 +134,44 @@ def conjugate_gradients(
         size = (residual * scaled).sum(-1, keepdim=True)
         direction = scaled + size / before.clamp_min(1e-30) * direction
     return w
+
+
+def thinned(
+    system: System, start: Tensor, room: Tensor, count: int, ridge: float, steps: int, first: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weights fitted within a room, the least of which are dropped until `count` are left; and which these are.
+
+    Without weight i, the others fitted anew, what is minimised grows by ½·wᵢ² / [G⁻¹]ᵢᵢ, the ridge on the diagonal of
+    G: exactly while all inputs are kept, and later about so. The weights of all outputs are ranked together, of equal
+    ones the first stay. The same share of them goes in each round, and the others are fitted anew.
+
+    Args: as `conjugate_gradients` has them; `room` in place of `kept`.
+
+    Source: Hassibi & Stork 1993; Frantar & Alistarh 2022, who take them one by one.
+    """
+    kept, many = room, int(room.sum())
+    w = conjugate_gradients(system, start, room, ridge, steps, first)
+    if many == count:
+        return w, kept
+    free = _freedom(system, ridge)
+    for number in range(1, ROUNDS + 1):
+        left = round(many * (count / many) ** (number / ROUNDS))
+        worth = torch.where(kept, (w.square() / free).nan_to_num(0.0), -math.inf).flatten()
+        best = worth.argsort(descending=True, stable=True)[:left]
+        kept = torch.zeros_like(kept.flatten()).index_fill_(0, best, True).view_as(kept)
+        w = conjugate_gradients(system, start, kept, ridge, steps // 2, w)
+    return conjugate_gradients(system, start, kept, ridge, steps, w), kept
+
+
+def _freedom(system: System, ridge: float) -> Tensor:
+    """The diagonal of G⁻¹, with the ridge in G: [groups, 1, inputs]."""
+    ridged = system.products.clone()
+    ridged.diagonal(dim1=1, dim2=2).add_(_pull(system, ridge)[..., 0])
+    # Without a check: where rounding leaves nothing to invert the ranking is arbitrary, and the fit still sound.
+    inverse: Tensor = torch.linalg.inv_ex(ridged).inverse
+    return inverse.diagonal(dim1=1, dim2=2)[:, None]
+
+
+def _pull(system: System, ridge: float) -> Tensor:
+    """The strength of a ridge, [groups, 1, 1]."""
+    return (ridge * system.products.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(1e-12)[:, None, None]

@@ -13,7 +13,7 @@ from importlib import import_module
 
 from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
-from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
+from lptool.pooling.catalogue import MASKS, METHODS, PAPER_ALPHAS, alphas_of, methods_of, mixes_at_most
 from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.outcome import Incumbent, OnProgress, Outcome, Progress, Scored, SearchTrace, Step, steps_to
@@ -140,6 +140,7 @@ def pool_tickets(
     learning: Learning = LEARNING,
     gradient: GradientFunction | None = None,
     rebuilder: Rebuilder | None = None,
+    mask: str = "start",
     score_as_is: ScoreFunction | None = None,
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
@@ -175,6 +176,7 @@ def pool_tickets(
         decay: of `ema`, in [0, 1].
         learning, gradient: of `learned`.
         rebuilder: of `reconstruct`; without one, `auto` leaves that out.
+        mask: of `reconstruct`: that of the `start`, or chosen anew (`refit`) with as many weights in each layer.
         score_as_is: scores a state dict with the BN statistics it has, so that the search starts from the better of
             target and recalibrated target; None where `score` does not recalibrate.
         ranks: the processes to spread the alphas over. The result is the same however many they are.
@@ -194,14 +196,14 @@ def pool_tickets(
     """
     given = {"gradient": gradient, "rebuilder": rebuilder}
     names = methods_of(method, [name for name, each in given.items() if each is not None])
-    _check(pool, target, keep, alphas, alpha_search, passes, decay)
+    _check(pool, target, keep, alphas, alpha_search, passes, decay, mask)
     target %= len(pool)
     keep = pool.kept(target) if keep is None else keep
     tried = alphas_of(method, alphas)
     total = mixes_at_most(names, len(pool), alphas, passes) + learning.steps * ("learned" in names)
     search = Search(
         pool, target, keep, score, choice, tried, ALPHA_SEARCHES[alpha_search], passes, decay, learning, gradient,
-        ranks, on_progress, total, rebuilder,
+        ranks, on_progress, total, rebuilder, mask,
     )  # fmt: skip
     start, ticket, ticket_bn = _start(search, score_as_is)
     outcomes = list(_in_turn(names, search, start))
@@ -245,7 +247,10 @@ def _check(
     alpha_search: str,
     passes: int,
     decay: float,
+    mask: str,
 ) -> None:
+    if mask not in MASKS:
+        raise PoolError(f"unknown mask {mask!r}: expected {' or '.join(MASKS)}")
     if alpha_search not in ALPHA_SEARCHES:
         raise PoolError(f"unknown alpha search {alpha_search!r}: expected {' or '.join(ALPHA_SEARCHES)}")
     if not alphas or not all(0.0 <= alpha <= 1.0 for alpha in alphas):

@@ -86,6 +86,15 @@ class LayerFit:
 
 
 @dataclass(frozen=True)
+class Rebuilt:
+    """A network whose weights were fitted layer by layer: state and mask, and how well each layer fits."""
+
+    state: State
+    mask: Mask
+    fits: tuple[LayerFit, ...]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one method came to.
 

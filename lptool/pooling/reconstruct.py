@@ -4,8 +4,8 @@
         teacher = Σ wᵢ·activations of ticketᵢ / Σ wᵢ,  wᵢ = ratio^|i − target|
         model = the start, rebuilt layer by layer to the teacher's activations (`lptool.pooling.reconstruction`)
 
-The start is the target, or in `auto` the best mean of tickets. Weights are fitted to training images without looking
-at a label. Only the ratio is chosen on val, so there is little room for luck.
+The start is the target, or in `auto` the best mean of tickets; its mask stays, or is chosen anew (`refit`). Weights are
+fitted to training images without looking at a label. Only the ratio is chosen on val, so there is little room for luck.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import logging
 from collections.abc import Iterator
 from functools import cached_property, partial
 
-from lptool.checkpoints.masks import State
+from lptool.checkpoints.masks import Mask, State
+from lptool.checkpoints.pool import Pool
 from lptool.errors import SetupError
 from lptool.pooling.catalogue import TEACHERS
-from lptool.pooling.outcome import Coefficients, Incumbent, LayerFit, Outcome, Scored, Step
+from lptool.pooling.outcome import Coefficients, Incumbent, Outcome, Rebuilt, Scored, Step
 from lptool.pooling.search import Search
 from lptool.pooling.window import shares
 from lptool.scoring.batching import is_out_of_memory
 from lptool.scoring.score import Score
 
 log = logging.getLogger(__name__)
-Rebuilt = tuple[State, tuple[LayerFit, ...]]
+GROW = 3  # places in the pool: a refit mask may take weights of the ticket that is so much denser
 
 
 class FittingError(SetupError):
@@ -45,8 +46,7 @@ def reconstruct(search: Search, start: Incumbent) -> Outcome:
             made[ratio] = rebuild(ratio)
         except FittingError as error:
             return str(error)
-        state, fits = made[ratio]
-        return search.score(state) if fits else ""
+        return search.score(made[ratio].state) if made[ratio].fits else ""
 
     scores: list[Score] = []
     best: int | None = None
@@ -68,16 +68,21 @@ def reconstruct(search: Search, start: Incumbent) -> Outcome:
     if best is None:
         return Outcome("reconstruct", start, steps, ranked=tuple(scores))
     ratio = TEACHERS[best]
-    state, fits = search.ranks.agree(lambda: made.get(ratio) or rebuild(ratio))
+    chosen = search.ranks.agree(lambda: made.get(ratio) or rebuild(ratio))
     return Outcome(
         "reconstruct",
-        Incumbent(state, start.mask, scores[best], recalibrated=True),
+        Incumbent(chosen.state, chosen.mask, scores[best], recalibrated=True),
         steps,
         Coefficients(("teacher",), (shares(search, ratio),)),
         ranked=tuple(scores),
         settings={"teacher": ratio},
-        fits=fits,
+        fits=chosen.fits,
     )
+
+
+def room_of(pool: Pool, target: int) -> Mask:
+    """The weights that a refit mask may take, beside those of the start."""
+    return pool[max(0, target - GROW)].mask
 
 
 class _Rebuilding:
@@ -97,7 +102,9 @@ class _Rebuilding:
         assert rebuilder is not None
         try:
             teacher = rebuilder.teach(self._tickets(ratio))
-            return rebuilder.rebuild(self.begin, self.start.mask, teacher, lambda layer: self._say(f"fitting {layer}"))
+            mask, say = self.start.mask, lambda layer: self._say(f"fitting {layer}")
+            room = room_of(self.search.pool, self.search.target) if self.search.mask == "refit" else None
+            return rebuilder.rebuild(self.begin, mask, teacher, say, room)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

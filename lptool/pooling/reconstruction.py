@@ -28,8 +28,8 @@ from lptool.checkpoints.masks import Mask, State
 from lptool.device import in_float64
 from lptool.pooling.catalogue import RIDGES
 from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised_at, side_by_side
-from lptool.pooling.least_squares import Moments, System, best_ridge, conjugate_gradients
-from lptool.pooling.outcome import LayerFit
+from lptool.pooling.least_squares import Moments, System, best_ridge, thinned
+from lptool.pooling.outcome import LayerFit, Rebuilt
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import recalibrated
 
@@ -76,8 +76,13 @@ class Reconstruction:
         return recalibrated(self.model, state, ((images, images) for images in self.images()))
 
     def rebuild(
-        self, start: State, mask: Mask, teacher: Teacher, on_layer: Callable[[str], None] = lambda name: None
-    ) -> tuple[State, tuple[LayerFit, ...]]:
+        self,
+        start: State,
+        mask: Mask,
+        teacher: Teacher,
+        on_layer: Callable[[str], None] = lambda name: None,
+        room: Mask | None = None,
+    ) -> Rebuilt:
         """The start with its kept weights fitted, and BatchNorm statistics that go with them; and how well they fit.
 
         Args:
@@ -85,22 +90,26 @@ class Reconstruction:
                 gain of its BatchNorm layers is kept.
             mask: name → bool, True = kept.
             on_layer: called with the name of each layer before it is fitted.
+            room: beside the mask, the weights that may be kept in place of others; as many stay in each layer.
 
         A layer, or an output of one, whose fit is not finite, or not in the type of the weights, stays as it is.
         """
-        state, fits = dict(start), list[LayerFit]()
+        state, chosen, fits = dict(start), dict(mask), list[LayerFit]()
         for layer in self.layers:
             on_layer(layer.name)
             self.model.load_state_dict(state)
             moments = self._moments(layer, teacher[layer.name])
-            changes, found = fit(self.model, layer, moments, mask[layer.weight], self.ridges, self.steps)
+            kept = mask[layer.weight]
+            wider = kept | room[layer.weight] if room is not None and kept.any() else kept
+            changes, kept, found = fit(self.model, layer, moments, kept, wider, self.ridges, self.steps)
             typed = {name: value.to(state[name]) for name, value in changes.items()}
             if all(bool(value.isfinite().all()) for value in typed.values()):
                 state |= typed
+                chosen[layer.weight] = kept
             else:
                 found = replace(found, ridge=None, after=found.before)
             fits.append(found)
-        return state, tuple(fits)
+        return Rebuilt(state, chosen, tuple(fits))
 
     def _add_activations(self, teacher: Teacher, share: float) -> None:
         """Add what the network as it is computes after each layer, times a share."""
@@ -162,10 +171,13 @@ def fit(
     layer: Layer,
     parts: tuple[Moments, Moments],
     kept: Tensor,
+    room: Tensor,
     ridges: Sequence[float],
     steps: int,
-) -> tuple[State, LayerFit]:
-    """The tensors of a layer and its BatchNorm that give what is wanted best, and how well.
+) -> tuple[State, Tensor, LayerFit]:
+    """The tensors of a layer and its BatchNorm that give what is wanted best; which weights are kept; and how well.
+
+    As many are kept as before, of the room that these lie in.
 
     After BatchNorm only the weights' direction matters: they are fitted times the gain that BatchNorm gives them now,
     and divided by it again; its statistics and affine parameters are set such that the gain stays and the mean is the
@@ -176,31 +188,49 @@ def fit(
     batchnorm = norm if isinstance(norm, _BatchNorm) else None
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     weight = in_float64(module.weight.detach())
-    start, mask = (t.reshape(groups, len(weight) // groups, -1) for t in (weight, kept.to(weight.device)))
+    start, mask, wider = (t.to(weight.device).reshape(groups, len(weight) // groups, -1) for t in (weight, kept, room))
     gain = _gain(batchnorm, start)
     usable = gain.abs() > 1e-6  # else BatchNorm shuts the channel, and its weights have no effect to be fitted by
     safe = torch.where(usable, gain, 1.0)
     centred = batchnorm is not None or module.bias is not None
-    ridge, whole, fitted = _solved(parts, start * safe, mask, ridges, steps, centred=centred)
+    wider = torch.where(usable, wider, mask)
+    ridge, whole, fitted, chosen = _solved(parts, start * safe, mask, wider, usable, ridges, steps, centred=centred)
     sound = usable & fitted.isfinite().all(-1, keepdim=True) & whole.targets.isfinite()[..., None]
+    chosen = torch.where(sound, chosen, mask)
+    if chosen.sum() != mask.sum():  # an output that could not be fitted has its own weights again
+        return fit(model, layer, parts, kept, kept, ridges, steps)
     found = torch.where(sound, fitted / safe, start)
     shifts = _shifts(model, layer, batchnorm, gain.flatten(), found, whole)
     old = model.state_dict()
     shifts = {name: torch.where(sound.flatten(), value, in_float64(old[name])) for name, value in shifts.items()}
     before, after = (_relative_error(whole, each) for each in (start * safe, torch.where(sound, fitted, start * safe)))
-    return {layer.weight: found.reshape(weight.shape), **shifts}, LayerFit(layer.name, ridge, before, after)
+    changes = {layer.weight: found.reshape(weight.shape), **shifts}
+    return changes, chosen.reshape(kept.shape).to(kept.device), LayerFit(layer.name, ridge, before, after)
 
 
 def _solved(
-    parts: tuple[Moments, Moments], start: Tensor, kept: Tensor, ridges: Sequence[float], steps: int, *, centred: bool
-) -> tuple[float | None, System, Tensor]:
-    """The best ridge, all samples together, and the weights fitted to them; None and the start where none is better."""
+    parts: tuple[Moments, Moments],
+    start: Tensor,
+    kept: Tensor,
+    room: Tensor,
+    usable: Tensor,
+    ridges: Sequence[float],
+    steps: int,
+    *,
+    centred: bool,
+) -> tuple[float | None, System, Tensor, Tensor]:
+    """The best ridge, all samples together, the weights fitted to them, and which are kept.
+
+    None and the start where no ridge is better. Outputs that are not usable have no part in the choice of weights.
+    """
     known, unseen = parts
-    best = best_ridge(known.system(centred=centred), unseen.system(centred=centred), start, kept, ridges)
+    best = best_ridge(known.system(centred=centred), unseen.system(centred=centred), start, room, ridges)
     whole = (known + unseen).system(centred=centred)  # after the others, which take as much memory
     if best is None:
-        return None, whole, start * kept
-    return best[0], whole, conjugate_gradients(whole, start, kept, best[0], steps, best[1])
+        return None, whole, start * kept, kept
+    ridge, first = best
+    free = usable & whole.targets.isfinite()[..., None]
+    return ridge, whole, *thinned(whole, start, room & free, int((kept & free).sum()), ridge, steps, first)
 
 
 def _relative_error(system: System, weights: Tensor) -> float | None:

@@ -22,7 +22,7 @@ from lptool.checkpoints.pool import Pool
 from lptool.errors import PoolError
 from lptool.pooling.choice import Choice
 from lptool.pooling.mixing import interpolate
-from lptool.pooling.outcome import Incumbent, LayerFit, OnProgress, Progress, Scored, Step
+from lptool.pooling.outcome import Incumbent, OnProgress, Progress, Rebuilt, Scored, Step
 from lptool.ranks import Ranks
 from lptool.scoring.score import Score, ScoreFunction
 
@@ -77,9 +77,12 @@ class Rebuilder(Protocol):
         """The state with the BatchNorm statistics that a rebuilding starts from."""
 
     def rebuild(
-        self, start: State, mask: Mask, teacher: Any, on_layer: Callable[[str], None]
-    ) -> tuple[State, tuple[LayerFit, ...]]:
-        """The start with its kept weights fitted to the teacher, and how well each layer fits; each is named first."""
+        self, start: State, mask: Mask, teacher: Any, on_layer: Callable[[str], None], room: Mask | None
+    ) -> Rebuilt:
+        """The start with its kept weights fitted to the teacher; each layer is named first.
+
+        With a `room` they are chosen anew within that and the mask, as many in each layer.
+        """
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Search:
         score: scores a state on val. choice: how scores are compared.
         alphas, explore: which coefficients are tried, and in what order.
         passes: how often the candidates are gone through. decay: of `ema`.
-        learning, gradient: for `learned`. rebuilder: for `reconstruct`.
+        learning, gradient: for `learned`. rebuilder, mask: for `reconstruct`.
         ranks: the processes that scorings are spread over.
         on_progress: called after each round of scorings.
         total: of mixes and learning steps, at most. done: of them, so far.
@@ -112,6 +115,7 @@ class Search:
     on_progress: OnProgress
     total: int
     rebuilder: Rebuilder | None = None
+    mask: str = "start"
     done: int = 0
 
     @property

@@ -57,7 +57,7 @@ class PoolOptions(SettingOptions):
         target: `sparsest`, `matching` (the sparsest ticket as accurate on val as the densest), `all`, a level, or
             one of the files.
         sparsity: of the pooled model, in [0, 1); the target is then the nearest denser ticket. None takes the target's.
-        method, alphas, alpha_search, passes, decay: see `pool_tickets`.
+        method, alphas, alpha_search, passes, decay, mask: see `pool_tickets`.
         select: see `Choice`. per, learning_steps, learning_rate: see `Learning`.
         val_fraction, split_seed: None takes what the tickets were trained with, else 0.1 and 0.
         bn_images: what BatchNorm is recalibrated on, for scores and for the model written: training images as they
@@ -89,6 +89,7 @@ class PoolOptions(SettingOptions):
     crop_padding: int | None = None
     flip: str | None = None
     calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
+    mask: str = "start"
     fit_images: int = 2048
     fit_positions: int = 16
     seed: int = 0

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from lptool.cli import main
 from lptool.cli.pool_options import USED_BY
 from lptool.pooling.calibration import BN_IMAGES
-from lptool.pooling.catalogue import METHODS, PAPER_ALPHAS
+from lptool.pooling.catalogue import MASKS, METHODS, PAPER_ALPHAS
 from lptool.pooling.choice import SELECTS
 from lptool.pooling.search import ALPHA_SEARCHES, LEARNING, PER
 from lptool.pooling.setup import PoolOptions
@@ -28,6 +28,7 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
     assert choices["per"] == list(PER)
     assert choices["alpha_search"] == list(ALPHA_SEARCHES)
     assert choices["bn_images"] == list(BN_IMAGES)
+    assert choices["mask"] == list(MASKS)
     parsed = main.commands["pool"].make_context("pool", ["a", "-o", "b"]).params
     assert [parsed[name] for name in ("per", "learning_steps", "learning_rate")] == [*vars(LEARNING).values()]
     for field in dataclasses.fields(PoolOptions):
@@ -48,6 +49,7 @@ def test_what_the_command_line_repeats_agrees_with_the_library() -> None:
         ["--alpha-search", "fine"],
         ["--calibration-size", "0"],
         ["--bn-images", "all"],
+        ["--mask", "all"],
         ["--augment", "mixup"],
         ["--crop-padding", "-1"],
         ["--flip", "up"],
@@ -85,6 +87,7 @@ VALUES = {
     "--per": ["block"],
     "--learning-steps": ["2"],
     "--learning-rate": ["0.1"],
+    "--mask": ["refit"],
 }
 
 
@@ -97,6 +100,7 @@ MEANT_FOR = {
     "--per": {"learned"},
     "--learning-steps": {"learned"},
     "--learning-rate": {"learned"},
+    "--mask": {"reconstruct", "auto"},
 }
 
 

@@ -43,3 +43,7 @@ def test_a_fingerprint_knows_each_option_of_a_search(tickets: list[Path]) -> Non
     for change in ({"per": "block"}, {"learning_steps": 7}, {"learning_rate": 0.5}):
         after = fingerprint(replace(bench, options=replace(QUICK, **change)), 3)  # type: ignore[arg-type]
         assert [name for name in after if after[name] != before[name]] == ["learning"]
+    fitting = replace(QUICK, method="reconstruct")
+    before = fingerprint(replace(bench, options=fitting), 3)
+    after = fingerprint(replace(bench, options=replace(fitting, mask="refit")), 3)
+    assert [name for name in after if after[name] != before[name]] == ["mask"]

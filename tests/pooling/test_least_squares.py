@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import pytest
 import torch
 from torch import Tensor
 
-from lptool.pooling.least_squares import Moments, best_ridge, conjugate_gradients
+from lptool.pooling.least_squares import Moments, System, best_ridge, conjugate_gradients, thinned
 
 
 def summed(z: Tensor, u: Tensor, batches: int = 1) -> Moments:
@@ -106,3 +107,65 @@ def test_an_output_that_is_not_finite_has_no_say() -> None:
     assert found
     assert found[0] == clean[0]
     torch.testing.assert_close(found[1][:, [0, 2, 3]], clean[1][:, [0, 2, 3]])
+
+
+def sparse_truth(count: int) -> tuple[System, Tensor, Tensor]:
+    """Correlated inputs, a rule with `count` weights in two groups of three outputs, and which weights these are."""
+    draw = torch.Generator().manual_seed(4)
+    mixing = torch.eye(20, dtype=torch.float64) + 0.2 * torch.randn(20, 20, generator=draw, dtype=torch.float64)
+    z = torch.randn(2, 400, 20, generator=draw, dtype=torch.float64) @ mixing
+    places = torch.randperm(2 * 3 * 20, generator=draw)[:count]
+    truth = torch.zeros(2 * 3 * 20, dtype=torch.bool).index_fill_(0, places, True).view(2, 3, 20)
+    rule = truth * (1 + torch.rand(2, 3, 20, generator=draw, dtype=torch.float64))
+    return summed(z, z @ rule.transpose(1, 2)).system(centred=True), rule, truth
+
+
+@pytest.mark.parametrize("count", [10, 30, 60])
+def test_a_sparse_rule_in_the_room_is_found(count: int) -> None:
+    """It is the only one of so few weights without an error, however the outputs share them."""
+    system, rule, truth = sparse_truth(count)
+    room = truth | (torch.rand(truth.shape, generator=torch.Generator().manual_seed(5)) < 0.5)
+    w, kept = thinned(system, torch.zeros_like(rule), room, count, 1e-6, steps=60)
+    assert torch.equal(kept, truth)
+    torch.testing.assert_close(w, rule, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 33, 59])
+def test_exactly_so_many_weights_are_left_and_all_lie_in_the_room(count: int) -> None:
+    system, rule, _ = sparse_truth(60)
+    room = torch.rand(rule.shape, generator=torch.Generator().manual_seed(6)) < 0.5
+    (w, kept), again = (thinned(system, torch.zeros_like(rule), room, count, 0.1, steps=10) for _ in range(2))
+    assert int(kept.sum()) == count
+    assert not (kept & ~room).any()
+    assert not w[~kept].any()
+    assert torch.equal(w, again[0])
+    assert torch.equal(kept, again[1])
+
+
+def test_the_weight_that_goes_is_the_one_whose_loss_costs_least() -> None:
+    """Of a whole room: against a fit by torch's own solver without each weight in turn."""
+    system, rule, _ = sparse_truth(60)
+    noisy = rule[:1, :1] + 0.1 * torch.randn(1, 1, 20, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    system = System(system.products[:1], noisy @ system.products[:1], system.power[:1, :1], *[torch.zeros(1, 1)] * 2)
+    _, kept = thinned(system, torch.zeros_like(noisy), torch.ones_like(noisy).bool(), 19, 0.1, steps=60)
+    ridged = system.products[0] + 0.1 * system.products[0].diagonal().mean() * torch.eye(20, dtype=torch.float64)
+
+    def gain(places: tuple[int, ...]) -> float:  # of the fit with these weights alone: bᵀA⁻¹b
+        cross = system.cross[0, 0, list(places)]
+        return float(cross @ torch.linalg.solve(ridged[list(places)][:, list(places)], cross))
+
+    assert tuple(kept.flatten().nonzero().flatten().tolist()) == max(combinations(range(20), 19), key=gain)
+
+
+def test_of_equal_weights_the_first_stay() -> None:
+    products, ones = torch.eye(6, dtype=torch.float64)[None], torch.ones(1, 2, 6, dtype=torch.float64)
+    system = System(products, ones, 6 * ones[..., 0], 0 * ones[:, 0], 0 * ones[..., 0])
+    _, kept = thinned(system, 0 * ones, ones.bool(), 5, 0.1, steps=10)
+    assert kept.flatten().tolist() == [True] * 5 + [False] * 7
+
+
+def test_where_a_room_holds_no_more_nothing_is_chosen() -> None:
+    system, rule, truth = sparse_truth(30)
+    w, kept = thinned(system, torch.zeros_like(rule), truth, 30, 0.1, steps=10)
+    assert torch.equal(kept, truth)
+    assert torch.equal(w, conjugate_gradients(system, torch.zeros_like(rule), truth, 0.1, 10))

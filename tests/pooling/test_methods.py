@@ -23,7 +23,7 @@ from lptool.errors import PoolError
 from lptool.pooling.catalogue import METHODS, TEACHERS, methods_of, mixes_at_most
 from lptool.pooling.choice import Choice
 from lptool.pooling.methods import pool_tickets
-from lptool.pooling.outcome import Incumbent, LayerFit, Progress, SearchTrace
+from lptool.pooling.outcome import Incumbent, LayerFit, Progress, Rebuilt, SearchTrace
 from lptool.pooling.search import Learning
 from lptool.scoring.score import Score, ScoreFunction
 from tests.pooling.test_search import PRUNABLE, SHAPES, Lists, Together, as_lists, random_pool
@@ -317,11 +317,16 @@ class Leans:
         return state
 
     def rebuild(
-        self, start: State, mask: Mask, teacher: State, on_layer: Callable[[str], None] = lambda name: None
-    ) -> tuple[State, tuple[LayerFit, ...]]:
+        self,
+        start: State,
+        mask: Mask,
+        teacher: State,
+        on_layer: Callable[[str], None] = lambda name: None,
+        room: Mask | None = None,
+    ) -> Rebuilt:
         found = {name: t + 0.7 * (teacher[name] - t) for name, t in start.items() if name in SHAPES}
         state = {n: found[n] * mask[n] if n in mask else found.get(n, t) for n, t in start.items()}
-        return state, tuple(LayerFit(name, 0.3, 0.2, 0.1) for name in SHAPES)
+        return Rebuilt(state, mask, tuple(LayerFit(name, 0.3, 0.2, 0.1) for name in SHAPES))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -339,7 +344,8 @@ def test_auto_goes_on_from_what_its_methods_give(seed: int, choice: Choice) -> N
     assert list(trace.outcomes) == ["window", "reconstruct"]
     assert trace.outcomes["window"] == first.score
     rebuilt = [
-        Leans().rebuild(first.state, first.mask, Leans().teach(weighed(pool, target, ratio)))[0] for ratio in TEACHERS
+        Leans().rebuild(first.state, first.mask, Leans().teach(weighed(pool, target, ratio))).state
+        for ratio in TEACHERS
     ]
     place = choice.best([Judge(seed, choice)(state) for state in rebuilt], first.score)
     if place is None:
@@ -498,6 +504,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"method": "mean"}, "unknown method 'mean': expected greedy, average, window, .*reconstruct or auto"),
     ({"method": "learned"}, "method 'learned' needs a gradient"),
     ({"method": "reconstruct"}, "method 'reconstruct' needs a rebuilder"),
+    ({"mask": "none"}, "unknown mask 'none': expected start or refit"),
     ({"decay": -0.1}, r"decay: expected a number in \[0, 1\], found -0.1"),
     ({"decay": 1.1}, r"decay: expected a number in \[0, 1\], found 1.1"),
     ({"decay": math.nan}, "decay: expected a number in"),

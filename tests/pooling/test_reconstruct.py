@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lptool.checkpoints.masks import Mask, State, kept_count
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_ticket
@@ -20,8 +22,7 @@ from lptool.errors import PoolError
 from lptool.pooling.catalogue import TEACHERS
 from lptool.pooling.job import pool_target
 from lptool.pooling.methods import pool_tickets
-from lptool.pooling.outcome import LayerFit, SearchTrace
-from lptool.pooling.reconstruct import Rebuilt
+from lptool.pooling.outcome import LayerFit, Rebuilt, SearchTrace
 from lptool.pooling.setup import PoolOptions, open_bench
 from lptool.report.pool import pool_document
 from lptool.scoring.score import Score
@@ -45,8 +46,9 @@ class Recorder:
     def recalibrated(self, state: State) -> State:
         return state
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
-        return {name: torch.full_like(t, 100.0 + int(teacher["teacher"])) for name, t in start.items()}, FITS
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer, room: Mask | None) -> Rebuilt:
+        weight = 100.0 + int(teacher["teacher"])
+        return Rebuilt({name: torch.full_like(t, weight) for name, t in start.items()}, mask, FITS)
 
 
 def scored(best: int, method: str = "reconstruct") -> tuple[Recorder, float, SearchTrace]:
@@ -97,9 +99,9 @@ class OutOfMemory(Recorder):
         self._fail("teach")
         return teacher
 
-    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
+    def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer, room: Mask | None) -> Rebuilt:
         self._fail("rebuild")
-        return super().rebuild(start, mask, teacher, on_layer)
+        return super().rebuild(start, mask, teacher, on_layer, room)
 
     def recalibrated(self, state: State) -> State:
         if self.step == "recalibrated":
@@ -131,7 +133,7 @@ def test_where_memory_runs_out_the_search_goes_on_without(
 
 def test_other_errors_are_not_hidden() -> None:
     class Broken(Recorder):
-        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
+        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer, room: Mask | None) -> Rebuilt:
             raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
@@ -140,8 +142,8 @@ def test_other_errors_are_not_hidden() -> None:
 
 def test_where_nothing_can_be_fitted_the_start_stays_and_nothing_is_scored(caplog: pytest.LogCaptureFixture) -> None:
     class Nothing(Recorder):
-        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer) -> Rebuilt:
-            return start, ()
+        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer, room: Mask | None) -> Rebuilt:
+            return Rebuilt(start, mask, ())
 
     pool = line(1.0, 2.0, 3.0)
     model, trace = pool_tickets(
@@ -171,6 +173,44 @@ def test_a_pool_on_disk_is_rebuilt_to_its_own_number_of_weights_and_to_the_same_
         assert after.metadata.trace["fit_images"] == 128
         assert {fit["name"] for fit in after.metadata.trace["fits"]} == {n.removesuffix(".weight") for n in after.mask}
         assert all(torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
+
+
+def test_a_pool_on_disk_with_a_mask_chosen_anew(tickets: list[Path], tmp_path: Path) -> None:
+    options = PoolOptions(
+        method="reconstruct", mask="refit", fit_images=128, fit_positions=4, calibration_size=64, device="cpu"
+    )
+    results = [pool_target(open_bench(tickets, options), 3, tmp_path / f"{i}.safetensors") for i in range(2)]
+    assert results[0].sha256 == results[1].sha256
+    room, before, after = (load_ticket(path) for path in (tickets[0], tickets[3], results[0].output))
+    assert after.metadata.trace["mask"] == "refit"
+    for name, kept in before.mask.items():
+        assert int(after.mask[name].sum()) == int(kept.sum())
+        assert not (after.mask[name] & ~(room.mask[name] | kept)).any()
+        assert not after.state[name][~after.mask[name]].any()
+    moved = any(not torch.equal(after.mask[name], kept) for name, kept in before.mask.items())
+    assert moved == results[0].improved
+
+
+@pytest.mark.parametrize(("target", "place"), [(4, 1), (3, 0), (1, 0), (0, 0)])
+def test_the_room_of_a_new_mask_is_the_ticket_three_places_denser(target: int, place: int) -> None:
+    given: list[Mask | None] = []
+
+    class Rooms(Recorder):
+        def rebuild(self, start: State, mask: Mask, teacher: Teacher, on_layer: OnLayer, room: Mask | None) -> Rebuilt:
+            given.append(room)
+            return super().rebuild(start, mask, teacher, on_layer, room)
+
+    masks = [torch.arange(5) >= level for level in range(5)]
+    pool = Pool.of(
+        [Ticket({"w": torch.ones(5) * mask}, {"w": mask}, Metadata(level=i)) for i, mask in enumerate(masks)]
+    )
+    for mask in ("start", "refit"):
+        pool_tickets(
+            pool, lambda s, bar=0: Score(5, 1.0, 10), method="reconstruct", target=target, rebuilder=Rooms(), mask=mask
+        )
+    assert given[: len(TEACHERS)] == [None] * len(TEACHERS)
+    rooms = [room["w"].tolist() for room in given if room]
+    assert rooms == [masks[place].tolist()] * len(TEACHERS)
 
 
 def with_state(change: Callable[[str, Tensor], Tensor]) -> Callable[[Ticket], Ticket]:

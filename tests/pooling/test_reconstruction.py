@@ -73,7 +73,8 @@ def test_a_ticket_that_teaches_itself_stays_as_it_is() -> None:
     model, (state, mask) = network(), ticket(3)
     rebuilding = reconstruction(model, positions=1000)
     start = rebuilding.recalibrated(state)
-    found, fits = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]))
+    rebuilt = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, start)]))
+    found, fits = rebuilt.state, rebuilt.fits
     assert max(fit.after for fit in fits) < 1e-6
     model.load_state_dict(start)
     before = model(IMAGES)
@@ -86,7 +87,8 @@ def test_a_rebuilt_ticket_computes_what_the_teacher_does_more_nearly() -> None:
     (state, mask), others = ticket(0), [ticket(0, density)[0] for density in (0.7, 1.0)]
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(1 / 3, each) for each in (state, *others)])
-    found, fits = rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher)
+    rebuilt = rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher)
+    found, fits = rebuilt.state, rebuilt.fits
     assert all(fit.after < fit.before for fit in fits)
     assert [fit.name for fit in fits] == list(teacher)
 
@@ -114,7 +116,7 @@ def test_inputs_are_left_alone_and_equal_calls_give_equal_bytes() -> None:
     rebuilding = reconstruction(model)
     teacher = rebuilding.teach([(0.5, ticket(1)[0]), (0.5, ticket(2)[0])])
     kept = {name: torch.cat(parts) for name, parts in teacher.items()}
-    one, other = (rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher)[0] for _ in range(2))
+    one, other = (rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher).state for _ in range(2))
     assert all(torch.equal(state[name], t) for name, t in before.items())
     assert all(torch.equal(torch.cat(teacher[name]), t) for name, t in kept.items())
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -136,7 +138,8 @@ def test_odd_layers_end_well(kind: str) -> None:
     layers, _ = find_layers(model, prunable(model), IMAGES[:2])
     few = IMAGES[:2].split(2) if kind == "few images" else IMAGES.split(16)
     rebuilding = Reconstruction(model, layers, lambda: few, positions=1 if kind == "few images" else 16)
-    found, fits = rebuilding.rebuild(rebuilding.recalibrated(state), mask, rebuilding.teach([(1.0, teacher_state)]))
+    rebuilt = rebuilding.rebuild(rebuilding.recalibrated(state), mask, rebuilding.teach([(1.0, teacher_state)]))
+    found, fits = rebuilt.state, rebuilt.fits
     json.dumps([asdict(fit) for fit in fits], allow_nan=False)  # as it goes into the header
     assert all(bool(t.isfinite().all()) for t in found.values())
     assert not found[name][~mask[name]].any()
@@ -156,7 +159,7 @@ def test_a_linear_network_gets_the_ridge_solution_of_its_teacher() -> None:
     z, u = x.flatten(1) - x.flatten(1).mean(0), wanted - wanted.mean(0)
     for ridge in (0.01, 1.0):
         rebuilding = Reconstruction(model, layers, lambda: x.split(32), ridges=(ridge,), steps=50)
-        found, _ = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, other)]))
+        found = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, other)])).state
         pull = ridge * float(z.square().mean())
         for output in range(5):
             kept = mask["1.weight"][output]
@@ -172,7 +175,7 @@ def test_weights_keep_their_type(dtype: torch.dtype) -> None:
     model, (state, mask) = network(), ticket(0)
     typed = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
     rebuilding = reconstruction(model)
-    found, _ = rebuilding.rebuild(rebuilding.recalibrated(typed), mask, rebuilding.teach([(1.0, ticket(1)[0])]))
+    found = rebuilding.rebuild(rebuilding.recalibrated(typed), mask, rebuilding.teach([(1.0, ticket(1)[0])])).state
     assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in typed.items()}
 
 
@@ -189,7 +192,7 @@ def test_networks_of_timm_are_rebuilt(arch: str) -> None:
     layers, _ = find_layers(model, names, pictures[:2])
     rebuilding = Reconstruction(model, layers, lambda: pictures.split(16), ridges=(0.3,), steps=4)  # few, as it is slow
     teacher = rebuilding.teach([(1.0, teacher_state)])
-    found, _ = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher)
+    found = rebuilding.rebuild(rebuilding.recalibrated(start), mask, teacher).state
     before, after = (errors(rebuilding, weights, teacher)[layers[-1].name] for weights in (start, found))
     assert after < before
 
@@ -207,7 +210,8 @@ def test_networks_of_any_make_end_well(kind: str) -> None:
     start = {name: t * mask[name] if name in mask else t for name, t in teacher_state.items()}
     rebuilding = Reconstruction(model, layers, lambda: pictures.split(8))
     start = rebuilding.recalibrated(start)
-    found, fits = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    rebuilt = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    found, fits = rebuilt.state, rebuilt.fits
     assert {name: (t.shape, t.dtype) for name, t in found.items()} == {n: (t.shape, t.dtype) for n, t in start.items()}
     assert all(bool(t.isfinite().all()) for t in found.values())
     assert not any(found[name][~kept].any() for name, kept in mask.items())
@@ -224,7 +228,52 @@ def test_a_fit_that_the_type_of_the_weights_cannot_hold_is_not_made() -> None:
     mask = {"1.weight": torch.ones(5, 12, dtype=torch.bool)}
     layers, _ = find_layers(model, mask, x[:2])
     rebuilding = Reconstruction(model, layers, lambda: x.split(32), ridges=(0.01,))
-    found, (fit,) = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    rebuilt = rebuilding.rebuild(start, mask, rebuilding.teach([(1.0, teacher_state)]))
+    found, (fit,) = rebuilt.state, rebuilt.fits
     assert all(torch.equal(found[name], t) for name, t in start.items())
     assert fit.ridge is None
     assert fit.after == fit.before
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "pruned whole", "a dead channel", "not finite"])
+def test_a_mask_chosen_anew_keeps_as_many_weights_of_its_room_in_each_layer(kind: str) -> None:
+    model, (state, mask), (teacher_state, room) = network(), ticket(0, 0.3), ticket(0, 0.8)
+    if kind == "dense":
+        mask = {name: torch.ones_like(kept) for name, kept in mask.items()}
+    if kind == "pruned whole":
+        mask["3.weight"] = torch.zeros_like(mask["3.weight"])
+        state["3.weight"] = torch.zeros_like(state["3.weight"])
+    if kind == "a dead channel":
+        state["1.weight"][2] = 0
+    if kind == "not finite":
+        teacher_state = teacher_state | {"3.weight": torch.full_like(state["3.weight"], 1e38)}
+    rebuilding = reconstruction(model)
+    start, teacher = rebuilding.recalibrated(state), rebuilding.teach([(1.0, teacher_state)])
+    one, other = (rebuilding.rebuild(start, mask, teacher, room=room) for _ in range(2))
+    for name, kept in mask.items():
+        assert int(one.mask[name].sum()) == int(kept.sum())
+        assert not (one.mask[name] & ~(room[name] | kept)).any()
+        assert not one.state[name][~one.mask[name]].any()
+        assert torch.equal(one.mask[name], other.mask[name])
+    assert all(torch.equal(other.state[name], t) and bool(t.isfinite().all()) for name, t in one.state.items())
+    # What follows a layer without weights, or without a finite teacher, is given nothing that it could be fitted on.
+    stay = {"dense": list(mask), "pruned whole": list(mask)[1:], "not finite": list(mask)[1:]}.get(kind, [])
+    assert [name for name, kept in mask.items() if torch.equal(one.mask[name], kept)] == stay
+    if kind == "a dead channel":
+        assert torch.equal(one.mask["0.weight"][2], mask["0.weight"][2])
+        assert torch.equal(one.state["0.weight"][2], start["0.weight"][2])
+
+
+def test_a_teacher_of_as_many_weights_in_the_room_is_found() -> None:
+    """A linear layer: no other weights of that number give what the teacher gives."""
+    draw = torch.Generator().manual_seed(0)
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), torch.randn(256, 3, 2, 2, generator=draw)
+    truth, old = ((torch.rand(5 * 12, generator=draw).argsort() < 20).view(5, 12) for _ in range(2))
+    rule = {"1.weight": truth * (1 + torch.rand(5, 12, generator=draw)), "1.bias": torch.randn(5, generator=draw)}
+    start = {"1.weight": old * torch.randn(5, 12, generator=draw), "1.bias": torch.zeros(5)}
+    layers, _ = find_layers(model, ["1.weight"], x[:2])
+    rebuilding = Reconstruction(model, layers, lambda: x.split(64), ridges=(1e-6,), steps=50)
+    found = rebuilding.rebuild(start, {"1.weight": old}, rebuilding.teach([(1.0, rule)]), room={"1.weight": truth})
+    assert torch.equal(found.mask["1.weight"], truth)
+    for name, wanted in rule.items():
+        torch.testing.assert_close(found.state[name], wanted, rtol=1e-3, atol=1e-3)
