@@ -118,7 +118,9 @@ class Scorer:
 
         def go_on(batch_size: int) -> None:
             for images, labels in self._val(batch_size, order=self._order[marks.seen :]):
-                marks.add(forward(images), labels)
+                logits = forward(images)
+                marks.add(*mark(logits, labels))
+                marks.keep(logits, labels)
                 if self.choice.out_of_reach(bar, marks.lost(), self.val_size):
                     break
 
@@ -148,14 +150,16 @@ class Marks:
         self._lost: Tensor | None = None
         self._before: tuple[Tensor, torch.cuda.Event] | None = None
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Take the logits [B, C] and labels int64 [B] of the next images."""
-        right, loss = mark(logits, labels)
+    def add(self, right: Tensor, loss: Tensor) -> None:
+        """Take the next images: whether each is right, bool [B], and its loss, float [B]."""
         lost = self._choice.lost(right, loss)
         self._lost = lost if self._lost is None else self._lost + lost
         self._batches.append((right, loss))
-        self._logits.append((logits.float(), labels))
         self.seen += len(right)
+
+    def keep(self, logits: Tensor, labels: Tensor) -> None:
+        """Keep the logits [B, C] and labels int64 [B] of the same images, for the NLL after temperature scaling."""
+        self._logits.append((logits.float(), labels))
 
     def lost(self) -> float:
         """What they have lost so far, see `Choice`.
@@ -184,7 +188,7 @@ class Marks:
         """Summed in the order of val, so that a complete score does not depend on the order of forwarding."""
         right, loss = self.in_order_of_val()
         nll, complete = float(loss.double().sum()) / self.seen, self.seen == len(self._order)
-        scaled = self._scaled_nll() if complete else None
+        scaled = self._scaled_nll() if complete and self._logits else None
         return Score(int(right.count_nonzero()), nll, self.seen, complete, state, scaled)
 
     def _scaled_nll(self) -> float | None:
