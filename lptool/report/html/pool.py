@@ -223,12 +223,13 @@ def figures_of(run: Document, prefix: str = "") -> Iterator[Figure]:
     if found := run.get("coefficients"):
         values = [value for row in found["values"] for value in row]
         reach = f", from {min(values):.3g} to {max(values):.3g}" if values else ""
-        whose = "the teacher" if run.get("fits") else "each group of weights"
-        caption = f"How much of each member went into {whose}{reach}. Look for rows unlike the others."
+        caption = f"How much of each member went into each group of weights{reach}. Look for rows unlike the others."
+        if run.get("fits"):
+            caption = f"How much of each member's activations went into the mean that layers were fitted to{reach}."
         yield Figure("Coefficients", caption, coefficient_map(found))
 
 
-FIT_CAPTION = "Hollow with the weights of the target, filled with those fitted. Look for layers that hardly moved."
+FIT_CAPTION = "Hollow with the weights to begin with, filled with those fitted. Look for layers that hardly moved."
 
 
 def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:
