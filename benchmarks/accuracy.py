@@ -297,8 +297,10 @@ def corruptions(bench: Bench) -> list[Images]:
 
 
 def save(path: Path, cell: Row) -> None:
+    """Write JSON, small: no more digits than mean something."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".tmp").write_text(json.dumps(cell, indent=1) + "\n")
+    short = json.loads(json.dumps(cell), parse_float=lambda digits: float(f"{float(digits):.7g}"))
+    path.with_suffix(".tmp").write_text(json.dumps(short, separators=(",", ":")) + "\n")
     path.with_suffix(".tmp").replace(path)
 
 
