@@ -312,22 +312,34 @@ def shown(row: Row) -> str:
     return f"val {100 * row['val']['accuracy']:.2f} test {100 * row['test']['accuracy']:.2f}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where the tickets go; without it no run is made")
+def arguments(about: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark over these runs."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="where the tickets lie or go; without it nothing is run")
     parser.add_argument("--setting", choices=SETTINGS, help="only this one")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument(
         "--data", type=Path, default=Path("runs/data"), help="cifar10-mini.npz; fashion-20k.npz is made"
     )
+    return parser
+
+
+def asked(options: argparse.Namespace) -> Iterator[tuple[str, int, Path, Path]]:
+    """Setting, seed and places of each run that is asked for; none without a place to work in."""
+    for name in [options.setting] if options.setting else SETTINGS:
+        for seed in [options.seed] if options.seed is not None else range(SEEDS):
+            if options.work:
+                yield name, seed, options.work, options.data
+
+
+def main() -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--tickets", action="store_true", help="train the tickets, on a GPU say, and pool nothing yet")
     options = parser.parse_args()
     if options.work and not (options.data / "fashion-20k.npz").exists():
         make_fashion(options.data / "fashion-20k.npz")
-    for name in [options.setting] if options.setting else SETTINGS:
-        for seed in [options.seed] if options.seed is not None else range(SEEDS):
-            if options.work:
-                (tickets if options.tickets else run)(name, seed, options.work, options.data)
+    for each in asked(options):
+        (tickets if options.tickets else run)(*each)
 
 
 if __name__ == "__main__":

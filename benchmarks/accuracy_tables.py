@@ -41,9 +41,8 @@ def methods_in(cells: list[Row]) -> list[str]:
     return [name for name in found if name != "ensemble"] + ["ensemble"]
 
 
-def tables() -> str:
+def tables(found: dict[str, list[Row]]) -> str:
     """All that is measured: a summary over the settings, then setting by setting."""
-    found = {name: cells for name in SETTINGS if (cells := load(name))}
     return "\n\n".join([short_table(found), *(setting_tables(name, cells) for name, cells in found.items())])
 
 
@@ -139,9 +138,13 @@ def mean(cells: list[Row], levels: Sequence[int], of: Of) -> float:
 
 
 def spread(cells: list[Row], levels: Sequence[int], of: Of, digits: int = 2) -> str:
-    values = per_run(cells, levels, of)
+    return with_error(per_run(cells, levels, of), digits)
+
+
+def with_error(values: list[float], digits: int = 2, sign: str = "") -> str:
+    """Mean and standard error of one value for each run; `sign` is "+" where a gain shall show it."""
     error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{error}"
+    return f"{fmean(values):{sign}.{digits}f}{error}"
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -159,7 +162,7 @@ def write(page: Path, content: str) -> None:
 
 def main() -> None:
     found = {name: cells for name in SETTINGS if (cells := load(name))}
-    write(ROOT / "docs" / "results.md", tables())
+    write(ROOT / "docs" / "results.md", tables(found))
     write(ROOT / "README.md", short_table(found))
 
 

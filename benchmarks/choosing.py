@@ -10,18 +10,16 @@ Of each run three levels: in the middle, the last but one, and the sparsest.
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
-from accuracy import RESULTS, SETTINGS, finished_states, opened, save
-from accuracy_tables import markdown
+from accuracy import RESULTS, SETTINGS, arguments, asked, finished_states, opened, save
+from accuracy_tables import markdown, with_error
 from torch import Tensor
 
 from lptool.scoring.metrics import measure
@@ -87,7 +85,13 @@ def table() -> str:
     for name in SETTINGS:
         cells = [json.loads(path.read_text()) for path in sorted(CHOOSING.glob(f"{name}-seed*.json"))]
         for label, among in POOLS.items() if cells else ():
-            rows.append([name, label, *(shown([gain(cell, among, rule) for cell in cells]) for rule in RULES.values())])
+            rows.append(
+                [
+                    name,
+                    label,
+                    *(with_error([gain(cell, among, rule) for cell in cells], sign="+") for rule in RULES.values()),
+                ]
+            )
     return markdown(rows)
 
 
@@ -100,22 +104,9 @@ def gain(cell: Row, among: tuple[str, ...], rule: Rule) -> float:
     return fmean(found)
 
 
-def shown(values: list[float]) -> str:
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    return f"{fmean(values):+.2f}{error}"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="where accuracy.py keeps its tickets; without it nothing is run")
-    parser.add_argument("--setting", choices=SETTINGS, help="only this one")
-    parser.add_argument("--seed", type=int, help="only this one")
-    parser.add_argument("--data", type=Path, default=Path("runs/data"))
-    options = parser.parse_args()
-    for name in [options.setting] if options.setting else SETTINGS:
-        for seed in [options.seed] if options.seed is not None else range(3):
-            if options.work:
-                run(name, seed, options.work, options.data)
+    for each in asked(arguments(__doc__).parse_args()):
+        run(*each)
     print(table())
 
 

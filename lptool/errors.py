@@ -82,6 +82,11 @@ def said_by(file: str | None) -> Iterator[None]:
         raise type(error)(f"{file}: {error.text}", *error.options) from error
 
 
+def listed(words: tuple[str, ...]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
 def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
     """Join up to ten items; a count stands for the rest."""
     rest = [f"… and {len(items) - 10} more"] if len(items) > 10 else []

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 AUGMENTS = ("crop", "resized-crop")  # the words of training, here for all rooms that read or write them
 FLIPS = ("auto", "yes", "no", "alternate")
+BN_IMAGES = ("auto", "plain", "augmented", "none")  # what BatchNorm may be recalibrated on
 # What BatchNorm statistics of a pooled model were measured on, where they were measured again.
 MEASURED_ON = {"plain": "training images as they are", "augmented": "training images augmented as in training"}
 _LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lptool.checkpoints.header import AUGMENTS, FLIPS
+from lptool.checkpoints.header import AUGMENTS, BN_IMAGES, FLIPS
 from lptool.cli import options as shared
 from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
@@ -108,7 +108,7 @@ OPTIONS = {
         ),
         option(
             "--bn-images",
-            type=Words(["auto", "plain", "augmented", "none"]),
+            type=Words(BN_IMAGES),
             default="auto",
             help="What BatchNorm is recalibrated on: training images as they are (plain) or as training augmented "
             "them; none mixes statistics like weights; auto: what the tickets were trained with, where that is not "

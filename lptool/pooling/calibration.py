@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lptool.checkpoints.header import AUGMENTS, FLIPS, Training
+from lptool.checkpoints.header import AUGMENTS, BN_IMAGES, FLIPS, Training
 from lptool.checkpoints.summary import Summary
 from lptool.data.augment import Recipe, recipe_of
 from lptool.data.dataset import Data
 from lptool.data.images import Images
-from lptool.errors import PoolError
+from lptool.errors import PoolError, listed
 
-BN_IMAGES = ("auto", "plain", "augmented", "none")
 Words = tuple[str, int | None, str]  # augment, crop padding and flip, as options of a training have them
 USUAL: Words = ("crop", None, "auto")
 TRIED = ("none", "plain", "augmented")  # where nothing is known; of equally good ones the first, the least change
@@ -57,11 +56,11 @@ class Calibration:
 
 def check_training(bn_images: str, augment: str | None, crop_padding: int | None, flip: str | None) -> None:
     """Refuse options that are no words of these. Raises PoolError."""
-    known = {"bn_images": BN_IMAGES, "augment": (None, *AUGMENTS), "flip": (None, *FLIPS)}
-    for name, found in (("bn_images", bn_images), ("augment", augment), ("flip", flip)):
-        if found not in known[name]:
-            words = [word for word in known[name] if word]
-            raise PoolError(f"expected {', '.join(words[:-1])} or {words[-1]}, found {found!r}", name)
+    if bn_images not in BN_IMAGES:
+        raise PoolError(f"expected {listed(BN_IMAGES)}, found {bn_images!r}", "bn_images")
+    for name, found, known in (("augment", augment, AUGMENTS), ("flip", flip, FLIPS)):
+        if found not in (None, *known):
+            raise PoolError(f"expected {listed(known)}, found {found!r}", name)
     if crop_padding is not None and crop_padding < 0:
         raise PoolError(f"expected 0 or more, found {crop_padding}", "crop_padding")
     if augment == "resized-crop" and crop_padding is not None:

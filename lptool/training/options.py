@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lptool.checkpoints.header import AUGMENTS, FLIPS
-from lptool.errors import TrainError
+from lptool.errors import TrainError, listed
 
 Levels = int | Sequence[float]  # how many prunings at the rate of the options, or the sparsity after each
 
@@ -178,8 +178,3 @@ def point(text: int | str) -> tuple[int, str]:
     if found is None:
         raise TrainError(f"expected epochs (3 or 3ep) or steps (500it), found {text!r}", "rewind_epoch")
     return int(found[1]), found[2] or "ep"
-
-
-def listed(words: tuple[str, ...]) -> str:
-    """`a, b or c`."""
-    return f"{', '.join(words[:-1])} or {words[-1]}"
