@@ -112,10 +112,10 @@ def test_so_are_those_in_help(name: str, tmp_path: Path) -> None:
     [
         "lptool pool runs -o a.safetensors --metod greedy",
         "lptool pool runs -o a.safetensors --method greedy --decay 0.5",
-        "lptool pool runs \\\n  --method greedy  # no output",
+        "lptool pool runs \\\n  --method greedy --decay 0.5  # an option of another method",
         "for m in greedy gredy; do lptool pool runs -o a.safetensors --method $m; done",
         "lptool train -o runs --levels 3 --sparsity 0.5",
-        "torchrun --standalone --nproc-per-node 8 -m lptool pool runs",
+        "torchrun --standalone --nproc-per-node 8 -m lptool pool runs --levels 3",
         "lptool convert a.safetensors b.safetensors --values bf16",
         "lptool pol runs",
     ],

@@ -99,7 +99,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     contents, layout = _with_masks(path, open_file(path))
-    metadata = _metadata_of(contents, path)
+    metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
     for name, entry in layout.items():
@@ -132,7 +132,12 @@ def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
     return replace(contents, tensors=tensors, files=(beside,)), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
 
 
-def _metadata_of(contents: Contents, path: Path) -> Metadata:
+def metadata_of(path: Path) -> Metadata:
+    """What a file says of itself; of safetensors only the header is read. Raises CheckpointError."""
+    return _metadata_in(open_file(path), path)
+
+
+def _metadata_in(contents: Contents, path: Path) -> Metadata:
     if "lptool" in contents.header:
         return Metadata.from_json(contents.header["lptool"], str(path))
     arch, arguments = contents.config.get("architecture"), contents.config.get("model_args")

@@ -22,15 +22,23 @@ VERSION = click.option(
 )
 
 
-@click.group(context_settings=SHOWN)
+class _InOrder(click.Group):
+    """Lists its commands as they come in a day's work."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they were added, and not by the alphabet."""
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings=SHOWN)
 @VERSION
 def main() -> None:
     """Pool the checkpoints of a pruning run into one sparse model that is more accurate at the same sparsity.
 
     \b
-    lptool train -o runs/digits --preset quickstart
-    lptool pool runs/digits -o pooled.safetensors
-    lptool inspect pooled.safetensors
+    lptool train
+    lptool pool ckpts/*.safetensors
+    lptool inspect
     """
 
 

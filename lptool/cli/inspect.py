@@ -11,6 +11,7 @@ import click
 from lptool.cli import options as shared
 from lptool.cli.options import SectionedCommand, options_of
 from lptool.cli.output import clear_errors, print_result, progress_bar, warn
+from lptool.errors import CheckpointError
 
 if TYPE_CHECKING:
     from lptool.pooling.comparisons import Barrier
@@ -29,31 +30,67 @@ OPTIONS = {
 
 
 @click.command(cls=SectionedCommand)
-@shared.FILES
+@click.argument("files", nargs=-1, type=shared.PATH, metavar="FILE...")
 @options_of(OPTIONS)
 @clear_errors
 def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     """Show what tickets and pooled models are made of, and whether they can be pooled.
 
     \b
+    lptool inspect
     lptool inspect runs/digits/*.safetensors
     lptool inspect runs/digits --data digits
     lptool inspect pooled.safetensors
+
+    With nothing named it shows what lies here: the tickets in ckpts/, and pooled*.safetensors.
     """
+    here = None if files else _lying_here()
     from lptool.checkpoints.finding import find_checkpoints
-    from lptool.checkpoints.inspection import inspect_files
+    from lptool.checkpoints.inspection import Inspection, inspect_files
     from lptool.report import inspect as report
 
-    found = find_checkpoints(files)
-    inspection = inspect_files(found)
+    found, pooled = here or (find_checkpoints(files), None)
+    inspection = inspect_files(found) if found else Inspection(())
     comparable = len(found) > 1 and not inspection.problems
     if given["dataset"] and not comparable:
         warn(["no barrier is measured: that takes two tickets or more that can be pooled"])
     barriers = _barriers(found, given) if given["dataset"] and comparable else []
     document = report.inspect_document(inspection)
     document["pool"]["barriers"] = report.barrier_documents(barriers)
-    measured = [report.barrier_view(barriers)] if barriers else []
-    print_result(document, [report.inspect_view(inspection), *measured], as_json=as_json)
+    views = [report.inspect_view(inspection)] if found else []
+    views += [report.barrier_view(barriers)] if barriers else []
+    if pooled is not None:
+        models = [inspect_files([file]) for file in pooled]
+        document["pooled"] = [report.inspect_document(model)["tickets"][0] for model in models]
+        views += map(report.inspect_view, models)
+    print_result(document, views, as_json=as_json)
+
+
+def _lying_here() -> tuple[list[Path], list[Path]]:
+    """The tickets and the pooled models that the other commands put here unless told otherwise.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+
+    def in_folder(folder: Path) -> list[Path]:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return []
+        from lptool.checkpoints.finding import find_checkpoints
+
+        try:
+            return find_checkpoints(folder)
+        except CheckpointError:  # other things lie in it
+            return []
+
+    tickets = in_folder(shared.TICKETS)
+    pooled = sorted(Path().glob("pooled*.safetensors")) + in_folder(Path(shared.POOLED_ALL))
+    if not tickets and not pooled:
+        raise CheckpointError(
+            f"nothing to show here: looked for tickets in {shared.TICKETS}/, and for pooled*.safetensors and "
+            f"{shared.POOLED_ALL}/; `lptool train` makes tickets, or name the files"
+        )
+    return tickets, pooled
 
 
 def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:

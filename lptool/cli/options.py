@@ -25,6 +25,11 @@ ARCHITECTURES = "timm name, or module:callable or file.py:callable, which are ru
 DATA_SETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 
+# Where things lie that nobody named.
+TICKETS = Path("ckpts")
+POOLED = "pooled.safetensors"
+POOLED_ALL = "pooled"  # of `--target all`, a folder
+
 # Of the group and of every command.
 SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
 

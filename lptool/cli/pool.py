@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import PATH, SectionedCommand, options_of, refuse_values_alone
+from lptool.cli.options import PATH, POOLED, POOLED_ALL, TICKETS, SectionedCommand, options_of, refuse_values_alone
 from lptool.cli.output import (
     Document,
     check_page,
@@ -23,7 +23,8 @@ from lptool.cli.output import (
     warn,
 )
 from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentation, refuse_odd_usage
-from lptool.cli.train_first import found_tickets, run_document, run_to_make
+from lptool.cli.train_first import found_tickets, refuse_nothing, run_document, run_offered, run_to_make
+from lptool.cli.train_options import quickstart_note, quickstart_unless_said
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 @clear_errors
 def pool(
     checkpoints: tuple[Path, ...],
-    out: str,  # with the slash that makes it a folder
+    out: str | None,  # with the slash that makes it a folder
     preset: str | None,
     levels: int | None,
     train_first: bool,
@@ -62,7 +63,7 @@ def pool(
     """Pool tickets into one sparse model, choosing on val, and report test once.
 
     \b
-    lptool pool runs/digits/*.safetensors -o pooled.safetensors
+    lptool pool ckpts/*.safetensors
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool runs/digits -o pooled.safetensors --sparsity 0.9 --report pooled.html
     lptool pool runs/digits -o small.safetensors --packed
@@ -70,10 +71,11 @@ def pool(
     lptool pool --train --preset quickstart -o pooled.safetensors
     torchrun --standalone --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
 
-    Each score goes to OUTPUT.search.jsonl: the same command goes on where a search was cut off. Under torchrun the
-    alphas, or with --target all the targets, are spread over the processes; with the same number of threads in each
-    the result is the same as that of one.
+    Each score goes to OUTPUT.search.jsonl: the same command goes on where a search was cut off. Pooled models that lie
+    among the tickets are left out. Under torchrun the alphas, or with --target all the targets, are spread over the
+    processes; with the same number of threads in each the result is the same as that of one.
     """
+    refuse_nothing(checkpoints, train_first)
     bn_images = bn_images_of(bn_images, bn_recal)
     refuse_idle_augmentation(bn_images, given["method"], train_first)
     refuse_odd_usage(alphas, given["method"], train_first or not (preset or levels))
@@ -88,25 +90,37 @@ def pool(
 
     seed = given.pop("seed")  # None where it was not given: then tickets are trained by the seed of their preset
     options = PoolOptions(alphas=alphas, bn_images=bn_images, seed=seed or 0, **given)
+    named, out = out, out or (POOLED_ALL if options.target == "all" else POOLED)
     folder = is_folder(out) and options.target != "all"
     if folder and packed:
         raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
     ranks = join_ranks()
-    run = run_to_make(checkpoints, Path(out), preset, levels, seed, options) if train_first else None
+    run = None
+    if train_first:
+        unsaid = quickstart_unless_said()
+        checkpoints = checkpoints or (() if named else (TICKETS,))
+        run = run_to_make(checkpoints, Path(out), preset or unsaid, levels, seed, options)
+        if run and unsaid and ranks.rank == 0:
+            click.echo(quickstart_note(run.folder), err=True)
+    elif not (as_json or dry_run):
+        run = run_offered(checkpoints, seed, options)
     if run is not None and dry_run:  # without tickets there is nothing more to check
         print_document(run_document(run), ranks)
         return
 
-    bench = ranks.agree(lambda: open_bench(_tickets(checkpoints, run, out, options, ranks, overwrite), options))
+    tickets, notes = ranks.agree(lambda: _tickets(checkpoints, run, out, options, ranks, overwrite))
+    warn(notes * (ranks.rank == 0))
+    bench = ranks.agree(lambda: open_bench(tickets, options))
     warn(bench.warnings * (ranks.rank == 0))  # once, and not by each process
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
-    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, overwrite=overwrite))
+    form = Form(packed, values)
+    outputs = ranks.agree(lambda: outputs_of(bench, targets, out, form=form, overwrite=overwrite))
     ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
     # With --json, stdout is the document alone.
-    job = Job(bench, Form(packed, values), ranks, overwrite, shown=ranks.rank == 0 and not as_json)
+    job = Job(bench, form, ranks, overwrite, shown=ranks.rank == 0 and not as_json)
     if folder:
         result = _pool_into_folder(job, targets[0], outputs[0])
     else:
@@ -117,15 +131,15 @@ def pool(
 
 def _tickets(
     given: Sequence[Path], run: RunToMake | None, out: str, options: PoolOptions, ranks: Ranks, overwrite: bool
-) -> list[Path]:
-    """The files to pool, made first where `--train` has to."""
+) -> tuple[list[Path], list[str]]:
+    """The files to pool, made first where `--train` has to, and what a person should know of them."""
     from lptool.checkpoints.places import check_place, is_folder
 
     if run is not None:
         if options.target != "all":  # before the hours that training may take
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
         run.make(ranks)
-    return found_tickets(given, run)
+    return found_tickets(given, run, options.target)
 
 
 @dataclass(frozen=True)
@@ -148,13 +162,16 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.export.folder import describe_weights
     from lptool.export.timm_config import for_timm
     from lptool.pooling.comparisons import references
+    from lptool.pooling.fingerprint import fingerprint
+    from lptool.pooling.outputs import is_of
     from lptool.provenance import command_line
     from lptool.report import pool as report_pool
     from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
     # One rank makes the folder, and fills it alone.
-    with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
+    again = job.overwrite or is_of(folder, fingerprint(job.bench, target), job.form)
+    with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
         written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
         result = replace(written, output=folder)
         found = job.ranks.on_first(lambda: references(job.bench))

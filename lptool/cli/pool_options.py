@@ -19,11 +19,11 @@ OPTIONS = {
     "Output": [
         option(
             *("-o", "--output", "out"),
-            required=True,
             type=click.Path(),
             metavar="OUT",
             help="What to write: FILE.safetensors, or a folder, whose name has no suffix or ends in /: in the Hugging "
-            "Face layout, with model card, report and timm's config; with --target all a folder of files.",
+            "Face layout, with model card, report and timm's config; with --target all a folder of files. "
+            f"[{shared.POOLED}; with --target all {shared.POOLED_ALL}/]",
         ),
         option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file."),
         shared.VALUES_OPTION,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import SectionedCommand, options_of
+from lptool.cli.options import POOLED, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, clear_errors, print_document, show, warn
-from lptool.cli.train_options import OPTIONS, chosen, levels_of, refuse_odd_usage
+from lptool.cli.train_options import (
+    OPTIONS,
+    chosen,
+    levels_of,
+    quickstart_note,
+    quickstart_unless_said,
+    refuse_odd_usage,
+)
 from lptool.training.options import Levels, TrainOptions, check_levels, count_of
 
 if TYPE_CHECKING:
@@ -39,21 +47,25 @@ def train(
     """Train the tickets of an IMP run with late rewinding. A rerun of the same command resumes.
 
     \b
-    lptool train -o runs/digits --preset quickstart
+    lptool train
     lptool train -o runs/c10 --arch resnet18_cifar --dataset cifar10 --sparsity 0.95 --replicates 3
     lptool train -o runs/photos --arch resnet18 --pretrained --dataset folder:photos --augment resized-crop
     torchrun --standalone --nproc-per-node 8 -m lptool train -o runs/imagenet --preset paper-imagenet-resnet50
 
-    Under torchrun the processes share each batch and train the tickets that one process would. With --dry-run the same
-    command prints what it would do: levels, steps, images, batch per process, device and bytes.
+    With nothing else it trains the preset quickstart. Under torchrun the processes share each batch and train the
+    tickets that one process would. The same command with --dry-run prints what it would do: levels, steps, images,
+    batch per process, device and bytes.
     """
-    options, by_preset = chosen(preset, None, given)
+    unsaid = quickstart_unless_said()
+    options, by_preset = chosen(preset or unsaid, None, given)
     refuse_odd_usage(options, sparsities)
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)
     from lptool.ranks import join_ranks
 
     ranks = join_ranks()
+    if unsaid and ranks.rank == 0:
+        click.echo(quickstart_note(out), err=True)
     runs = [
         RunToMake(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device)
         for seed in range(options.seed, options.seed + replicates)
@@ -116,7 +128,9 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
         arch = run.options.arch
         show(train_view(files, RunFolder(run.folder).records()))
         code = f" --arch {arch}" if ":" in arch else ""  # a header's code is run only where the user names it
-        click.echo(f"next: lptool pool {run.folder} -o pooled.safetensors{code}")
+        tickets = shlex.quote(str(run.folder))
+        named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
+        click.echo(f"next: lptool pool {named}{code}")
 
 
 @contextmanager

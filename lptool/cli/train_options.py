@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -36,7 +37,7 @@ LEVELS_OPTION = option("--levels", type=click.IntRange(1), help=f"Prunings after
 
 OPTIONS = {
     "Output": [
-        option("-o", "--output", "out", required=True, type=PATH, help="Folder for the tickets."),
+        option("-o", "--output", "out", default=shared.TICKETS, type=PATH, help="Folder for the tickets."),
         option(
             "--replicates",
             type=click.IntRange(1),
@@ -113,6 +114,24 @@ OPTIONS = {
         _setting("--seed", "Of initialisation, order and augmentation.", SEED),
     ],
 }
+
+
+# What says what is trained; `-o` too, so that a command that names a place trains what it always did.
+_SAY_WHAT = ("preset", "arch", "dataset", "data_dir", "out")
+QUICKSTART = "quickstart"
+
+
+def quickstart_unless_said() -> str | None:
+    """The preset where the command line does not say what is trained; None where it does."""
+    return None if any(explicit(name) for name in _SAY_WHAT) else QUICKSTART
+
+
+def quickstart_note(folder: Path) -> str:
+    """What a person reads who gets the quickstart without having asked for it."""
+    return (
+        f"trains the preset {QUICKSTART} (digits, half a minute on two CPU cores) into {folder}; the paper's is "
+        "--preset paper-cifar10-resnet18"
+    )
 
 
 def chosen(name: str | None, levels: Levels | None, given: dict[str, Any]) -> tuple[TrainOptions, Levels]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -54,3 +56,8 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": version("timm"),
     }
+
+
+def digest_of(fingerprint: dict[str, Any]) -> str:
+    """The fingerprint in 16 hex digits, as a pooled model's header names the search that made it."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]

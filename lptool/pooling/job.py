@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from lptool.checkpoints.masks import State, density, sparsity
+from lptool.checkpoints.masks import density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
-from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
-from lptool.data.images import Images, decoded
+from lptool.data.images import decoded
 from lptool.networks.matching import fitted_state
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.finish import against_controls, finished, judged, pooled_metadata
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
@@ -27,6 +26,7 @@ from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 from lptool.pooling.window import windowed
 from lptool.ranks import ALONE, Ranks
+from lptool.scoring.metrics import Comparison
 from lptool.scoring.score import Score
 
 
@@ -61,6 +61,7 @@ class PoolResult:
         sparsity: of the file. members: the pool's tickets, by place.
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
             without BN recalibration) and `pooled` (the file written).
+        against: control → the file written and the control, on the same test images.
         shipped: `pooled`, or the control written in its place because it scores better on val.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
@@ -76,6 +77,7 @@ class PoolResult:
     shipped: str
     val: dict[str, Score]
     test: dict[str, Score]
+    against: dict[str, Comparison]
     layers: tuple[Layer, ...]
     metadata: Metadata
     plain_names: bool
@@ -195,14 +197,14 @@ def _write_pooled(
     pool = bench.pool
     ticket = pool[trace.target]
     start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
-    states = _finished(bench, start, best, trace)
-    val = _scores(bench, states, bench.data.val)
+    states = finished(bench, start, best, trace)
+    val, _ = judged(bench, states, bench.data.val)
     # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
     shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else start_mask
-    test = _scores(bench, states, bench.data.test)
-    metadata = _pooled_metadata(bench, ticket, trace, shipped, val, test)
+    test, right = judged(bench, states, bench.data.test)
+    metadata = pooled_metadata(bench, ticket, trace, shipped, val, test)
     pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
     rounded = None
@@ -217,6 +219,7 @@ def _write_pooled(
         shipped=shipped,
         val=val,
         test=test,
+        against=against_controls(right),
         layers=tuple(
             Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
             for name, before in ticket.mask.items()
@@ -228,73 +231,3 @@ def _write_pooled(
         rounded=rounded,
         device=str(bench.device),
     )
-
-
-def _finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -> dict[str, State]:
-    """What the search found and its controls, BatchNorm recalibrated on the whole training set where it is at all."""
-    states = {"ticket": start}
-    if trace.ticket_bn:
-        states["ticket_bn"] = bench.recalibrated(start)
-    if trace.accepted:
-        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
-    else:
-        # The same object as its control, so that it is not scored twice: see `_scores`.
-        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
-    return states
-
-
-def _scores(bench: Bench, states: dict[str, State], images: Images) -> dict[str, Score]:
-    """The score of each state; two names of one state are scored once."""
-    distinct = {id(state): bench.score(state, images) for state in {id(s): s for s in states.values()}.values()}
-    return {name: distinct[id(state)] for name, state in states.items()}
-
-
-def _pooled_metadata(
-    bench: Bench, ticket: Ticket, trace: SearchTrace, shipped: str, val: dict[str, Score], test: dict[str, Score]
-) -> Metadata:
-    """Everything that made the file and nothing that changes from run to run, so that equal runs give equal bytes."""
-    options, pool = bench.options, bench.pool
-    origin = pool.summaries[trace.target]
-    document = {
-        "method": trace.method,
-        "target": _named(origin, pool.level(trace.target)),
-        "alphas": list(trace.alphas),
-        "alpha_search": options.alpha_search,
-        "chosen": trace.chosen,
-        "select": options.select,
-        "passes": options.passes,
-        "decay": options.decay,
-        "learning": asdict(bench.learning),
-        "members": [
-            _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
-            for s in trace.steps
-        ],
-        "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
-        "settings": dict(trace.settings),
-        "fits": [fit.to_json() for fit in trace.fits],
-        "mask": options.mask,
-        "fit_images": options.fit_images,
-        "fit_positions": options.fit_positions,
-        "shipped": shipped,
-        "bn_images": bench.calibration.used,
-        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
-        "calibration_size": options.calibration_size,
-        "seed": options.seed,
-        "evaluations": trace.evaluations,
-    }
-    scores = {"val": {k: s.to_json() for k, s in val.items()}, "test": {k: s.to_json() for k, s in test.items()}}
-    return replace(
-        origin.metadata,
-        kind="pooled",
-        arch=bench.arch,
-        arch_kwargs=bench.arch_kwargs,
-        level=pool.level(trace.target),
-        prunable=tuple(ticket.own_names.get(name, name) for name in pool.prunable),
-        dataset=bench.data.describe(),
-        trace=document,
-        scores=scores,
-    )
-
-
-def _named(summary: Summary, level: int) -> dict[str, Any]:
-    return {"file": Path(summary.file).name, "sha256": summary.sha256, "level": level}

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lptool.checkpoints.places import check_place, is_folder
-from lptool.errors import OutputError
+from lptool.checkpoints.places import WEIGHTS, check_place, is_folder
+from lptool.checkpoints.reading import open_checkpoint
+from lptool.checkpoints.writing import DENSE, Form, form_of
+from lptool.errors import CheckpointError, OutputError
 from lptool.pooling.catalogue import methods_of, mixes_at_most
-from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.fingerprint import digest_of, fingerprint
 from lptool.pooling.journal import check_journal, journal_of
 from lptool.pooling.setup import Bench, PoolOptions
 
 
-def outputs_of(bench: Bench, targets: Sequence[int], out: str | Path, *, overwrite: bool) -> list[Path]:
+def outputs_of(
+    bench: Bench, targets: Sequence[int], out: str | Path, *, form: Form = DENSE, overwrite: bool
+) -> list[Path]:
     """Where the pooled model of each target goes; refuses, before any search, what must not be written.
 
     What `is_folder` takes for one is a folder in the Hugging Face layout. With target `all` one file per level:
-    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file.
+    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file. What this very search
+    wrote in the same form may be there already: it is written again, the same.
 
     Raises:
         OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
@@ -30,11 +36,23 @@ def outputs_of(bench: Bench, targets: Sequence[int], out: str | Path, *, overwri
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
     for target, output in zip(targets, outputs, strict=True):
-        # Of several targets the first ones may be finished when the run is cut off: it writes them again, the same.
-        again = bench.options.target == "all" and journal_of(output).exists()
-        check_place(output, bench.inputs, folder=folder, overwrite=overwrite or again)
-        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
+        now = fingerprint(bench, target)
+        again = overwrite or is_of(output, now, form)
+        check_place(output, bench.inputs, folder=folder, overwrite=again)
+        check_journal(journal_of(output), now, overwrite=overwrite)
     return outputs
+
+
+def is_of(output: Path, fingerprint: dict[str, Any], form: Form) -> bool:
+    """Whether the file or folder at `output` was written, in this form, by the search with this fingerprint."""
+    file = output / WEIGHTS if output.is_dir() else output
+    try:
+        checkpoint = open_checkpoint(file)
+        return (
+            checkpoint.metadata.trace.get("search") == digest_of(fingerprint) and form_of(checkpoint.contents) == form
+        )
+    except CheckpointError:  # none of ours, or none at all
+        return False
 
 
 def _output_for(out: Path, level: int, target: str) -> Path:

@@ -43,6 +43,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "seconds": round(result.seconds, 3),
         "val": _scores(result.val),
         "test": _scores(result.test),
+        "comparisons": _comparisons_document(result),
         "select": made["select"],
         "passes": made["passes"],
         "bn_images": made["bn_images"],
@@ -101,6 +102,22 @@ def _references_document(result: PoolResult, found: References) -> Document:
     return {"ensemble": {part: score.to_json() for part, score in found.ensemble.items()}, "members": members}
 
 
+def _comparisons_document(result: PoolResult) -> list[Document]:
+    """The pooled model against each control on test; `gain` is in accuracy, `p` of the exact McNemar test."""
+    n = result.test["pooled"].n
+    return [
+        {
+            "a": "pooled",
+            "b": control,
+            **asdict(found),
+            "n": n,
+            "gain": (found.a_only - found.b_only) / n,
+            "verdict": found.verdict,
+        }
+        for control, found in result.against.items()
+    ]
+
+
 def _scores(scores: dict[str, Score]) -> Document:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
@@ -123,7 +140,7 @@ def pool_view(result: PoolResult) -> RenderableType:
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
-    lines = [*tables.measured_on(result.metadata.trace["bn_images"]), _verdict(result)]
+    lines = [_gains(result), *tables.measured_on(result.metadata.trace["bn_images"]), _verdict(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:
@@ -143,6 +160,15 @@ def _kind(result: PoolResult) -> str:
 
 def _method(trace: SearchTrace) -> str:
     return trace.method if trace.chosen == trace.method else f"{trace.method} ({trace.chosen})"
+
+
+def _gains(result: PoolResult) -> str:
+    """How much better the pooled model is than its controls on test, and whether that is more than luck."""
+    parts = [
+        f"{100 * found['gain']:+.2f} points over {ROWS[found['b']]!r} (p = {found['p']:.2g}, {found['verdict']})"
+        for found in _comparisons_document(result)
+    ]
+    return f"on {result.test['pooled'].n:,} test images {' and '.join(parts)}, by the exact McNemar test"
 
 
 def _verdict(result: PoolResult) -> str:

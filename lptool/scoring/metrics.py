@@ -42,6 +42,13 @@ class Comparison:
     b_only: int
     p: float
 
+    @property
+    def verdict(self) -> str:
+        """What a is, put in b's place: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
+        if self.p >= 1 - CONFIDENCE:
+            return "within chance"
+        return "helped" if self.a_only > self.b_only else "hurt"
+
 
 def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
     """All metrics of logits [N, C] against labels int64 [N]; `num_classes` are in the data.

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lptool.checkpoints.containers import SafetensorsFile
-from lptool.checkpoints.places import write_atomically
+from lptool.checkpoints.places import try_writing, write_atomically
 from lptool.checkpoints.writing import write_tensors
 from lptool.errors import OutputError, TrainError
 
@@ -61,6 +61,7 @@ class RunFolder:
         """
         begun = self.check(options, sparsities)
         if begun is None or len(sparsities or ()) > len(begun.get("sparsities") or ()):  # begun, or made longer
+            self.check_writable()
             document = {**options, "sparsities": sparsities}
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
@@ -69,9 +70,11 @@ class RunFolder:
 
     def check(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> dict[str, Any] | None:
         """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainError(f"{self.path}: is a file, expected a folder; move it away, or choose another with -o")
         if not self._options.exists():
             if self.level(0).exists():
-                raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder")
+                raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder with -o")
             return None
         begun = self._begun()
         differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
@@ -79,9 +82,19 @@ class RunFolder:
             differing.append(f"sparsities: {begun.get('sparsities')} there, {sparsities} now")
         if differing:
             raise TrainError(
-                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder"
+                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder with -o"
             )
         return begun
+
+    def check_writable(self) -> Path:
+        """The folder, or the nearest above it that is there, tried. Raises OutputError where it takes no file."""
+        place = self.path.absolute()
+        try:
+            return try_writing((place, *place.parents))
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder with -o"
+            ) from error
 
     def _begun(self) -> dict[str, Any]:
         try:

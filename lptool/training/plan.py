@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.places import try_writing
 from lptool.data.images import InMemory, most_workers
 from lptool.device import pick_device
-from lptool.errors import OutputError
 from lptool.ranks import ALONE, Ranks
+from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
 from lptool.training.setup import UNWATCHED, Run, open_run
@@ -39,7 +38,7 @@ def plan_training(
     where = ranks.agree(lambda: pick_device(device))
     run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED))
     ranks.on_first(lambda: run.folder.check(run.identity, run.sparsities))
-    free = ranks.on_first(lambda: _free_bytes(run.folder.path))
+    free = ranks.on_first(lambda: _free_bytes(run.folder))
     return {**plan_of(run), "disk": {**disk_of(run), "free_bytes": free}}
 
 
@@ -129,10 +128,6 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _free_bytes(folder: Path) -> int:
-    """Of the disk that the folder is to lie on. Raises OutputError where it cannot be written to."""
-    place = folder.absolute()
-    try:
-        return shutil.disk_usage(try_writing((place, *place.parents))).free
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written; choose a folder that you may write to") from error
+def _free_bytes(folder: RunFolder) -> int:
+    """Of the disk that the folder is to lie on."""
+    return shutil.disk_usage(folder.check_writable()).free

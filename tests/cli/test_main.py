@@ -1,32 +1,27 @@
 """The commands as a person or a script meets them: one run of them all, usage, help."""
 
+import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from lptool import __version__
 from lptool.cli import main
-from tests.helpers.commands import FAST, lptool, refused_usage
+from tests.helpers.commands import lptool, refused_usage
+from tests.helpers.pages import THREE_LINES
 
 
-def test_train_pool_inspect(tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out.safetensors"
-    trained = lptool("train", "-o", run, "--preset", "quickstart", "--levels", 2, "--epochs", 4, "--device", "cpu")
-    assert trained.exit_code == 0, trained.output
-    assert trained.stdout.startswith("3 tickets in ")
-    pooled = lptool("pool", run, "-o", out, *FAST)
-    assert pooled.exit_code == 0, pooled.output
-    assert f"wrote {out}" in pooled.stdout
-    inspected = lptool("inspect", out, run)
-    assert inspected.exit_code == 0, inspected.output
-    assert "4 tickets" in inspected.stdout
+def test_commands_are_listed_as_they_are_used() -> None:
+    shown = lptool("--help").stdout
+    found = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
+    assert found == ["train", "pool", "inspect", "evaluate", "convert", "push"]
+    assert re.findall(r"^ +(lptool .*)$", shown, re.MULTILINE) == list(THREE_LINES)
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["pool"], ["pool", "-o", "a"], ["pool", "x", "-o", "a", "--alphas", "2"], ["inspect"], ["train"], ["nothing"]],
+    [["pool"], ["pool", "-o", "a"], ["pool", "x", "-o", "a", "--alphas", "2"], ["train", "x"], ["nothing"]],
 )
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     result = lptool(*arguments)

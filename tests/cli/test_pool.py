@@ -166,11 +166,11 @@ def test_every_file_that_was_read_is_an_input(tmp_path: Path, copies: list[Path]
 
 def test_two_tickets_of_one_level_cannot_share_an_output(tmp_path: Path, copies: list[Path]) -> None:
     run, out = copies[0].parent, tmp_path / "a.safetensors"
-    pooled = lptool("pool", *copies, "-o", run / "pooled.safetensors", "--target", 1, *FAST, "--json")
+    pooled = lptool("pool", *copies, "-o", tmp_path / "pooled.safetensors", "--target", 1, *FAST, "--json")
     assert json.loads(pooled.stdout)["improved"]  # else it would be dropped, as a duplicate of its target
-    result = lptool("pool", run, "-o", out, "--target", "all", *FAST)
+    result = lptool("pool", run, tmp_path / "pooled.safetensors", "-o", out, "--target", "all", *FAST)
     assert "two tickets have this level" in refused_last(result)
-    plan = lptool("pool", run, "-o", out, "--dry-run")
+    plan = lptool("pool", run, tmp_path / "pooled.safetensors", "-o", out, "--dry-run")
     assert "pooled.safetensors: is a pooled model and not a ticket" in plan.stderr
     assert json.loads(plan.stdout)["targets"][0]["file"] == str(copies[-1])
 

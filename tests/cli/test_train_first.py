@@ -30,7 +30,7 @@ def test_a_run_is_made_beside_the_output_or_where_it_is_asked_for(tmp_path: Path
 def test_tickets_that_are_there_are_taken(tickets: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert made([tickets[0]], Path("a.safetensors")) is None
     assert "tickets found; nothing is trained" in capsys.readouterr().err
-    assert found_tickets([tickets[0].parent], None) == tickets
+    assert found_tickets([tickets[0].parent], None, "sparsest") == (tickets, [])
 
 
 def test_a_run_that_was_cut_off_is_made(tickets: list[Path], tmp_path: Path) -> None:
@@ -42,10 +42,13 @@ def test_a_run_that_was_cut_off_is_made(tickets: list[Path], tmp_path: Path) -> 
 
 
 def test_there_have_to_be_tickets(tmp_path: Path) -> None:
-    with pytest.raises(click.UsageError, match="name the checkpoints to pool, or add --train"):
-        found_tickets([], None)
-    with pytest.raises(CheckpointError, match="no checkpoint in it"):
-        found_tickets([tmp_path], None)
+    with pytest.raises(click.UsageError, match=r"name the checkpoints to pool, as in .*`lptool train` makes tickets"):
+        found_tickets([], None, "sparsest")
+    for nothing in (tmp_path, tmp_path / "runs", tmp_path / "*.safetensors"):
+        with pytest.raises(CheckpointError, match="; `lptool train` makes tickets, and so does this command with"):
+            found_tickets([nothing], None, "sparsest")
+    with pytest.raises(CheckpointError, match=r"a\.pt: cannot be read .*; check the name$"):
+        found_tickets([tmp_path / "a.pt"], None, "sparsest")
 
 
 def test_what_is_said_of_augmentation_shapes_the_run(tmp_path: Path) -> None:

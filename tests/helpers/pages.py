@@ -17,6 +17,7 @@ from lptool.cli.options import refuse_values_alone
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MANUAL = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+THREE_LINES = ("lptool train", "lptool pool ckpts/*.safetensors", "lptool inspect")  # how the tool is used
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -30,6 +31,7 @@ PATH=/nowhere
 note() { printf '%s\0' "$#" "$@" >&3; }
 lptool() { note lptool "$@"; }
 torchrun() { while [[ $1 != -m ]]; do shift; done; shift; "$@"; }
+mkdir() { command -p mkdir "$@"; }  # what a script makes it may go into
 command_not_found_handle() { note "$@"; }
 """
 

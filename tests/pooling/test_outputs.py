@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from lptool.checkpoints.containers import open_file
+from lptool.checkpoints.writing import DENSE, Form, form_of
 from lptool.errors import OutputError
-from lptool.pooling.job import pool_target
-from lptool.pooling.outputs import outputs_of
+from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.outputs import is_of, outputs_of
 from lptool.pooling.setup import PoolOptions, open_bench
 
 QUICK = PoolOptions(method="greedy", alphas=(0.5, 0.9), calibration_size=128, device="cpu")
@@ -33,5 +36,30 @@ def test_all_goes_on_where_it_was_cut_off(tmp_path: Path, tickets: list[Path]) -
     assert outputs_of(again, [0, 1], tmp_path / "a.safetensors", overwrite=False) == outputs
     assert pool_target(again, 0, outputs[0]).sha256 == first.sha256
     assert again.scorer.images == {"val": 0, "calibration": 0}
+    assert outputs_of(replace(bench, options=QUICK), [0], outputs[0], overwrite=False) == outputs[:1]
+    other = replace(bench, options=replace(QUICK, alphas=(0.5,)))
     with pytest.raises(OutputError, match=r"a_level_00.safetensors: exists"):
-        outputs_of(replace(bench, options=QUICK), [0], outputs[0], overwrite=False)
+        outputs_of(other, [0], outputs[0], overwrite=False)
+
+
+def test_what_a_search_wrote_in_one_form_is_not_replaced_by_another(tmp_path: Path, tickets: list[Path]) -> None:
+    bench = open_bench(tickets, QUICK)
+    for form in (DENSE, Form(True), Form(True, "bf16"), Form(True, "fp16")):
+        out = tmp_path / f"{form.packed}-{form.values}.safetensors"
+        pool_target(bench, 3, out, form=form)
+        assert form_of(open_file(out)) == form
+        for other in (DENSE, Form(True), Form(True, "bf16")):
+            if other == form:
+                outputs_of(bench, [3], out, form=other, overwrite=False)
+            else:
+                with pytest.raises(OutputError, match="exists; choose another output or add --overwrite"):
+                    outputs_of(bench, [3], out, form=other, overwrite=False)
+
+
+def test_a_file_is_of_a_search_by_its_header(tmp_path: Path, tickets: list[Path], result: PoolResult) -> None:
+    bench = open_bench(tickets, replace(QUICK, alphas=(0.5,), calibration_size=64))
+    now = fingerprint(bench, 3)
+    (tmp_path / "text.safetensors").write_text("precious")
+    assert is_of(result.output, now, DENSE)
+    assert not is_of(result.output, {**now, "seed": 7}, DENSE)
+    assert not any(is_of(path, now, DENSE) for path in (tickets[0], tmp_path / "text.safetensors", tmp_path / "none"))

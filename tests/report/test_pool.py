@@ -11,6 +11,7 @@ from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import Coefficients
 from lptool.report import pool as report_pool
 from lptool.report.tables import ROWS
+from lptool.scoring.metrics import Comparison
 from lptool.scoring.score import Score
 from lptool.tables import percent
 from tests.helpers.reading import text
@@ -112,3 +113,19 @@ def test_all_targets_in_one_table(result: PoolResult) -> None:
     document = report_pool.pool_document(result)
     shown = text(report_pool.summary_view([document, document]))
     assert shown.count(percent(1 - document["sparsity"])) == 2
+
+
+def test_it_says_whether_the_gain_is_more_than_luck(result: PoolResult) -> None:
+    against = {"ticket": Comparison(12, 2, 0.0129), "ticket_bn": Comparison(3, 4, 1.0)}
+    judged = replace(result, against=against)
+    n = result.test["pooled"].n
+    words = (
+        f"on {n} test images {1000 / n:+.2f} points over 'ticket' (p = 0.013, helped) and {-100 / n:+.2f} points over "
+        "'ticket + BN' (p = 1, within chance), by the exact McNemar test"
+    )
+    assert words in " ".join(text(report_pool.pool_view(judged)).split())
+    rows = report_pool.pool_document(judged)["comparisons"]
+    assert [(row["a"], row["b"], row["verdict"], row["gain"], row["p"], row["n"]) for row in rows] == [
+        ("pooled", "ticket", "helped", 10 / n, 0.0129, n),
+        ("pooled", "ticket_bn", "within chance", -1 / n, 1.0, n),
+    ]

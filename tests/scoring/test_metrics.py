@@ -89,3 +89,13 @@ def test_models_that_err_alike_do_not_differ() -> None:
 def test_no_image_is_an_error() -> None:
     with pytest.raises(DataError, match="no image to score on"):
         measure(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), 3)
+
+
+@pytest.mark.parametrize(
+    ("a_only", "b_only", "verdict"),
+    [(0, 0, "within chance"), (5, 0, "within chance"), (6, 0, "helped"), (0, 6, "hurt"), (30, 20, "within chance")],
+)
+def test_what_differs_by_less_than_chance_is_called_chance(a_only: int, b_only: int, verdict: str) -> None:
+    """One half to the fifth is 3 %, and 6 % both ways; to the sixth it is 3 % both ways."""
+    a = torch.tensor([True] * a_only + [False] * b_only, dtype=torch.bool)
+    assert mcnemar(a, ~a).verdict == verdict

@@ -1,0 +1,101 @@
+"""The end of a search: finished states, their scores, how far they differ from the controls, and the file's header."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lptool.checkpoints.masks import State
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.data.images import Images
+from lptool.pooling.fingerprint import digest_of, fingerprint
+from lptool.pooling.outcome import Incumbent, SearchTrace
+from lptool.pooling.setup import Bench
+from lptool.scoring.metrics import Comparison, mcnemar
+from lptool.scoring.score import Score, mark, score_of
+
+
+def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -> dict[str, State]:
+    """What the search found and its controls, BatchNorm recalibrated on the whole training set where it is at all."""
+    states = {"ticket": start}
+    if trace.ticket_bn:
+        states["ticket_bn"] = bench.recalibrated(start)
+    if trace.accepted:
+        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
+    else:
+        # The same object as its control, so that it is not scored twice: see `judged`.
+        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
+    return states
+
+
+def judged(bench: Bench, states: dict[str, State], images: Images) -> tuple[dict[str, Score], dict[str, Tensor]]:
+    """The score of each state and which images it gets right, bool [N]; two names of one state are scored once."""
+    found: dict[int, tuple[Score, Tensor]] = {}
+    for state in states.values():
+        if id(state) not in found:
+            logits, labels = bench.predict(state, images)
+            found[id(state)] = score_of(logits, labels), mark(logits, labels)[0].cpu()
+    scores, right = zip(*(found[id(state)] for state in states.values()), strict=True)
+    return dict(zip(states, scores, strict=True)), dict(zip(states, right, strict=True))
+
+
+def against_controls(right: dict[str, Tensor]) -> dict[str, Comparison]:
+    """The pooled model beside each control on the same images: see `mcnemar`."""
+    return {name: mcnemar(right["pooled"], of_control) for name, of_control in right.items() if name != "pooled"}
+
+
+def pooled_metadata(
+    bench: Bench, ticket: Ticket, trace: SearchTrace, shipped: str, val: dict[str, Score], test: dict[str, Score]
+) -> Metadata:
+    """Everything that made the file and nothing that changes from run to run, so that equal runs give equal bytes."""
+    options, pool = bench.options, bench.pool
+    origin = pool.summaries[trace.target]
+    document = {
+        "method": trace.method,
+        "target": _named(origin, pool.level(trace.target)),
+        "alphas": list(trace.alphas),
+        "alpha_search": options.alpha_search,
+        "chosen": trace.chosen,
+        "select": options.select,
+        "passes": options.passes,
+        "decay": options.decay,
+        "learning": asdict(bench.learning),
+        "members": [
+            _named(pool.summaries[s.candidate], pool.level(s.candidate)) | {"alpha": s.alpha, "accepted": s.accepted}
+            for s in trace.steps
+        ],
+        "coefficients": asdict(trace.coefficients) if trace.coefficients else None,
+        "settings": dict(trace.settings),
+        "fits": [fit.to_json() for fit in trace.fits],
+        "mask": options.mask,
+        "fit_images": options.fit_images,
+        "fit_positions": options.fit_positions,
+        "shipped": shipped,
+        "bn_images": bench.calibration.used,
+        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
+        "calibration_size": options.calibration_size,
+        "seed": options.seed,
+        "evaluations": trace.evaluations,
+        "search": digest_of(fingerprint(bench, trace.target)),
+    }
+    scores = {"val": {k: s.to_json() for k, s in val.items()}, "test": {k: s.to_json() for k, s in test.items()}}
+    return replace(
+        origin.metadata,
+        kind="pooled",
+        arch=bench.arch,
+        arch_kwargs=bench.arch_kwargs,
+        level=pool.level(trace.target),
+        prunable=tuple(ticket.own_names.get(name, name) for name in pool.prunable),
+        dataset=bench.data.describe(),
+        trace=document,
+        scores=scores,
+    )
+
+
+def _named(summary: Summary, level: int) -> dict[str, Any]:
+    return {"file": Path(summary.file).name, "sha256": summary.sha256, "level": level}
