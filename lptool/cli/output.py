@@ -36,7 +36,7 @@ def clear_errors(command: Command) -> Command:
             raise SystemExit(1) from None
         except LptoolError as error:
             raise click.ClickException(error.naming(_as_typed)) from error
-        except KeyboardInterrupt as stop:
+        except (KeyboardInterrupt, click.Abort) as stop:  # the latter at a question
             if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks

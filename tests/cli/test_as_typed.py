@@ -15,9 +15,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.cli import main
 from lptool.cli.train import RunToMake
 from lptool.training.folder import Progress, RunFolder
 from lptool.training.presets import PRESETS
@@ -250,10 +253,6 @@ def test_pool_with_train_makes_the_tickets_where_it_looks_for_them(
 
 
 def test_a_person_is_asked_whether_to_train(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from click.testing import CliRunner
-
-    from lptool.cli import main
-
     monkeypatch.setitem(PRESETS, "quickstart", tiny())
     monkeypatch.setattr("lptool.cli.train_first._at_terminal", lambda: True)
 
@@ -266,6 +265,13 @@ def test_a_person_is_asked_whether_to_train(empty: Path, monkeypatch: pytest.Mon
     assert (code, question in said, HOW_TO_MAKE in said) == (1, True, True)
     code, said = answer("\n")
     assert (code, question in said, HOW_TO_MAKE in said) == (2, True, True)
+    with monkeypatch.context() as patch:
+
+        def interrupt(*arguments: object, **settings: object) -> bool:
+            raise click.Abort  # what `confirm` makes of Ctrl-C
+
+        patch.setattr(click, "confirm", interrupt)
+        assert answer("", "ckpts")[0] == 130
     for silent in (["--json"], ["--dry-run"], ["--dataset", "digits"]):
         assert question not in answer("y\n", "ckpts", *silent)[1]
     assert list(empty.iterdir()) == []
