@@ -71,7 +71,7 @@ class RunFolder:
     def check(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> dict[str, Any] | None:
         """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
         if self.path.exists() and not self.path.is_dir():
-            raise TrainError(f"{self.path}: is a file, expected a folder; move it away, or choose another with -o")
+            raise OutputError(f"{self.path}: is a file, expected a folder; move it away, or choose another with -o")
         if not self._options.exists():
             if self.level(0).exists():
                 raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder with -o")

@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.cli.train import RunToMake
+from lptool.cli.train_first import _at_terminal
 from lptool.training.folder import Progress, RunFolder
 from lptool.training.presets import PRESETS
 from tests.helpers.commands import lptool, refused, refused_last, refused_usage
@@ -63,7 +64,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-QUICK = ["--method", "window", "--calibration-size", 64, "--device", "cpu"]
+QUICK = ["--method", "uniform", "--calibration-size", 64, "--device", "cpu"]
 
 
 def globbed() -> list[Path]:
@@ -281,18 +282,17 @@ def test_a_person_is_asked_whether_to_train(empty: Path, monkeypatch: pytest.Mon
     assert question not in answer("y\n", "ckpts/*.safetensors", *QUICK)[1]
 
 
-def test_the_question_is_asked_on_a_real_terminal_alone(tmp_path: Path) -> None:
+def test_only_one_process_at_a_real_terminal_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _at_terminal()  # pytest gives no terminal
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "lptool", "pool", "ckpts/*.safetensors"]
-    os.write(master, b"n\n")
-    done = subprocess.run(command, cwd=tmp_path, stdin=slave, stderr=slave, stdout=subprocess.PIPE, text=True)
-    os.close(slave)
-    said = os.read(master, 10_000).decode()
+    with open(slave, "r+b", buffering=0) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert _at_terminal()
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert not _at_terminal()
+        monkeypatch.undo()
     os.close(master)
-    assert done.returncode == 1
-    assert "into ckpts now? [y/N]" in said
-    assert HOW_TO_MAKE in " ".join(said.split())
-    assert list(tmp_path.iterdir()) == []
 
 
 def tiny() -> object:
@@ -328,7 +328,7 @@ def test_inspect_shows_what_lies_here(here: Path) -> None:
     assert [(one["file"], one["kind"]) for one in document["pooled"]] == [("pooled.safetensors", "pooled")]
     shutil.rmtree("ckpts")
     shown = lptool("inspect").stdout
-    assert "pooled by window" in shown
+    assert "pooled by uniform" in shown
     assert "tickets, densest first" not in shown
     assert json.loads(lptool("inspect", "--json").stdout)["tickets"] == []
     Path("pooled.safetensors").write_bytes(b"\x08")

@@ -1,12 +1,9 @@
 """The commands as a person or a script meets them: one run of them all, usage, help."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from lptool import __version__
 from lptool.cli import main
 from tests.helpers.commands import lptool, refused_usage
 from tests.helpers.pages import THREE_LINES
@@ -39,8 +36,3 @@ def test_every_command_and_option_has_help() -> None:
         assert command.help
         for option in command.params:
             assert option.param_type_name == "argument" or getattr(option, "help", None) or option.name == "method"
-
-
-def test_the_module_runs() -> None:
-    shown = subprocess.run([sys.executable, "-m", "lptool", "--version"], capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith(f"lptool {__version__}, torch ")

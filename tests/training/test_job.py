@@ -645,7 +645,7 @@ def test_lost_rewind_point_is_named(options: TrainOptions, tmp_path: Path) -> No
 
 def test_output_that_is_a_file_is_refused(options: TrainOptions, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="is a file, expected a folder"):
         run(options, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -93,7 +93,7 @@ def test_nothing_is_written_and_what_training_refuses_is_refused(tmp_path: Path)
         plan_training(DIGITS, (0.999999,), tmp_path / "none", device="cpu")
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     (tmp_path / "file").touch()
-    with pytest.raises(TrainError, match="file: is a file, expected a folder"):
+    with pytest.raises(OutputError, match="file: is a file, expected a folder"):
         plan_training(DIGITS, 1, tmp_path / "file", device="cpu")
     with pytest.raises(OutputError, match=r"cannot be written \(Not a directory\); choose another folder"):
         plan_training(DIGITS, 1, tmp_path / "file" / "below", device="cpu")
