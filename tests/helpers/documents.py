@@ -7,7 +7,7 @@ from typing import Any
 
 ALPHAS = [0.05, 0.5, 0.95]
 HOSTILE = "a/<script>alert('x')</script> & \"$x$\" _ü彩\x07\udc80.pt"
-SEEDS = range(10)
+SEEDS = range(5)
 
 
 def score(rng: random.Random, n: int = 1000) -> dict[str, Any]:
