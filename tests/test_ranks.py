@@ -31,6 +31,9 @@ from lptool.errors import DataError, LptoolError, PeerError, PoolError, RankErro
 from lptool.pooling.journal import journal_of
 from lptool.pooling.scorer import Scorer
 from lptool.ranks import ALONE, Ranks, join_ranks
+from lptool.scoring.batching import BatchSize
+from lptool.scoring.batchnorm import average_in_order
+from lptool.scoring.score import Graded
 from tests.helpers import processes
 from tests.helpers.processes import LIMIT, Child, on_two_ranks
 
@@ -207,6 +210,53 @@ def test_the_first_rank_to_fail_says_why(meeting: Callable[[int], Meeting], fail
 
 def test_agree_gives_each_rank_its_own_result(meeting: Callable[[int], Meeting]) -> None:
     assert meeting(3).run(lambda ranks: ranks.agree(lambda: [ranks.rank])) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 40])
+def test_what_batches_come_to_is_the_same_to_the_bit_whoever_has_them(
+    meeting: Callable[[int], Meeting], count: int
+) -> None:
+    """Statistics of any size, whose float sums depend on their order; more of them than are gathered at once."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(5, generator=generator, dtype=torch.float64) * 10 ** (k % 9) for k in range(37)]
+    graded = [
+        Graded.of(torch.randn(k % 4 + 1, 7, generator=generator), torch.zeros(k % 4 + 1, dtype=torch.int64))
+        for k in range(37)
+    ]
+    expected = batches[0]
+    for batch in batches[1:]:
+        expected = expected + batch
+
+    def program(ranks: Ranks) -> tuple[Any, Any]:
+        mine = slice(ranks.rank, None, ranks.count)
+        return average_in_order(batches[mine], ranks), Graded.gathered(graded[mine], ranks)
+
+    for average, found in meeting(count).run(program):
+        assert torch.equal(average, expected / 37)
+        assert torch.equal(found.loss, torch.cat([one.loss for one in graded]))
+        assert found.score == Graded.joined(graded).score
+
+
+def test_no_image_on_any_rank_is_refused_on_all(meeting: Callable[[int], Meeting]) -> None:
+    told = meeting(2).run(
+        lambda ranks: [attempt(lambda: average_in_order([], ranks)), attempt(lambda: Graded.gathered([], ranks))]
+    )
+    assert [[kind for kind, _ in rank] for rank in told] == [["DataError", "DataError"]] * 2
+
+
+def test_where_memory_runs_out_on_one_rank_all_halve(meeting: Callable[[int], Meeting]) -> None:
+    def program(ranks: Ranks) -> list[int]:
+        tried: list[int] = []
+
+        def run(size: int) -> int:
+            tried.append(size)
+            if ranks.rank == 1 and size > 16:
+                raise RuntimeError("out of memory")
+            return size
+
+        return [BatchSize(64).fit(run, ranks), *tried]
+
+    assert meeting(3).run(program) == [[16, 64, 32, 16]] * 3
 
 
 def test_a_rank_that_ends_is_an_error_on_the_others(meeting: Callable[[int], Meeting]) -> None:
@@ -457,6 +507,17 @@ def test_an_error_that_all_processes_meet_is_said_once(seen: list[dict[str, Any]
     assert message in said[0]
 
 
+def test_two_processes_evaluate_as_one(run: Path, seen: list[dict[str, Any]]) -> None:
+    done = [rank["evaluate"] for rank in seen]
+    assert [rank["exit"] for rank in done] == [0, 0], done[0]["stderr"]
+    assert done[1]["stdout"] == ""
+    alone = CliRunner().invoke(main, ["evaluate", *map(str, evaluated(run)), *EVALUATE])
+    found, expected = (json.loads(text) for text in (done[0]["stdout"], alone.stdout))
+    for key in ("files", "comparisons", "dataset", "n"):
+        assert found[key] == expected[key]
+    assert len(found["files"][0]["corruptions"]["rows"]) > 10
+
+
 def test_a_dry_run_is_one_document(seen: list[dict[str, Any]]) -> None:
     done = [rank["dry run"] for rank in seen]
     assert [rank["exit"] for rank in done] == [0, 0]
@@ -465,6 +526,12 @@ def test_a_dry_run_is_one_document(seen: list[dict[str, Any]]) -> None:
 
 
 # What the ranks run.
+
+EVALUATE = ["--corruptions", "--json", "--device", "cpu"]
+
+
+def evaluated(run: Path) -> list[Path]:
+    return sorted(run.glob("*.safetensors"))[-1:]
 
 
 def checks(run: Path, folder: Path, left: Path) -> None:
@@ -497,6 +564,7 @@ def checks(run: Path, folder: Path, left: Path) -> None:
     found["no target"] = lptool("pool", run, "-o", out, "--target", "9", *FEW)
     found["no tickets"] = lptool("pool", folder / "empty", "-o", out, *FEW)
     found["no arch"] = lptool("pool", run, "-o", out, "--arch", "resnet8_cifer", *FEW)
+    found["evaluate"] = lptool("evaluate", *evaluated(run), *EVALUATE)
     found["dry run"] = lptool("pool", run, "-o", out, "--dry-run", *FEW)
     found["half"] = lptool("pool", run, "-o", half, *FULL)
     found["bare"] = lptool("pool", folder / "bare", "-o", folder / "bare.safetensors", *BARE)

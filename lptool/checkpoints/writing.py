@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from collections.abc import Mapping
@@ -117,18 +116,15 @@ def form_of(contents: Contents) -> Form:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of the files that a ticket makes: dense, packed, and the dense one through gzip."""
+    """Bytes of the files that a ticket makes."""
 
     dense: int
     packed: int
-    gzip: int
 
 
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
-    dense = _as_file(ticket.tensors(), _header(ticket))
-    compressed = gzip.compress(dense, compresslevel=6)  # the level that the program gzip takes by default
-    return Sizes(len(dense), len(_as_file(*_packed(ticket, None))), len(compressed))
+    return Sizes(len(_as_file(ticket.tensors(), _header(ticket))), len(_as_file(*_packed(ticket, None))))
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:

@@ -41,20 +41,26 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     lptool evaluate pooled.safetensors runs/digits/level_05.safetensors
     lptool evaluate runs/digits --corruptions --report digits.html
     lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
+    torchrun --standalone --nproc-per-node 8 -m lptool evaluate pooled.safetensors
+
+    Under torchrun the batches of test, and the corruptions, are spread over the processes.
     """
     from lptool.checkpoints.finding import find_checkpoints
     from lptool.evaluation.job import carry_out
     from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
+    from lptool.ranks import join_ranks
     from lptool.report.evaluate import evaluate_document, evaluate_view
 
-    found = find_checkpoints(files)
-    check_page(page, found, overwrite=overwrite)
-    plan = plan_evaluation(found, EvaluateOptions(**given))
-    warn(plan.warnings)
-    with progress_bar("evaluating") as advance:
-        evaluation = carry_out(plan, advance)
-    document, views = evaluate_document(evaluation), [evaluate_view(evaluation)]
-    print_and_report(document, views, _draw, page=page, as_json=as_json)
+    ranks = join_ranks()
+    found = ranks.agree(lambda: find_checkpoints(files))
+    ranks.agree(lambda: check_page(page, found, overwrite=overwrite))
+    plan = ranks.first_ahead(lambda: plan_evaluation(found, EvaluateOptions(**given)))
+    warn(plan.warnings * (ranks.rank == 0))
+    with progress_bar("evaluating", shown=ranks.rank == 0) as advance:
+        evaluation = carry_out(plan, advance, ranks)
+    if ranks.rank == 0:
+        document, views = evaluate_document(evaluation), [evaluate_view(evaluation)]
+        print_and_report(document, views, _draw, page=page, as_json=as_json)
 
 
 def _draw(document: Document) -> str:

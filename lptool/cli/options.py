@@ -154,6 +154,15 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str | None
     return found
 
 
+def count_or_all(context: click.Context, parameter: click.Parameter, text: str) -> int | None:
+    """A whole number from 1 up; None stands for all."""
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise click.BadParameter(f"expected a number from 1 up, or all, found {text!r}")
+    return int(text)
+
+
 def _per_channel(name: str, doing: str) -> Option:
     """For tickets that do not say how their images were normalised."""
     help = (

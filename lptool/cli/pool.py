@@ -162,7 +162,7 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.export.folder import describe_weights
     from lptool.export.timm_config import for_timm
     from lptool.pooling.comparisons import references
-    from lptool.pooling.fingerprint import fingerprint
+    from lptool.pooling.fingerprint import key_of
     from lptool.pooling.outputs import is_of
     from lptool.provenance import command_line
     from lptool.report import pool as report_pool
@@ -170,11 +170,11 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
 
     first = job.ranks.rank == 0
     # One rank makes the folder, and fills it alone.
-    again = job.overwrite or is_of(folder, fingerprint(job.bench, target), job.form)
+    again = job.overwrite or is_of(folder, key_of(job.bench, target), job.form)
     with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
         written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
         result = replace(written, output=folder)
-        found = job.ranks.on_first(lambda: references(job.bench))
+        found = references(job.bench, job.ranks)
         document = report_pool.pool_document(result, found)
         if first:
             documents = {"trace.json": to_json(document), "report.html": _draw(document)}
@@ -188,7 +188,7 @@ def _pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, wi
     from lptool.report import pool as report_pool
 
     results = _pool_all(job, targets, outputs)
-    found = job.ranks.on_first(lambda: references(job.bench)) if with_references else None
+    found = references(job.bench, job.ranks) if with_references else None
     documents = [report_pool.pool_document(result, found) for result in results]
     views = [report_pool.references_view(documents[0])] if found else []
     if job.bench.options.target != "all":

@@ -6,7 +6,7 @@ import click
 
 from lptool.checkpoints.header import AUGMENTS, BN_IMAGES, FLIPS
 from lptool.cli import options as shared
-from lptool.cli.options import SEED, Words, explicit, numbers, offering, option
+from lptool.cli.options import SEED, Words, count_or_all, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
 from lptool.pooling.catalogue import AUTO, MASKS, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
 
@@ -123,7 +123,14 @@ OPTIONS = {
             "--calibration-size",
             type=click.IntRange(1),
             default=1024,
-            help="Training images for BN recalibration in the search; all of them once at the end.",
+            help="Training images for BN recalibration in the search.",
+        ),
+        option(
+            "--final-calibration-size",
+            default="4096",
+            metavar="N|all",
+            callback=count_or_all,
+            help="The same for the finished model and its control.",
         ),
     ],
     "How the tickets' images were augmented": [

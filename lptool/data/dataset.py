@@ -57,7 +57,14 @@ class Data:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def batches(
-        self, images: Images, batch_size: int, device: torch.device, *, order: Tensor | None = None, even: bool = True
+        self,
+        images: Images,
+        batch_size: int,
+        device: torch.device,
+        *,
+        order: Tensor | None = None,
+        even: bool = True,
+        part: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised float images [B, C, H, W] (channels last) and int64 labels [B], on `device`.
 
@@ -67,13 +74,15 @@ class Data:
             order: indices into `images`; all in order by default.
             even: batches of equal size to within one image, because BatchNorm statistics weigh batches equally, and
                 a batch of one image has no variance; else all but the last are of `batch_size`.
+            part: `(k, n)` gives of these batches the k-th, and every n-th after it.
         """
         order = torch.arange(len(images)) if order is None else order
         if len(order) == 0:
             return iter(())
         places = torch.arange(len(order))
         chunks = places.tensor_split(math.ceil(len(order) / batch_size)) if even else places.split(batch_size)
-        return self.placed_batches(images, order, chunks, device)
+        first, step = part
+        return self.placed_batches(images, order, chunks[first::step], device)
 
     def placed_batches(
         self,

@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, count
 from pathlib import Path
 from statistics import fmean
 
-from torch import Tensor
-
 from lptool.checkpoints.summary import Summary
+from lptool.data.corruptions import CorruptedSet
 from lptool.data.images import Images
 from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluation
+from lptool.ranks import ALONE, Ranks
 from lptool.scoring.cost import Cost, cost_of
-from lptool.scoring.metrics import Comparison, Metrics, mcnemar, measure
-from lptool.scoring.score import predict
+from lptool.scoring.metrics import Comparison, Metrics, mcnemar, measure_graded
+from lptool.scoring.score import Graded, for_each_batch
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -88,27 +89,27 @@ def evaluate_files(
     return carry_out(plan_evaluation(files, options or EvaluateOptions()), on_progress)
 
 
-def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
-    """Every file on test, then every file under each corruption, then every two of them beside each other."""
+def carry_out(plan: Plan, on_progress: OnProgress | None = None, ranks: Ranks = ALONE) -> Evaluation:
+    """Every file on test, then every file under each corruption, then every two of them beside each other.
+
+    Batches of test are spread over the ranks, corruptions are dealt out; every rank has the result of one.
+    """
     started = time.perf_counter()
     sets = plan.corruptions.sets if plan.corruptions else ()
-    steps = count(1)
+    steps, mine = count(1), len(range(ranks.rank, len(sets), ranks.count))
 
     def report(text: str) -> None:
         if on_progress is not None:
-            on_progress(next(steps), len(plan.subjects) * (1 + len(sets)), text)
+            on_progress(next(steps), len(plan.subjects) * (1 + mine), text)
 
     files = []
     for subject in plan.subjects:
-        files.append(_on_test(plan, subject))
+        files.append(_on_test(plan, subject, ranks))
         report(f"test {Path(subject.summary.file).name}")
-    for part in sets:
-        images = part.images().to(plan.device)  # made once, for all files
-        for subject, result in zip(plan.subjects, files, strict=True):
-            subject.load()  # again: files of one architecture share the network
-            metrics = measure(*predicted(plan, subject, images), plan.data.num_classes)
-            result.corrupted.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
-            report(f"{part.name} {part.severity}")
+    tasks = {place: partial(_under, plan, part, report) for place, part in enumerate(sets)}
+    for of_files in ranks.share(tasks).values():
+        for result, corrupted in zip(files, of_files, strict=True):
+            result.corrupted.append(corrupted)
     pairs = combinations(range(len(files)), 2)
     return Evaluation(
         dataset=plan.data.name,
@@ -121,15 +122,31 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
     )
 
 
-def _on_test(plan: Plan, subject: Subject) -> FileResult:
+def _on_test(plan: Plan, subject: Subject, ranks: Ranks) -> FileResult:
     ticket, network = subject.load(), subject.network
-    logits, labels = predicted(plan, subject, plan.data.test.to(plan.device))
+    metrics = measured(plan, subject, plan.data.test.to(plan.device), ranks)
     cost = cost_of(network.model, ticket.state, ticket.mask, network.flops)
-    return FileResult(subject.summary, network.arch, measure(logits, labels, plan.data.num_classes), cost)
+    return FileResult(subject.summary, network.arch, metrics, cost)
 
 
-def predicted(plan: Plan, subject: Subject, images: Images) -> tuple[Tensor, Tensor]:
-    """Logits float [N, C] and labels int64 [N], on the CPU, of the network with the weights it has."""
-    model, batches = subject.network.model, subject.data.batches
-    logits, labels = plan.batch_size.fit(lambda size: predict(model, batches(images, size, plan.device)))
-    return logits.cpu(), labels.cpu()
+def _under(plan: Plan, part: CorruptedSet, report: Callable[[str], None]) -> list[CorruptedScore]:
+    """Every file under one corruption."""
+    images = part.images().to(plan.device)  # made once, for all files
+    found = []
+    for subject in plan.subjects:
+        subject.load()  # again: files of one architecture share the network
+        metrics = measured(plan, subject, images, ALONE)
+        found.append(CorruptedScore(part.name, part.severity, metrics, part.extra))
+        report(f"{part.name} {part.severity}")
+    return found
+
+
+def measured(plan: Plan, subject: Subject, images: Images, ranks: Ranks) -> Metrics:
+    """Of the network with the weights it has, in float32; batches are spread over the ranks."""
+    model, data = subject.network.model, subject.data
+
+    def mine(size: int) -> list[Graded]:
+        batches = data.batches(images, size, plan.device, part=(ranks.rank, ranks.count))
+        return for_each_batch(model, batches, Graded.of)
+
+    return measure_graded(Graded.gathered(plan.batch_size.fit(mine, ranks), ranks), plan.data.num_classes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from lptool.data.images import Images
 from lptool.pooling.mixing import interpolate
 from lptool.pooling.setup import Bench
-from lptool.scoring.score import Score, score_of
+from lptool.ranks import ALONE, Ranks
+from lptool.scoring.score import Graded, Score, for_each_batch
 
 POINTS = 11
 # Frankle et al. 2020 (Linear Mode Connectivity), section 3: two networks are connected where the error rises by less.
@@ -69,18 +70,30 @@ class References:
     members: tuple[dict[str, Score], ...]
 
 
-def references(bench: Bench) -> References:
-    """Score every ticket of the pool as it is, and the mean of their predicted probabilities, on val and test."""
-    val, test = _on(bench, bench.data.val), _on(bench, bench.data.test)
+def references(bench: Bench, ranks: Ranks = ALONE) -> References:
+    """Score every ticket of the pool as it is, and the mean of their predicted probabilities, on val and test.
+
+    Batches are spread over the ranks.
+    """
+    val, test = (_on(bench, images, ranks) for images in (bench.data.val, bench.data.test))
     together, *members = ({"val": on_val, "test": on_test} for on_val, on_test in zip(val, test, strict=True))
     return References(together, tuple(members))
 
 
-def _on(bench: Bench, images: Images) -> list[Score]:
+def _on(bench: Bench, images: Images, ranks: Ranks) -> list[Score]:
     """The score of the ensemble, then of each ticket."""
-    members, total, labels = list[Score](), torch.zeros(()), torch.zeros(())
-    for place in range(len(bench.pool)):
-        logits, labels = bench.predict(bench.pool[place].state, images)
-        members.append(score_of(logits, labels))
-        total = total + logits.cpu().double().softmax(dim=1)  # in float32 a probability can become 0
-    return [score_of((total / len(bench.pool)).log(), labels.cpu()), *members]
+
+    def mine(size: int) -> list[list[Graded]]:
+        """Of each of them the batches that are this rank's."""
+        members, total, labels = list[list[Graded]](), list[Tensor](), list[Tensor]()
+        for place in range(len(bench.pool)):
+            bench.model.load_state_dict(bench.pool[place].state)
+            found = for_each_batch(bench.model, bench.mine(images, size, ranks), lambda *each: each)
+            members.append([Graded.of(*each) for each in found])
+            chances = [logits.cpu().double().softmax(1) for logits, _ in found]  # in float32 one can become 0
+            total = [a + b for a, b in zip(total, chances, strict=True)] if place else chances
+            labels = [known.cpu() for _, known in found]
+        mean = [(sum_of / len(bench.pool)).log() for sum_of in total]
+        return [[Graded.of(*each) for each in zip(mean, labels, strict=True)], *members]
+
+    return [Graded.gathered(each, ranks).score for each in bench.batch_size.fit(mine, ranks)]

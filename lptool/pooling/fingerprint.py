@@ -58,6 +58,7 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
     }
 
 
-def digest_of(fingerprint: dict[str, Any]) -> str:
-    """The fingerprint in 16 hex digits, as a pooled model's header names the search that made it."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+def key_of(bench: Bench, target: int) -> str:
+    """In 16 hex digits all that a pooled model comes from, so that its header tells whether it is of this search."""
+    whole = {**fingerprint(bench, target), "final_calibration_size": bench.options.final_calibration_size}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,47 +6,46 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.images import Images
-from lptool.pooling.fingerprint import digest_of, fingerprint
+from lptool.pooling.fingerprint import key_of
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.setup import Bench
+from lptool.ranks import ALONE, Ranks
 from lptool.scoring.metrics import Comparison, mcnemar
-from lptool.scoring.score import Score, mark, score_of
+from lptool.scoring.score import Graded, Score
 
 
-def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace) -> dict[str, State]:
-    """What the search found and its controls, BatchNorm recalibrated on the whole training set where it is at all."""
+def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
+    """What the search found and its controls, BatchNorm recalibrated where it is at all; the same on every rank."""
+    if not trace.accepted:
+        # The same object as its control, so that it is not scored twice: see `graded`.
+        control = bench.recalibrated(start, ranks) if best.recalibrated else start
+        return {"ticket": start, **({"ticket_bn": control} if best.recalibrated else {}), "pooled": control}
     states = {"ticket": start}
     if trace.ticket_bn:
-        states["ticket_bn"] = bench.recalibrated(start)
-    if trace.accepted:
-        states["pooled"] = bench.recalibrated(best.state) if best.recalibrated else best.state
-    else:
-        # The same object as its control, so that it is not scored twice: see `judged`.
-        states["pooled"] = states["ticket_bn" if best.recalibrated else "ticket"]
-    return states
+        states["ticket_bn"] = bench.recalibrated(start, ranks)
+    return states | {"pooled": bench.recalibrated(best.state, ranks) if best.recalibrated else best.state}
 
 
-def judged(bench: Bench, states: dict[str, State], images: Images) -> tuple[dict[str, Score], dict[str, Tensor]]:
-    """The score of each state and which images it gets right, bool [N]; two names of one state are scored once."""
-    found: dict[int, tuple[Score, Tensor]] = {}
-    for state in states.values():
-        if id(state) not in found:
-            logits, labels = bench.predict(state, images)
-            found[id(state)] = score_of(logits, labels), mark(logits, labels)[0].cpu()
-    scores, right = zip(*(found[id(state)] for state in states.values()), strict=True)
-    return dict(zip(states, scores, strict=True)), dict(zip(states, right, strict=True))
+def graded(bench: Bench, states: dict[str, State], images: Images, ranks: Ranks = ALONE) -> dict[str, Graded]:
+    """What comes out for each image under each state; two names of one state are scored once."""
+    distinct = {id(state): state for state in states.values()}
+    found = {key: bench.graded(state, images, ranks) for key, state in distinct.items()}
+    return {name: found[id(state)] for name, state in states.items()}
 
 
-def against_controls(right: dict[str, Tensor]) -> dict[str, Comparison]:
+def scores_of(found: dict[str, Graded]) -> dict[str, Score]:
+    """The scores alone."""
+    return {name: one.score for name, one in found.items()}
+
+
+def against_controls(found: dict[str, Graded]) -> dict[str, Comparison]:
     """The pooled model beside each control on the same images: see `mcnemar`."""
-    return {name: mcnemar(right["pooled"], of_control) for name, of_control in right.items() if name != "pooled"}
+    return {name: mcnemar(found["pooled"].right, one.right) for name, one in found.items() if name != "pooled"}
 
 
 def pooled_metadata(
@@ -79,9 +78,10 @@ def pooled_metadata(
         "bn_images": bench.calibration.used,
         "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
         "calibration_size": options.calibration_size,
+        "final_calibration_size": options.final_calibration_size,
         "seed": options.seed,
         "evaluations": trace.evaluations,
-        "search": digest_of(fingerprint(bench, trace.target)),
+        "search": key_of(bench, trace.target),
     }
     scores = {"val": {k: s.to_json() for k, s in val.items()}, "test": {k: s.to_json() for k, s in test.items()}}
     return replace(

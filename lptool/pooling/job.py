@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lptool.checkpoints.masks import density, sparsity
+from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.ticket import Ticket
@@ -17,7 +17,7 @@ from lptool.networks.matching import fitted_state
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
-from lptool.pooling.finish import against_controls, finished, judged, pooled_metadata
+from lptool.pooling.finish import against_controls, finished, graded, pooled_metadata, scores_of
 from lptool.pooling.journal import Journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
@@ -59,8 +59,8 @@ class PoolResult:
 
     Attributes:
         sparsity: of the file. members: the pool's tickets, by place.
-        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated on all training images; absent
-            without BN recalibration) and `pooled` (the file written).
+        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
+            recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
         against: control → the file written and the control, on the same test images.
         shipped: `pooled`, or the control written in its place because it scores better on val.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
@@ -124,20 +124,25 @@ def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwr
     return journal
 
 
-def _search(
-    bench: Bench, target: int, journal: Journal, ranks: Ranks, on_progress: OnProgress
-) -> tuple[Incumbent, SearchTrace]:
-    """Search, each score kept in the journal by rank 0; what that holds already is not scored again."""
-    scorer = bench.scorer
+def _noting(bench: Bench, journal: Journal, ranks: Ranks, on_progress: OnProgress) -> OnProgress:
+    """Keeps each score in the journal, on rank 0, and where no state is scored twice, on every rank."""
 
     def note(progress: Progress) -> None:
         for scored in progress.scored:
-            scorer.known[scored.score.state] = scored.score
+            bench.scorer.known[scored.score.state] = scored.score
             if ranks.rank == 0:
                 level = None if scored.candidate is None else bench.pool.level(scored.candidate)
                 journal.add({"candidate": level, "alpha": scored.alpha}, scored.score)
         on_progress(progress)
 
+    return note
+
+
+def searched(
+    bench: Bench, target: int, ranks: Ranks = ALONE, on_progress: OnProgress = lambda progress: None
+) -> tuple[Incumbent, SearchTrace]:
+    """Search by the options of the bench, without a journal."""
+    scorer = bench.scorer
     return pool_tickets(
         bench.pool,
         scorer,
@@ -155,7 +160,7 @@ def _search(
         mask=bench.options.mask,
         score_as_is=scorer.as_is if scorer.recalibrates else None,
         ranks=ranks,
-        on_progress=note,
+        on_progress=on_progress,
     )
 
 
@@ -171,10 +176,10 @@ def pool_target(
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
 ) -> PoolResult:
-    """Search, recalibrate on the whole training set, score once on test, and write the file.
+    """Search, recalibrate, score once on test, and write the file.
 
-    Each score goes to the journal, by default beside `output`, and what that holds already is not scored again. After
-    the search rank 0 works alone; every rank returns its result.
+    Each score goes to the journal, by default beside `output`, and what that holds already is not scored again. All
+    ranks work to the end, rank 0 writes, and every rank returns the result.
 
     Args:
         output: the file. form: how to write it.
@@ -186,26 +191,51 @@ def pool_target(
     started = time.perf_counter()
     bench = decided(bench, target, ranks)
     scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
-    best, trace = _search(bench, target, scores, ranks, on_progress)
-    result = ranks.on_first(lambda: _write_pooled(bench, output, form, fitted, best, trace))
+    best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
+    result = _finish(bench, output, form, fitted, best, trace, ranks)
     return replace(result, seconds=time.perf_counter() - started)
 
 
-def _write_pooled(
-    bench: Bench, output: Path, form: Form, fitted: Callable[[Ticket], Ticket], best: Incumbent, trace: SearchTrace
+def _finish(
+    bench: Bench,
+    output: Path,
+    form: Form,
+    fitted: Callable[[Ticket], Ticket],
+    best: Incumbent,
+    trace: SearchTrace,
+    ranks: Ranks,
 ) -> PoolResult:
-    pool = bench.pool
-    ticket = pool[trace.target]
-    start, start_mask = pruned_ticket(pool, trace.target, kept_of(bench, trace.target))
-    states = finished(bench, start, best, trace)
-    val, _ = judged(bench, states, bench.data.val)
-    # The search saw fewer calibration images than the finished model: never write less than a control gives on val.
+    start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
+    states = finished(bench, start, best, trace, ranks)
+    val = scores_of(graded(bench, states, bench.data.val, ranks))
+    # The search saw other statistics than the finished model has: never write less than a control gives on val.
     shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else start_mask
-    test, right = judged(bench, states, bench.data.test)
-    metadata = pooled_metadata(bench, ticket, trace, shipped, val, test)
-    pooled = fitted(replace(ticket, state=states["pooled"], mask=mask, metadata=metadata, file=str(output)))
+    test = graded(bench, states, bench.data.test, ranks)
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test))
+    return ranks.on_first(lambda: _write(bench, output, form, fitted, trace, end))
+
+
+@dataclass(frozen=True)
+class End:
+    """What is written, and what it and its controls score: see `PoolResult`."""
+
+    shipped: str
+    state: State
+    mask: Mask
+    val: dict[str, Score]
+    test: dict[str, Score]
+    against: dict[str, Comparison]
+
+
+def _write(
+    bench: Bench, output: Path, form: Form, fitted: Callable[[Ticket], Ticket], trace: SearchTrace, end: End
+) -> PoolResult:
+    pool, mask = bench.pool, end.mask
+    ticket = pool[trace.target]
+    metadata = pooled_metadata(bench, ticket, trace, end.shipped, end.val, end.test)
+    pooled = fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
     form.save(pooled, output)
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
@@ -216,10 +246,10 @@ def _write_pooled(
         sparsity=sparsity(mask),
         members=tuple(Member(s.file, pool.level(i), 1 - pool.density(i)) for i, s in enumerate(pool.summaries)),
         trace=trace,
-        shipped=shipped,
-        val=val,
-        test=test,
-        against=against_controls(right),
+        shipped=end.shipped,
+        val=end.val,
+        test=end.test,
+        against=end.against,
         layers=tuple(
             Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
             for name, before in ticket.mask.items()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lptool.checkpoints.places import WEIGHTS, check_place, is_folder
 from lptool.checkpoints.reading import open_checkpoint
 from lptool.checkpoints.writing import DENSE, Form, form_of
 from lptool.errors import CheckpointError, OutputError
 from lptool.pooling.catalogue import methods_of, mixes_at_most
-from lptool.pooling.fingerprint import digest_of, fingerprint
+from lptool.pooling.fingerprint import fingerprint, key_of
 from lptool.pooling.journal import check_journal, journal_of
 from lptool.pooling.setup import Bench, PoolOptions
 
@@ -36,21 +35,18 @@ def outputs_of(
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
     for target, output in zip(targets, outputs, strict=True):
-        now = fingerprint(bench, target)
-        again = overwrite or is_of(output, now, form)
+        again = overwrite or is_of(output, key_of(bench, target), form)
         check_place(output, bench.inputs, folder=folder, overwrite=again)
-        check_journal(journal_of(output), now, overwrite=overwrite)
+        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
     return outputs
 
 
-def is_of(output: Path, fingerprint: dict[str, Any], form: Form) -> bool:
-    """Whether the file or folder at `output` was written, in this form, by the search with this fingerprint."""
+def is_of(output: Path, key: str, form: Form) -> bool:
+    """Whether the file or folder at `output` was written, in this form, by the search with this key."""
     file = output / WEIGHTS if output.is_dir() else output
     try:
         checkpoint = open_checkpoint(file)
-        return (
-            checkpoint.metadata.trace.get("search") == digest_of(fingerprint) and form_of(checkpoint.contents) == form
-        )
+        return checkpoint.metadata.trace.get("search") == key and form_of(checkpoint.contents) == form
     except CheckpointError:  # none of ours, or none at all
         return False
 

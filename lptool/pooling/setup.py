@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,10 +42,21 @@ from lptool.pooling.layers import Layer, find_layers, note_of
 from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
+from lptool.ranks import ALONE, Ranks
 from lptool.scoring.batching import BatchSize, probe
-from lptool.scoring.batchnorm import bn_layers, in_eval_mode
-from lptool.scoring.score import Batches, Score, cast_forward, predict, recalibrated, score_of
+from lptool.scoring.batchnorm import average_in_order, bn_layers, each_batch, in_eval_mode, set_statistics
+from lptool.scoring.score import (
+    Batch,
+    Batches,
+    Graded,
+    Score,
+    cast_forward,
+    for_each_batch,
+    predict,
+    with_statistics_of,
+)
 
+FINAL_IMAGES = 4096
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
 
 
@@ -65,7 +76,8 @@ class PoolOptions(SettingOptions):
             what the tickets were trained with, and the best on val where that is not known.
         augment, crop_padding, flip: how training augmented its images; None takes what the tickets say.
         precision: of the search, `auto`, `fp32` or `bf16` (autocast); scores reported are always float32.
-        calibration_size: training images for BN recalibration in the search; at the end all are used.
+        calibration_size: training images for BN recalibration in the search.
+        final_calibration_size: the same for the finished model and its control; None takes all.
         fit_images, fit_positions: see `Bench.rebuilder`.
         seed: of the choice of calibration images, and of their augmentation.
     """
@@ -89,6 +101,7 @@ class PoolOptions(SettingOptions):
     crop_padding: int | None = None
     flip: str | None = None
     calibration_size: int = 1024  # the smallest that scores like 4,096: benchmarks/calibration.py
+    final_calibration_size: int | None = FINAL_IMAGES
     mask: str = "start"
     fit_images: int = 2048
     fit_positions: int = 16
@@ -199,17 +212,42 @@ class Bench:
 
     def score(self, state: State, images: Images) -> Score:
         """Score a state as it is on a part of the data."""
-        return score_of(*self.predict(state, images))
+        return self.graded(state, images).score
 
     def predict(self, state: State, images: Images) -> tuple[Tensor, Tensor]:
         """Logits float32 [N, C] and labels [N] of a state as it is."""
         self.model.load_state_dict(state)
         return self.batch_size.fit(lambda size: predict(self.model, self.batches(images)(size)))
 
-    def recalibrated(self, state: State) -> State:
-        """The state with BatchNorm recalibrated on all training images."""
-        batches = self.batches(self.calibration.images(self.data.train))
-        return self.batch_size.fit(lambda size: recalibrated(self.model, state, batches(size)))
+    def mine(self, images: Images, batch_size: int, ranks: Ranks) -> Iterable[Batch]:
+        """The batches of some images that are this rank's."""
+        return self.batches(images)(batch_size, part=(ranks.rank, ranks.count))
+
+    def graded(self, state: State, images: Images, ranks: Ranks = ALONE) -> Graded:
+        """What comes out for each image under a state as it is; batches are spread over the ranks, in float32."""
+        self.model.load_state_dict(state)
+
+        def mine(size: int) -> list[Graded]:
+            return for_each_batch(self.model, self.mine(images, size, ranks), Graded.of)
+
+        return Graded.gathered(self.batch_size.fit(mine, ranks), ranks)
+
+    def recalibrated(self, state: State, ranks: Ranks = ALONE) -> State:
+        """The state with the BatchNorm statistics of a finished model; batches are spread over the ranks."""
+        self.model.load_state_dict(state)
+        if not bn_layers(self.model):
+            return state
+        size = self.options.final_calibration_size or len(self.data.train)
+        images = self.calibration.images(sample(self.data.train, size, self.options.seed))
+
+        def mine(size: int) -> list[Tensor]:
+            found = list[Tensor]()
+            batches = (batch for batch, _ in self.mine(images, size, ranks))
+            each_batch(self.model, batches, lambda batch, statistics: found.append(statistics))
+            return found
+
+        set_statistics(self.model, average_in_order(self.batch_size.fit(mine, ranks), ranks))
+        return with_statistics_of(self.model, state)
 
 
 def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:

@@ -49,8 +49,8 @@ def _timm_line(metadata: Metadata, file: str, kind: str) -> str:
 
 
 def sizes_line(sizes: Sizes) -> str:
-    """Dense, packed and gzip in units that a person reads."""
-    return f"bytes: {_size(sizes.dense)} dense, {_size(sizes.packed)} packed, {_size(sizes.gzip)} dense through gzip"
+    """Dense and packed in units that a person reads."""
+    return f"bytes: {_size(sizes.dense)} dense, {_size(sizes.packed)} packed"
 
 
 def _size(count: int) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lptool.errors import SetupError
+from lptool.ranks import ALONE, Ranks
 
 T = TypeVar("T")
 SMALLEST = 32
@@ -28,22 +29,33 @@ class BatchSize:
     def __init__(self, images: int) -> None:
         self.images = images
 
-    def fit(self, run: Callable[[int], T]) -> T:
-        """`run(batch size)`, again with half the size as often as memory runs out.
+    def fit(self, run: Callable[[int], T], ranks: Ranks = ALONE) -> T:
+        """`run(batch size)`, again with half the size as often as memory runs out, on all ranks where on one.
+
+        Args:
+            run: speaks to no other rank.
 
         Raises:
             SetupError: not even one image fits.
+            LptoolError: that `run` raises; PeerError where it does on another rank.
         """
         while True:
-            try:
-                return run(self.images)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+            found = ranks.agree(lambda: self._try(run))
+            if all(ranks.gather(bool(found))):
+                return found[0]
             if self.images == 1:
                 raise SetupError("not even one image fits in memory; free some, or choose another --device")
             log.warning("Warning: %d images at once do not fit in memory; going on with half", self.images)
-            self.images //= 2  # outside the handler: there the failed pass would still hold its memory
+            self.images //= 2
+
+    def _try(self, run: Callable[[int], T]) -> list[T]:
+        """What `run` gives; nothing where memory ran out, and then what it held is free again."""
+        try:
+            return [run(self.images)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return []
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from scipy.special import bdtr
 from torch import Tensor
 
 from lptool.errors import DataError
-from lptool.scoring.score import Score, mark
+from lptool.scoring.score import NO_IMAGE, Graded, Score
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
 CONFIDENCE = 0.95
@@ -51,20 +51,23 @@ class Comparison:
 
 
 def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
-    """All metrics of logits [N, C] against labels int64 [N]; `num_classes` are in the data.
+    """All metrics of logits [N, C] against labels int64 [N]; see `measure_graded`."""
+    return measure_graded(Graded.of(logits, labels), num_classes)
+
+
+def measure_graded(graded: Graded, num_classes: int) -> Metrics:
+    """All metrics of what came out for each image; `num_classes` are in the data.
 
     Raises:
         DataError: there is no image.
     """
-    if not len(labels):
-        raise DataError("there is no image to score on; choose a data set or split that has some")
-    right, loss = mark(logits, labels)
-    correct, n = int(right.count_nonzero()), len(labels)
-    top5 = None
-    if num_classes >= TOP_5_CLASSES:  # Russakovsky et al. 2015, section 4
-        top5 = float((logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1).double().mean())
-    score = Score(correct, float(loss.double().mean()), n)
-    return Metrics(score, wilson_interval(correct, n), calibration_error(logits, labels), top5, right)
+    if not len(graded.right):
+        raise DataError(NO_IMAGE)
+    score, right = graded.score, graded.right
+    # Russakovsky et al. 2015, section 4
+    top5 = float(graded.among_five.double().mean()) if num_classes >= TOP_5_CLASSES else None
+    ece = calibration_error(graded.confidence, right)
+    return Metrics(score, wilson_interval(score.correct, score.n), ece, top5, right)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -75,19 +78,18 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error with 15 equal bins and the L1 norm (Guo et al. 2017, equation 3); NaN as the logits.
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error with 15 equal bins and the L1 norm (Guo et al. 2017, equation 3).
 
-    The mean over images of |accuracy − mean confidence| of the bin that the image's confidence falls into.
+    The mean over images of |accuracy − mean confidence| of the bin that the image's confidence falls into. NaN where a
+    confidence, float [N], is none; `right` is bool [N].
     """
-    if not bool(logits.isfinite().all()):
+    if not bool(confidence.isfinite().all()):
         return float("nan")
-    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second to import
+    from torchmetrics.functional.classification import binary_calibration_error  # takes a second to import
 
-    error = multiclass_calibration_error(
-        logits.double().softmax(1), labels, num_classes=logits.shape[1], n_bins=ECE_BINS, norm="l1"
-    )
-    return float(error)
+    # The error of classes is that of the likeliest class alone, which is right or not.
+    return float(binary_calibration_error(confidence, right.long(), n_bins=ECE_BINS, norm="l1"))
 
 
 def mcnemar(a: Tensor, b: Tensor) -> Comparison:

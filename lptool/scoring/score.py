@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import zip_longest
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,23 @@ from torch.nn import functional as F
 from lptool.checkpoints.masks import State
 from lptool.device import in_float64
 from lptool.errors import DataError
+from lptool.ranks import Ranks
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
 
+T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]
 
 
 class Batches(Protocol):
     """Makes the batches of one part of the data: float images [B, C, H, W] and int64 labels [B], on the device."""
 
-    def __call__(self, batch_size: int, *, order: Tensor | None = None) -> Iterable[Batch]:
-        """Of all images, or of those that `order` (int64 indices) names."""
+    def __call__(
+        self, batch_size: int, *, order: Tensor | None = None, part: tuple[int, int] = (0, 1)
+    ) -> Iterable[Batch]:
+        """Of all images, or of those that `order` (int64 indices) names; of these batches every n-th from the k-th."""
 
 
+NO_IMAGE = "there is no image to score on; choose a data set or split that has some"
 _NEWTON_STEPS = 16  # a certain temperature is never far off; most networks need five
 
 
@@ -76,12 +82,17 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
     Raises:
         DataError: there is no image.
     """
-    with in_eval_mode(model), torch.inference_mode():
-        found = [(model(images).float(), labels) for images, labels in batches]
+    found = for_each_batch(model, batches, lambda logits, labels: (logits, labels))
     if not found:
-        raise DataError("there is no image to score on; choose a data set or split that has some")
+        raise DataError(NO_IMAGE)
     logits, labels = zip(*found, strict=True)
     return torch.cat(logits), torch.cat(labels)
+
+
+def for_each_batch(model: nn.Module, batches: Iterable[Batch], take: Callable[[Tensor, Tensor], T]) -> list[T]:
+    """What `take` makes of the float32 logits [B, C] and labels [B] of each batch, by a model in eval mode."""
+    with in_eval_mode(model), torch.inference_mode():
+        return [take(model(images).float(), labels) for images, labels in batches]
 
 
 def score_of(logits: Tensor, labels: Tensor) -> Score:
@@ -117,6 +128,51 @@ def scaled_nll_of(logits: Tensor, labels: Tensor) -> float | None:
     return float(in_float64(F.cross_entropy(logits * inverse, labels, reduction="none")).mean())
 
 
+@dataclass(frozen=True)
+class Graded:
+    """What came out for each of N images, on the CPU; of several batches it is put together in their order.
+
+    Attributes:
+        right: bool [N]. loss: float32 [N], negative log-likelihood in nats.
+        confidence: float64 [N], probability of the likeliest class; NaN where a logit is not finite.
+        among_five: bool [N], whether the right class is among the five likeliest.
+    """
+
+    right: Tensor
+    loss: Tensor
+    confidence: Tensor
+    among_five: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Graded:
+        """From logits [N, C] and labels int64 [N]."""
+        right, loss = mark(logits, labels)
+        confidence = in_float64(logits).softmax(1).amax(1).cpu()
+        broken = ~logits.isfinite().all(1).cpu()
+        likeliest = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        among_five = (likeliest == labels[:, None]).any(1).cpu()
+        return cls(right.cpu(), loss.cpu(), confidence.masked_fill(broken, math.nan), among_five)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Graded]) -> Graded:
+        """One after the other. Raises DataError where there is no image."""
+        if not parts:
+            raise DataError(NO_IMAGE)
+        columns = zip(*((p.right, p.loss, p.confidence, p.among_five) for p in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    @classmethod
+    def gathered(cls, mine: Sequence[Graded], ranks: Ranks) -> Graded:
+        """Of all batches, where batch k of them was rank k mod `count`'s; the same on every rank."""
+        found = zip_longest(*ranks.gather(list(mine)))
+        return cls.joined([each for row in found for each in row if each is not None])
+
+    @property
+    def score(self) -> Score:
+        """Images right, and the mean loss."""
+        return Score(int(self.right.count_nonzero()), float(self.loss.double().mean()), len(self.right))
+
+
 def merged(parts: Sequence[Score]) -> Score:
     """The score of all images, from those of some of them each: one part or more, all complete."""
     if len(parts) == 1:
@@ -148,6 +204,11 @@ def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Ite
     """
     model.load_state_dict(state)
     recalibrate_bn(model, (images for images, _ in calibration))
+    return with_statistics_of(model, state)
+
+
+def with_statistics_of(model: nn.Module, state: Mapping[str, Tensor]) -> State:
+    """`state` with the BatchNorm statistics that `model` has; every other tensor is the same object."""
     fresh = {
         f"{name}.{statistic}": getattr(module, statistic)
         # A layer that is used twice is in the state under both names.

@@ -1,6 +1,5 @@
 """Files as written: bit-exact, loadable by others, whole or absent."""
 
-import gzip
 import json
 import os
 import sys
@@ -150,10 +149,8 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     found = sizes_of(before)
     save_ticket(before, tmp_path / "dense")
     save_packed(before, tmp_path / "packed")
-    dense = (tmp_path / "dense").read_bytes()
-    assert found.dense == len(dense)
+    assert found.dense == (tmp_path / "dense").stat().st_size
     assert found.packed == (tmp_path / "packed").stat().st_size
-    assert found.gzip == len(gzip.compress(dense, compresslevel=6))
     assert found.packed < found.dense
 
 

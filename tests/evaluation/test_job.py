@@ -23,6 +23,7 @@ from lptool.evaluation import setup as subjects
 from lptool.evaluation.job import Evaluation, carry_out, evaluate_files
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
 from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.ranks import ALONE
 
 CPU = EvaluateOptions(device="cpu")
 
@@ -178,5 +179,5 @@ def test_a_batch_that_does_not_fit_is_halved(
 def test_networks_stay_in_the_mode_they_were_in(tickets: list[Path]) -> None:
     plan = plan_evaluation(tickets[:1], CPU)
     model = plan.subjects[0].network.model.train()
-    evaluation.predicted(plan, plan.subjects[0], plan.data.test)
+    evaluation.measured(plan, plan.subjects[0], plan.data.test, ALONE)
     assert model.training

@@ -7,11 +7,13 @@ from typing import cast
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from lptool.networks.matching import load_model
 from lptool.pooling.comparisons import POINTS, STABLE, Barrier, barriers, references
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
+from lptool.scoring.batching import BatchSize
 from lptool.scoring.score import Score
 from lptool.training.job import train_tickets
 from tests.helpers.training import DIGITS
@@ -75,11 +77,13 @@ def test_members_are_the_tickets_as_they_are_and_the_ensemble_their_mean(tickets
 
 def test_a_probability_that_float32_has_no_room_for_is_not_lost() -> None:
     """Two tickets as sure of the wrong class as can be leave a finite loss."""
-    state = SimpleNamespace(state={})
+    state, sure = SimpleNamespace(state={}), (torch.tensor([[200.0, 0.0]]), torch.tensor([1]))
     bench = SimpleNamespace(
         pool=[state, state],
         data=SimpleNamespace(val=None, test=None),
-        predict=lambda state, images: (torch.tensor([[200.0, 0.0]]), torch.tensor([1])),
+        model=nn.Identity(),  # its logits are the images
+        mine=lambda images, size, ranks: [sure],
+        batch_size=BatchSize(1),
     )
     found = references(cast(Bench, bench))
     assert found.ensemble["val"] == Score(0, pytest.approx(200.0), 1)

@@ -1,17 +1,23 @@
 """The end of a search: how far the pooled model differs from its controls, image by image."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.stats import binomtest
+from torch import Tensor
 
-from lptool.pooling.finish import against_controls, judged
+from lptool.pooling.finish import against_controls, finished, graded
 from lptool.pooling.job import PoolResult
+from lptool.pooling.outcome import Incumbent
 from lptool.pooling.setup import PoolOptions, open_bench
+from lptool.scoring.score import Graded
 
 
 def test_controls_are_compared_on_the_same_images() -> None:
     pooled = torch.tensor([True, True, True, True, False, True])
-    found = against_controls({"ticket": ~pooled, "ticket_bn": pooled.clone(), "pooled": pooled})
+    found = against_controls({"ticket": of(~pooled), "ticket_bn": of(pooled.clone()), "pooled": of(pooled)})
     assert [(c.a_only, c.b_only) for c in found.values()] == [(5, 1), (0, 0)]
     assert [c.p for c in found.values()] == pytest.approx([binomtest(5, 6).pvalue, 1.0])
 
@@ -26,8 +32,23 @@ def test_what_differs_between_scores_is_what_the_comparison_counts(result: PoolR
 def test_two_names_of_one_state_are_scored_once(result: PoolResult) -> None:
     bench = open_bench([member.file for member in result.members], PoolOptions(method="greedy", device="cpu"))
     dense, sparse = bench.pool[0].state, bench.pool[3].state
-    scores, right = judged(bench, {"a": dense, "b": sparse, "c": dense}, bench.data.test)
-    assert list(scores) == list(right) == ["a", "b", "c"]
-    assert scores["a"] is scores["c"]
-    assert scores["a"] == bench.score(dense, bench.data.test)
-    assert [int(found.sum()) for found in right.values()] == [score.correct for score in scores.values()]
+    found = graded(bench, {"a": dense, "b": sparse, "c": dense}, bench.data.test)
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"] is found["c"]
+    assert found["a"].score == bench.score(dense, bench.data.test)
+
+
+def test_nothing_is_recalibrated_that_is_not_written(tickets: list[Path], result: PoolResult) -> None:
+    bench = open_bench(tickets, PoolOptions(method="greedy", device="cpu"))
+    start, nothing = bench.pool[3].state, replace(result.trace, steps=())
+    for recalibrated, names in ((False, ["ticket", "pooled"]), (True, ["ticket", "ticket_bn", "pooled"])):
+        best = Incumbent(start, bench.pool[3].mask, result.trace.start, recalibrated=recalibrated)
+        states = finished(bench, start, best, nothing)
+        assert list(states) == names
+        assert states["pooled"] is states[names[-2]]
+    assert list(finished(bench, start, best, result.trace)) == ["ticket", "ticket_bn", "pooled"]
+
+
+def of(right: Tensor) -> Graded:
+    """What came out where only that is known."""
+    return Graded(right, right.float(), right.double(), right)

@@ -8,7 +8,7 @@ import pytest
 from lptool.checkpoints.containers import open_file
 from lptool.checkpoints.writing import DENSE, Form, form_of
 from lptool.errors import OutputError
-from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.fingerprint import key_of
 from lptool.pooling.job import PoolResult, pool_target
 from lptool.pooling.outputs import is_of, outputs_of
 from lptool.pooling.setup import PoolOptions, open_bench
@@ -58,8 +58,10 @@ def test_what_a_search_wrote_in_one_form_is_not_replaced_by_another(tmp_path: Pa
 
 def test_a_file_is_of_a_search_by_its_header(tmp_path: Path, tickets: list[Path], result: PoolResult) -> None:
     bench = open_bench(tickets, replace(QUICK, alphas=(0.5,), calibration_size=64))
-    now = fingerprint(bench, 3)
+    now = key_of(bench, 3)
     (tmp_path / "text.safetensors").write_text("precious")
     assert is_of(result.output, now, DENSE)
-    assert not is_of(result.output, {**now, "seed": 7}, DENSE)
+    for change in ({"seed": 7}, {"final_calibration_size": None}):
+        other = replace(bench, options=replace(bench.options, **change))
+        assert not is_of(result.output, key_of(other, 3), DENSE)
     assert not any(is_of(path, now, DENSE) for path in (tickets[0], tmp_path / "text.safetensors", tmp_path / "none"))

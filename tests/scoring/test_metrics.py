@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lptool.errors import DataError
 from lptool.scoring.metrics import calibration_error, mcnemar, measure, wilson_interval
@@ -60,7 +61,10 @@ def test_calibration_error_by_sorting_into_fifteen_bins(predictions: tuple[Tenso
             gap = abs((guess == labels.numpy())[inside].mean() - confidence[inside].mean())
             expected += np.mean(inside) * gap
     assert expected > 0.01
-    assert calibration_error(logits, labels) == pytest.approx(expected, abs=1e-6)
+    right = logits.argmax(1) == labels
+    assert calibration_error(logits.double().softmax(1).amax(1), right) == pytest.approx(expected, abs=1e-6)
+    classes = multiclass_calibration_error(logits.double().softmax(1), labels, CLASSES, n_bins=15, norm="l1")
+    assert measure(logits, labels, CLASSES).ece == pytest.approx(float(classes), abs=1e-7)
 
 
 def test_logits_that_are_not_finite_have_no_calibration(predictions: tuple[Tensor, Tensor]) -> None:
