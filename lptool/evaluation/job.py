@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lptool.checkpoints.summary import Summary
 from lptool.data.images import Images
+from lptool.device import threads_on
 from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluation
 from lptool.scoring.cost import Cost, cost_of
 from lptool.scoring.metrics import Comparison, Metrics, mcnemar, measure
@@ -54,6 +55,7 @@ class Evaluation:
     Attributes:
         comparisons: (index of a, index of b) → the comparison.
         source: where the corruptions come from; None without.
+        threads: of the CPU, where that is the device.
     """
 
     dataset: str
@@ -62,6 +64,7 @@ class Evaluation:
     comparisons: dict[tuple[int, int], Comparison]
     source: str | None
     device: str
+    threads: int | None
     seconds: float
 
 
@@ -117,6 +120,7 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None) -> Evaluation:
         comparisons={(i, j): mcnemar(files[i].test.right, files[j].test.right) for i, j in pairs},
         source=plan.corruptions.source if plan.corruptions else None,
         device=str(plan.device),
+        threads=threads_on(plan.device),
         seconds=time.perf_counter() - started,
     )
 
