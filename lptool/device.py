@@ -7,6 +7,7 @@ import ctypes
 import importlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,12 +112,9 @@ def _quotas(root: Path) -> Iterator[float]:
         group = Path(path.lstrip("/"))
         # What limits the groups above holds too. In a container the path may be one of the host, and lead nowhere here.
         for place in (mount / part for part in (group, *group.parents)):
-            words = _read(place / "cpu.max").split()
-            words = words or [_read(place / f"cpu.cfs_{part}_us").strip() for part in ("quota", "period")]
-            if (
-                len(words) == 2 and all(word.isdigit() for word in words) and int(words[1])
-            ):  # else "max", -1, or no such file
-                yield int(words[0]) / int(words[1])
+            text = _read(place / "cpu.max") or " ".join(_read(place / f"cpu.cfs_{x}_us") for x in ("quota", "period"))
+            if found := re.fullmatch(r"(\d+)\s+(0*[1-9]\d*)", text.strip()):  # else "max", -1, or no such file
+                yield int(found[1]) / int(found[2])
 
 
 def _read(file: Path) -> str:
