@@ -1,16 +1,27 @@
-"""What this machine can do: devices, precision, and a torch/torchvision pair that fits."""
+"""What this machine can do: devices, precision, cores and threads, and a torch/torchvision pair that fits."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import importlib
+import math
 import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from lptool.errors import SetupError, first_line
+
+# How `fastest_threads` measures.
+_CLEARLY = 0.8  # of the time of all threads is clearly faster
+_SECONDS = 0.15  # to spend on it, and the last round; where cores are shared one takes up to 0.15 itself
+_CHUNK = 65536  # numbers for each thread: twice as many as torch begins another thread for
+_OPERATIONS = 5  # one after the other
 
 
 def import_timm() -> ModuleType:
@@ -35,7 +46,7 @@ def pick_device(name: str = "auto") -> torch.device:
     Under torchrun each process of a machine takes a GPU of its own.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = kind_of_device(name)
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
@@ -47,6 +58,13 @@ def pick_device(name: str = "auto") -> torch.device:
         reason = first_line(error)
         raise SetupError(f"device {name!r} cannot be used here ({reason}); try --device auto or cpu") from error
     return device
+
+
+def kind_of_device(name: str) -> str:
+    """`cuda`, `mps`, `cpu` …: what the device called `name` is, whether or not it can be used."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return name.partition(":")[0]
 
 
 def local_rank() -> int:
@@ -74,9 +92,74 @@ def in_float64(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.cpu() if tensor.is_mps else tensor).double()
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use, by its affinity and by its cgroup's share of time; a part of one counts whole.
+
+    Args:
+        root: where `/proc` and `/sys` lie.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *map(math.ceil, _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """How many cores' time each cgroup that this process is in may take, where that is limited."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # cgroup v1, v2
+        group = Path(path.lstrip("/"))
+        # What limits the groups above holds too. In a container the path may be one of the host, and lead nowhere here.
+        for place in (mount / part for part in (group, *group.parents)):
+            text = _read(place / "cpu.max") or " ".join(_read(place / f"cpu.cfs_{x}_us") for x in ("quota", "period"))
+            if found := re.fullmatch(r"(\d+)\s+(0*[1-9]\d*)", text.strip()):  # else "max", -1, or no such file
+                yield int(found[1]) / int(found[2])
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def threads_on(device: torch.device) -> int | None:
+    """How many threads the sums on a device depend on: torch's on the CPU, none elsewhere."""
+    return torch.get_num_threads() if device.type == "cpu" else None
+
+
+def fastest_threads(most: int, seconds: Callable[[int, int], float] | None = None) -> int:
+    """How many threads to compute with: `most`, or a half, a quarter, …, 1 of them where that is clearly faster.
+
+    It is where other programs run on the same cores: at the end of each operation all threads wait for the last, which
+    may not have a core just then. On cores that are free half of the threads take twice the time for the same, so the
+    answer does not hang on chance.
+
+    Args:
+        seconds: how long a piece of work takes with (threads, `most`); by default it is measured.
+    """
+    seconds = seconds or _seconds_of_operations
+    if most == 1 or not torch.backends.openmp.is_available():  # else the number can be set only once
+        return most
+    tried = [most >> halvings for halvings in range(most.bit_length())]
+    spent = dict.fromkeys(tried, 0.0)
+    while sum(spent.values()) < _SECONDS:  # in turns, so that all see the same neighbours
+        for threads in tried:
+            spent[threads] += seconds(threads, most)
+    fastest = min(tried, key=lambda threads: spent[threads])
+    return fastest if spent[fastest] < _CLEARLY * spent[most] else most
+
+
+def _seconds_of_operations(threads: int, most: int) -> float:
+    """Of short operations, each on a chunk for each of `most` threads. Leaves torch with `threads`."""
+    torch.set_num_threads(threads)
+    numbers = torch.zeros(most * _CHUNK)
+    numbers.tanh_()  # starts the threads
+    started = time.perf_counter()
+    for _ in range(_OPERATIONS):
+        numbers.tanh_()
+    return time.perf_counter() - started
 
 
 def release_freed_memory() -> None:

@@ -49,11 +49,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The files of tests are spread over the cores; and float sums depend on the number of threads."""
+def one_thread() -> Iterator[None]:
+    """The files of tests are spread over the cores; and float sums depend on the number of threads.
+
+    Commands leave it as it is, and measure nothing, as the environment names it.
+    """
     import torch
 
     torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

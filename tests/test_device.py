@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.device import autocast_dtype, import_timm, in_float64, local_ranks, pick_device
+from lptool import device
+from lptool.device import (
+    autocast_dtype,
+    fastest_threads,
+    import_timm,
+    in_float64,
+    kind_of_device,
+    local_ranks,
+    pick_device,
+    threads_on,
+    usable_cores,
+)
 from lptool.errors import SetupError
 from tests.helpers.pages import ROOT
 
@@ -144,3 +155,132 @@ def test_float64_holds_what_there_was(dtype: torch.dtype) -> None:
     found = in_float64(tensor)
     assert (found.dtype, found.device) == (torch.float64, tensor.device)
     assert torch.equal(found.to(dtype), tensor)
+
+
+# Cores and threads.
+
+
+def pretend_groups(root: Path, groups: str, **files: str) -> Path:
+    """A machine of 8 cores whose process is in these cgroups, with these files in `/sys/fs/cgroup`."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        file = root / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+
+
+V1 = "9:name=systemd:/\n2:cpuset:/\n1:cpu,cpuacct:/docker/ab:c\n0::/\n"
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "1000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "nonsense"}, 8),
+        ("0::/\n", {"cpu.max": "100000 0"}, 8),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n"}, 4),
+        ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "400000 100000\n"}, 3),
+        ("0::/a\n", {"b/cpu.max": "100000 100000\n"}, 8),
+        ("0::/of/the/host\n", {"cpu.max": "500000 100000\n"}, 5),
+        (V1, {"cpu/docker/ab:c/cpu.cfs_quota_us": "-1\n", "cpu/docker/ab:c/cpu.cfs_period_us": "100000\n"}, 8),
+        (V1, {"cpu/docker/ab:c/cpu.cfs_quota_us": "150000\n", "cpu/docker/ab:c/cpu.cfs_period_us": "50000\n"}, 3),
+        (V1, {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        (V1, {"cpu/cpu.cfs_quota_us": "150000\n"}, 8),
+        ("", {"cpu.max": "100000 100000\n"}, 8),
+    ],
+)
+def test_usable_cores_are_those_of_the_cgroup(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: int
+) -> None:
+    assert usable_cores(pretend_groups(tmp_path, groups, **files)) == expected
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_where_there_are_no_cgroups_the_affinity_counts(tmp_path: Path) -> None:
+    assert usable_cores(tmp_path) == 8
+
+
+# Seconds of a piece of work by threads, out of 8, or of 2.
+IDLE = {8: 0.01, 4: 0.02, 2: 0.04, 1: 0.08}
+EQUAL = dict.fromkeys(IDLE, 0.02)
+NEIGHBOURS = {8: 0.2, 4: 0.1, 2: 0.05, 1: 0.06}
+
+
+@pytest.mark.parametrize(
+    ("most", "seconds", "expected"),
+    [
+        (8, IDLE, 8),
+        (8, EQUAL, 8),
+        (8, NEIGHBOURS, 2),
+        (8, {**NEIGHBOURS, 1: 0.01}, 1),
+        (2, {2: 0.1, 1: 0.081}, 2),  # within 20 %
+        (2, {2: 0.1, 1: 0.079}, 1),
+        (6, {6: 0.1, 3: 0.02, 1: 0.05}, 3),
+        (8, {8: 0.1, 4: 0.05, 2: 0.05, 1: 0.05}, 4),  # of equals the most
+    ],
+)
+def test_fewer_threads_are_taken_only_where_they_are_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, most: int, seconds: dict[int, float], expected: int
+) -> None:
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: True)
+    assert fastest_threads(most, lambda threads, of: seconds[threads]) == expected
+
+
+def test_all_numbers_of_threads_take_turns_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: True)
+    asked: list[tuple[int, int]] = []
+
+    def seconds(threads: int, most: int) -> float:
+        asked.append((threads, most))
+        return 0.001
+
+    assert fastest_threads(4, seconds) == 4
+    rounds = len(asked) // 3
+    assert asked == [(4, 4), (2, 4), (1, 4)] * rounds
+    assert rounds > 10
+    assert 0.001 * len(asked) < 0.3
+
+
+@pytest.mark.parametrize(("most", "openmp"), [(1, True), (4, False)])
+def test_where_there_is_no_choice_nothing_is_measured(monkeypatch: pytest.MonkeyPatch, most: int, openmp: bool) -> None:
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: openmp)
+    assert fastest_threads(most, lambda threads, of: pytest.fail("measured")) == most
+
+
+def test_what_is_measured_takes_the_threads_it_is_of() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            assert device._seconds_of_operations(threads, 2) > 0
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cpu", "cpu"), ("cuda:1", "cuda"), ("banana", "banana"), ("", "")])
+def test_the_kind_of_a_device_is_known_without_it(name: str, kind: str) -> None:
+    assert kind_of_device(name) == kind
+
+
+@pytest.mark.parametrize(("cuda", "mps", "kind"), [(1, True, "cuda"), (0, True, "mps"), (0, False, "cpu")])
+def test_so_is_that_of_auto(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, kind: str) -> None:
+    pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert kind_of_device("auto") == kind
+
+
+def test_results_depend_on_threads_on_the_cpu_alone() -> None:
+    assert threads_on(torch.device("cpu")) == torch.get_num_threads()
+    assert threads_on(torch.device("cuda")) is threads_on(torch.device("mps")) is None

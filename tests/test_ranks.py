@@ -37,7 +37,9 @@ from lptool.scoring.score import Graded
 from tests.helpers import processes
 from tests.helpers.processes import LIMIT, Child, on_two_ranks
 
+THREADS_OF_TWO = max(1, usable_cores() // 2)
 PLAIN = ["--method", "greedy", "--calibration-size", "64", "--precision", "fp32", "--device", "cpu", "--json"]
+PLAIN += ["--threads", str(THREADS_OF_TWO)]  # else each command would measure how many are fast
 BARE = [*PLAIN, "--alphas", "0.5,0.9", "--dataset", "digits", "--val-fraction", "0.25"]
 FEW, FULL = ([*PLAIN, "--alphas", alphas] for alphas in ("0.5,0.9", "0.1,0.3,0.5,0.7,0.9"))
 
@@ -309,7 +311,6 @@ def errors(stderr: str) -> list[str]:
 def one_process(run: Path, out: Path, *options: str) -> dict[str, Any]:
     """What `pool --json` says in one process with as many threads as each of two ranks has."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_of_two())
     try:
         result = CliRunner().invoke(main, ["pool", str(run), "-o", str(out), *options])
     finally:
@@ -317,10 +318,6 @@ def one_process(run: Path, out: Path, *options: str) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     document: dict[str, Any] = json.loads(result.stdout)
     return document
-
-
-def threads_of_two() -> int:
-    return max(1, usable_cores() // 2)
 
 
 def scored(output: Path) -> dict[str, Any]:
@@ -424,7 +421,7 @@ def test_after_a_death_the_same_command_goes_on(
 
 def test_processes_find_each_other(seen: list[dict[str, Any]]) -> None:
     assert [rank["self"] for rank in seen] == [[0, 2], [1, 2]]
-    assert [rank["threads"] for rank in seen] == [threads_of_two()] * 2
+    assert [rank["threads"] for rank in seen] == [THREADS_OF_TWO] * 2
 
 
 def test_processes_part_before_they_exit(seen: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import click
 from lptool.cli import options as shared
 from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_values_alone
 from lptool.cli.output import clear_errors, print_result, warn
+from lptool.cli.threads import choose_threads
 
 OPTIONS = {
     "Output": [
@@ -31,6 +32,7 @@ OPTIONS = {
         shared.MEAN,
         shared.STD,
         shared.DEVICE,
+        shared.THREADS,
     ],
 }
 
@@ -47,6 +49,7 @@ def convert(
     values: str | None,
     overwrite: bool,
     as_json: bool,
+    threads: int | None,
     **given: Any,
 ) -> None:
     """Write a ticket or a pooled model in another form, chosen by the name of OUT.
@@ -68,6 +71,8 @@ def convert(
     from lptool.report.convert import conversion_document, conversion_view
 
     options = SettingOptions(**given)
+    if values or output.endswith(".onnx"):  # scored before and after
+        choose_threads(threads, options.device)
     conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
     warn(conversion.warnings)
     print_result(conversion_document(conversion), [conversion_view(conversion)], as_json=as_json)

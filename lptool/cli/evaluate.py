@@ -10,6 +10,7 @@ import click
 from lptool.cli import options as shared
 from lptool.cli.options import SectionedCommand, option, options_of
 from lptool.cli.output import Document, check_page, clear_errors, print_and_report, progress_bar, warn
+from lptool.cli.threads import choose_threads
 
 OPTIONS = {
     "Data": [
@@ -26,7 +27,11 @@ OPTIONS = {
         ),
     ],
     "Output": [shared.report_option(), shared.overwrite_option("Replace the report where it exists."), shared.JSON],
-    "Computing": [shared.DEVICE, option("--batch-size", type=click.IntRange(1), help="Images at once. [256]")],
+    "Computing": [
+        shared.DEVICE,
+        shared.THREADS,
+        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
+    ],
 }
 
 
@@ -34,7 +39,9 @@ OPTIONS = {
 @shared.FILES
 @options_of(OPTIONS)
 @clear_errors
-def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_json: bool, **given: Any) -> None:
+def evaluate(
+    files: tuple[Path, ...], page: Path | None, overwrite: bool, as_json: bool, threads: int | None, **given: Any
+) -> None:
     """Score tickets and pooled models on test, compare every two of them, and count what they cost.
 
     \b
@@ -54,6 +61,7 @@ def evaluate(files: tuple[Path, ...], page: Path | None, overwrite: bool, as_jso
     ranks = join_ranks()
     found = ranks.agree(lambda: find_checkpoints(files))
     ranks.agree(lambda: check_page(page, found, overwrite=overwrite))
+    choose_threads(threads, given["device"], ranks)
     plan = ranks.first_ahead(lambda: plan_evaluation(found, EvaluateOptions(**given)))
     warn(plan.warnings * (ranks.rank == 0))
     with progress_bar("evaluating", shown=ranks.rank == 0) as advance:

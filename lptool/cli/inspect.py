@@ -11,6 +11,7 @@ import click
 from lptool.cli import options as shared
 from lptool.cli.options import SectionedCommand, options_of
 from lptool.cli.output import clear_errors, print_result, progress_bar, warn
+from lptool.cli.threads import choose_threads
 from lptool.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ OPTIONS = {
         shared.MEAN,
         shared.STD,
         shared.DEVICE,
+        shared.THREADS,
     ],
     "Output": [shared.JSON],
 }
@@ -33,7 +35,7 @@ OPTIONS = {
 @click.argument("files", nargs=-1, type=shared.PATH, metavar="FILE...")
 @options_of(OPTIONS)
 @clear_errors
-def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+def inspect(files: tuple[Path, ...], as_json: bool, threads: int | None, **given: Any) -> None:
     """Show what tickets and pooled models are made of, and whether they can be pooled.
 
     \b
@@ -54,7 +56,7 @@ def inspect(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
     comparable = len(found) > 1 and not inspection.problems
     if given["dataset"] and not comparable:
         warn(["no barrier is measured: that takes two tickets or more that can be pooled"])
-    barriers = _barriers(found, given) if given["dataset"] and comparable else []
+    barriers = _barriers(found, threads, given) if given["dataset"] and comparable else []
     document = report.inspect_document(inspection)
     document["pool"]["barriers"] = report.barrier_documents(barriers)
     views = [report.inspect_view(inspection)] if found else []
@@ -93,10 +95,11 @@ def _lying_here() -> tuple[list[Path], list[Path]]:
     return tickets, pooled
 
 
-def _barriers(files: Sequence[Path], given: dict[str, Any]) -> list[Barrier]:
+def _barriers(files: Sequence[Path], threads: int | None, given: dict[str, Any]) -> list[Barrier]:
     from lptool.pooling.comparisons import barriers
     from lptool.pooling.setup import PoolOptions, open_bench
 
+    choose_threads(threads, given["device"])
     bench = open_bench(files, PoolOptions(**given))
     found: list[Barrier] = []
     with progress_bar("barriers") as advance:

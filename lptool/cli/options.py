@@ -140,6 +140,12 @@ DEVICE = option(
     shell_complete=offering("auto", "cpu", "cuda", "mps"),
     help="auto, cpu, cuda, cuda:1, mps.",
 )
+THREADS = option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Of the CPU, on which results depend on their number. [OMP_NUM_THREADS, else what a search or run was begun "
+    "with, else as many as cores are free]",
+)
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 
 

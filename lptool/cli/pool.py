@@ -23,6 +23,7 @@ from lptool.cli.output import (
     warn,
 )
 from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentation, refuse_odd_usage
+from lptool.cli.threads import choose_threads
 from lptool.cli.train_first import found_tickets, refuse_nothing, run_document, run_offered, run_to_make
 from lptool.cli.train_options import quickstart_note, quickstart_unless_said
 
@@ -58,6 +59,7 @@ def pool(
     alphas: tuple[float, ...],
     bn_images: str,
     bn_recal: bool | None,
+    threads: int | None,
     **given: Any,
 ) -> None:
     """Pool tickets into one sparse model, choosing on val, and report test once.
@@ -108,7 +110,8 @@ def pool(
         print_document(run_document(run), ranks)
         return
 
-    tickets, notes = ranks.agree(lambda: _tickets(checkpoints, run, out, options, ranks, overwrite))
+    threads = choose_threads(threads, options.device, ranks)
+    tickets, notes = ranks.agree(lambda: _tickets(checkpoints, run, out, options, ranks, threads, overwrite))
     warn(notes * (ranks.rank == 0))
     bench = ranks.agree(lambda: open_bench(tickets, options))
     warn(bench.warnings * (ranks.rank == 0))  # once, and not by each process
@@ -120,7 +123,7 @@ def pool(
         print_document(plan_document(bench, targets, outputs), ranks)
         return
     # With --json, stdout is the document alone.
-    job = Job(bench, form, ranks, overwrite, shown=ranks.rank == 0 and not as_json)
+    job = Job(bench, form, ranks, threads, overwrite, shown=ranks.rank == 0 and not as_json)
     if folder:
         result = _pool_into_folder(job, targets[0], outputs[0])
     else:
@@ -130,7 +133,13 @@ def pool(
 
 
 def _tickets(
-    given: Sequence[Path], run: RunToMake | None, out: str, options: PoolOptions, ranks: Ranks, overwrite: bool
+    given: Sequence[Path],
+    run: RunToMake | None,
+    out: str,
+    options: PoolOptions,
+    ranks: Ranks,
+    threads: int | None,
+    overwrite: bool,
 ) -> tuple[list[Path], list[str]]:
     """The files to pool, made first where `--train` has to, and what a person should know of them."""
     from lptool.checkpoints.places import check_place, is_folder
@@ -138,17 +147,22 @@ def _tickets(
     if run is not None:
         if options.target != "all":  # before the hours that training may take
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
-        run.make(ranks)
+        run.make(ranks, threads)
     return found_tickets(given, run, options.target)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all targets of one command share; `shown`: a person reads along, and sees each result as it comes."""
+    """What all targets of one command share.
+
+    Attributes:
+        threads: see `choose_threads`. shown: a person reads along, and sees each result as it comes.
+    """
 
     bench: Bench
     form: Form
     ranks: Ranks
+    threads: int | None
     overwrite: bool
     shown: bool
 
@@ -248,6 +262,7 @@ def _pool_one(
                 fitted=fitted,
                 journal=journal,
                 overwrite=job.overwrite,
+                threads=job.threads,
                 ranks=ranks,
                 on_progress=follow,
             )

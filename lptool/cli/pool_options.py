@@ -162,6 +162,7 @@ OPTIONS = {
     ],
     "Computing": [
         shared.DEVICE,
+        shared.THREADS,
         option(
             "--precision",
             type=Words(["auto", "fp32", "bf16"]),

@@ -14,6 +14,7 @@ import click
 
 from lptool.cli.options import POOLED, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, clear_errors, print_document, show, warn
+from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
     OPTIONS,
     chosen,
@@ -42,6 +43,7 @@ def train(
     sparsity: float | None,
     data_dir: Path | None,
     device: str,
+    threads: int | None,
     **given: Any,
 ) -> None:
     """Train the tickets of an IMP run with late rewinding. A rerun of the same command resumes.
@@ -70,17 +72,18 @@ def train(
         RunToMake(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device)
         for seed in range(options.seed, options.seed + replicates)
     ]
+    threads = choose_threads(threads, device, ranks)
     if dry_run:
-        plans = [run.plan(ranks) for run in runs]
+        plans = [run.plan(ranks, threads) for run in runs]
         print_document(plans[0] if replicates == 1 else {"runs": plans}, ranks)
         return
     for run in runs:
-        _show_result(run, run.make(ranks), ranks)
+        _show_result(run, run.make(ranks, threads), ranks)
 
 
 @dataclass(frozen=True)
 class RunToMake:
-    """A run that the command line asks for."""
+    """A run that the command line asks for; of `threads` see `choose_threads`."""
 
     options: TrainOptions
     levels: Levels
@@ -88,10 +91,11 @@ class RunToMake:
     data_dir: Path | None
     device: str
 
-    def plan(self, ranks: Ranks) -> Document:
+    def plan(self, ranks: Ranks, threads: int | None) -> Document:
         """What `--dry-run` prints; warns where the disk is too small."""
         from lptool.training.plan import plan_training
 
+        self._go_on(ranks, threads)
         plan = plan_training(
             self.options, self.levels, self.folder, data_dir=self.data_dir, device=self.device, ranks=ranks
         )
@@ -100,10 +104,11 @@ class RunToMake:
             warn([f"{self.folder}: the run writes {needed:,} bytes, and {free:,} are free there"])
         return plan
 
-    def make(self, ranks: Ranks) -> list[Path]:
+    def make(self, ranks: Ranks, threads: int | None) -> list[Path]:
         """Train it under progress bars, or go on where it was cut off; gives the files."""
         from lptool.training.job import train_tickets
 
+        self._go_on(ranks, threads)
         try:
             with _bars(self.options, self.levels, shown=ranks.rank == 0) as watch:
                 return train_tickets(
@@ -117,6 +122,11 @@ class RunToMake:
             raise KeyboardInterrupt(
                 f"Interrupted; the same command goes on from the last finished epoch in {self.folder}"
             ) from None
+
+    def _go_on(self, ranks: Ranks, threads: int | None) -> None:
+        from lptool.training.folder import RunFolder
+
+        go_on_with(ranks.on_first(lambda: RunFolder(self.folder).threads), threads)
 
 
 def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:

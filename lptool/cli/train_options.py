@@ -108,6 +108,7 @@ OPTIONS = {
     ],
     "Computing": [
         shared.DEVICE,
+        shared.THREADS,
         _setting("--precision", "bf16: autocast; auto: where it is fast."),
         option("--compile/--no-compile", default=None, help="torch.compile; pays on long levels only. [no]"),
         option("--sync-bn/--no-sync-bn", default=None, help="Under torchrun: BatchNorm over all processes. [yes]"),

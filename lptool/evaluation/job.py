@@ -13,6 +13,7 @@ from statistics import fmean
 from lptool.checkpoints.summary import Summary
 from lptool.data.corruptions import CorruptedSet
 from lptool.data.images import Images
+from lptool.device import threads_on
 from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluation
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.cost import Cost, cost_of
@@ -55,6 +56,7 @@ class Evaluation:
     Attributes:
         comparisons: (index of a, index of b) → the comparison.
         source: where the corruptions come from; None without.
+        threads: of the CPU, where that is the device.
     """
 
     dataset: str
@@ -63,6 +65,7 @@ class Evaluation:
     comparisons: dict[tuple[int, int], Comparison]
     source: str | None
     device: str
+    threads: int | None
     seconds: float
 
 
@@ -118,6 +121,7 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None, ranks: Ranks = 
         comparisons={(i, j): mcnemar(files[i].test.right, files[j].test.right) for i, j in pairs},
         source=plan.corruptions.source if plan.corruptions else None,
         device=str(plan.device),
+        threads=threads_on(plan.device),
         seconds=time.perf_counter() - started,
     )
 

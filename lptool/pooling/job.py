@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import decoded
+from lptool.device import threads_on
 from lptool.networks.matching import fitted_state
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.finish import against_controls, finished, graded, pooled_metadata, scores_of
-from lptool.pooling.journal import Journal, journal_of
+from lptool.pooling.journal import Journal, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
 from lptool.pooling.search import pruned_ticket
@@ -66,7 +69,7 @@ class PoolResult:
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
-        device: that was searched on. seconds: all that it took.
+        device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
 
     output: Path
@@ -85,6 +88,7 @@ class PoolResult:
     sizes: Sizes
     rounded: Score | None
     device: str
+    threads: int | None
     seconds: float = 0.0
 
     @property
@@ -118,10 +122,17 @@ def _best_on_val(bench: Bench, target: int) -> str:
 def _open_journal(bench: Bench, target: int, path: Path, ranks: Ranks, *, overwrite: bool) -> Journal:
     """The journal at `path`, the same on every rank; the scorer goes on with what it holds."""
     scorer, now = bench.scorer, fingerprint(bench, target)
-    journal = ranks.on_first(lambda: Journal.open(path, now, scorer.batch_size.images, overwrite=overwrite))
+    size, threads = scorer.batch_size.images, threads_on(bench.device)
+    journal = ranks.on_first(lambda: Journal.open(path, now, size, threads, overwrite=overwrite))
     scorer.batch_size.images = journal.batch_size  # a probe can come out otherwise from day to day
     scorer.known.update(journal.known)
     return journal
+
+
+def _begun_with(bench: Bench, target: int, path: Path, *, overwrite: bool) -> int | None:
+    """How many threads the search in the journal at `path` was begun with, where one is and says so."""
+    journal = check_journal(path, fingerprint(bench, target), overwrite=overwrite)
+    return None if journal is None else journal.threads
 
 
 def _noting(bench: Bench, journal: Journal, ranks: Ranks, on_progress: OnProgress) -> OnProgress:
@@ -173,6 +184,7 @@ def pool_target(
     fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
     journal: Path | None = None,
     overwrite: bool = False,
+    threads: int | None = None,
     ranks: Ranks = ALONE,
     on_progress: OnProgress = lambda progress: None,
 ) -> PoolResult:
@@ -184,13 +196,18 @@ def pool_target(
     Args:
         output: the file. form: how to write it.
         fitted: the pooled ticket under the names that the file shall have; by default the target's own.
+        threads: that torch shall compute with, but for a search that was begun with another number; None leaves it.
 
     Raises:
         OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
     """
     started = time.perf_counter()
+    path = journal or journal_of(output)
+    if threads:
+        begun = ranks.on_first(lambda: _begun_with(bench, target, path, overwrite=overwrite))
+        torch.set_num_threads(begun or threads)
     bench = decided(bench, target, ranks)
-    scores = _open_journal(bench, target, journal or journal_of(output), ranks, overwrite=overwrite)
+    scores = _open_journal(bench, target, path, ranks, overwrite=overwrite)
     best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
     result = _finish(bench, output, form, fitted, best, trace, ranks)
     return replace(result, seconds=time.perf_counter() - started)
@@ -260,4 +277,5 @@ def _write(
         sizes=sizes_of(pooled),
         rounded=rounded,
         device=str(bench.device),
+        threads=threads_on(bench.device),
     )

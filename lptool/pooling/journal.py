@@ -26,17 +26,20 @@ class Journal:
     Attributes:
         known: the score of each state, by its key (see `Scorer.known`).
         batch_size: of val when the search began.
+        threads: of the CPU when the search began; None where sums do not depend on them, or it is not known.
     """
 
-    def __init__(self, path: Path, batch_size: int, known: dict[str, Score]) -> None:
-        self.path, self.batch_size, self.known = path, batch_size, known
+    def __init__(self, path: Path, batch_size: int, known: dict[str, Score], threads: int | None = None) -> None:
+        self.path, self.batch_size, self.known, self.threads = path, batch_size, known, threads
 
     @classmethod
-    def open(cls, path: Path, fingerprint: dict[str, Any], batch_size: int, *, overwrite: bool) -> Journal:
+    def open(
+        cls, path: Path, fingerprint: dict[str, Any], batch_size: int, threads: int | None = None, *, overwrite: bool
+    ) -> Journal:
         """The journal at `path`, gone on with where it is of the same search, begun where there is none.
 
         Args:
-            fingerprint: of JSON values. batch_size: to note where it is begun.
+            fingerprint: of JSON values. batch_size, threads: to note where it is begun.
             overwrite: begin anew where there is one of another search, or a damaged one.
 
         Raises:
@@ -44,8 +47,8 @@ class Journal:
         """
         journal = check_journal(path, fingerprint, overwrite=overwrite)
         if journal is None:
-            journal = cls(path, batch_size, {})
-            journal._write({**_MARK, "batch_size": batch_size, "fingerprint": fingerprint}, "w")
+            journal = cls(path, batch_size, {}, threads)
+            journal._write({**_MARK, "batch_size": batch_size, "threads": threads, "fingerprint": fingerprint}, "w")
         else:  # leave whole lines only, so that the next one begins a line
             with _writing(path), open(path, "r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
@@ -129,10 +132,12 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     if header["lptool_search"] != FORMAT_VERSION:
         raise ValueError(f"its format is {header['lptool_search']!r}, expected {FORMAT_VERSION}")
     fingerprint, batch_size = header["fingerprint"], header["batch_size"]
-    if type(fingerprint) is not dict or type(batch_size) is not int or batch_size < 1:
+    threads = header.get("threads")  # journals had none at first
+    counts = [batch_size] if threads is None else [batch_size, threads]
+    if type(fingerprint) is not dict or any(type(count) is not int or count < 1 for count in counts):
         raise ValueError("its first line has values of the wrong type")
     scores = [_score(number, record) for number, record in enumerate(records, start=2)]
-    return fingerprint, Journal(path, batch_size, {score.state: score for score in scores})
+    return fingerprint, Journal(path, batch_size, {score.state: score for score in scores}, threads)
 
 
 def _score(line: int, record: dict[str, Any]) -> Score:

@@ -34,6 +34,7 @@ def evaluate_document(evaluation: Evaluation) -> dict[str, Any]:
         "command": command_line(),
         "versions": versions(),
         "device": evaluation.device,
+        "threads": evaluation.threads,
     }
 
 

@@ -55,6 +55,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "references": references and _references_document(result, references),
         "layers": [asdict(layer) for layer in result.layers],
         "device": result.device,
+        "threads": result.threads,
         "command": command_line(),
         "versions": versions(),
     }
@@ -147,7 +148,7 @@ def pool_view(result: PoolResult) -> RenderableType:
         kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
     lines += [
-        f"wrote {result.output} (sha256 {result.sha256[:16]}…), {percent(result.sparsity)} sparse",
+        f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse",
         sizes_line(result.sizes),
         how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
     ]
@@ -156,6 +157,12 @@ def pool_view(result: PoolResult) -> RenderableType:
 
 def _kind(result: PoolResult) -> str:
     return "packed" if result.form.packed else "folder" if is_folder(result.output) else "dense"
+
+
+def _name(result: PoolResult) -> str:
+    """The beginning of the file's sha256; and on the CPU the number of threads, on which it depends."""
+    count = result.threads
+    return f"sha256 {result.sha256[:16]}…" + (f", {count} thread{'s' * (count > 1)}" if count else "")
 
 
 def _method(trace: SearchTrace) -> str:

@@ -51,10 +51,12 @@ class RunFolder:
         """The ticket of a level."""
         return self.path / f"level_{level:02d}.safetensors"
 
-    def claim(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> None:
+    def claim(
+        self, options: Mapping[str, Any], sparsities: list[float] | None = None, threads: int | None = None
+    ) -> None:
         """Remember what this run is, with the sparsity after each pruning where they were asked for.
 
-        There may be more of them from one call to the next.
+        There may be more of them from one call to the next, and other `threads`: those it was begun with are kept.
 
         Raises:
             TrainError: the folder was begun as another run.
@@ -62,7 +64,8 @@ class RunFolder:
         begun = self.check(options, sparsities)
         if begun is None or len(sparsities or ()) > len(begun.get("sparsities") or ()):  # begun, or made longer
             self.check_writable()
-            document = {**options, "sparsities": sparsities}
+            threads = begun.get("threads") if begun else threads
+            document = {**options, "sparsities": sparsities} | ({"threads": threads} if threads else {})
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
         for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
             for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
@@ -95,6 +98,15 @@ class RunFolder:
             raise OutputError(
                 f"{self.path}: cannot be written ({error.strerror}); choose another folder with -o"
             ) from error
+
+    @property
+    def threads(self) -> int | None:
+        """Of the CPU, with which the run was begun; None where that is not known. `check` tells what is damaged."""
+        try:
+            threads = json.loads(self._options.read_bytes())["threads"]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        return threads if type(threads) is int and threads > 0 else None
 
     def _begun(self) -> dict[str, Any]:
         try:

@@ -24,7 +24,7 @@ from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_ticket
 from lptool.data.dataset import Data
-from lptool.device import pick_device
+from lptool.device import pick_device, threads_on
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score
 from lptool.training.epoch import Level, train_epoch
@@ -77,7 +77,7 @@ def train_tickets(
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
         run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
-        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities))
+        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities, threads_on(where)))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
             if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole

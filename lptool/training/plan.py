@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lptool.data.images import InMemory, most_workers
-from lptool.device import pick_device
+from lptool.device import pick_device, threads_on
 from lptool.ranks import ALONE, Ranks
 from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
@@ -99,6 +99,7 @@ def _computing_of(run: Run) -> dict[str, Any]:
     batch, processes = max(len(batch) for batch in run.batches), run.ranks.count
     return {
         "device": str(run.device),
+        "threads": threads_on(run.device),
         "precision": str(run.compute).removeprefix("torch."),
         "processes": processes,
         "batch": batch,

@@ -137,7 +137,7 @@ def test_train_beside_another_run(here: Path) -> None:
 
 
 def test_what_says_what_is_trained_takes_the_place_of_the_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(run: RunToMake, ranks: object) -> dict[str, object]:
+    def plan(run: RunToMake, ranks: object, threads: int | None) -> dict[str, object]:
         options = run.options
         found = [str(run.folder), options.arch, options.dataset, options.epochs]
         return {"found": found, "disk": {"to_write_bytes": 0, "free_bytes": 0}}

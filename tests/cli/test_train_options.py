@@ -22,6 +22,7 @@ NOT_OPTIONS = {
     "sparsity",
     "data_dir",
     "device",
+    "threads",
     "replicates",
     "dry_run",
 }

@@ -115,7 +115,7 @@ def _refuse_odd_usage(name: str, given: dict[str, object]) -> None:
     if name == "train":
         preset, sparsities = given.pop("preset"), given.pop("sparsities")
         levels, sparsity = given.pop("levels"), given.pop("sparsity")
-        for key in ("out", "replicates", "dry_run", "data_dir", "device"):
+        for key in ("out", "replicates", "dry_run", "data_dir", "device", "threads"):
             del given[key]
         options, _ = train_options.chosen(preset, None, given)
         train_options.refuse_odd_usage(options, sparsities)

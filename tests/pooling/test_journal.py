@@ -169,6 +169,21 @@ def test_overwrite_begins_anew_where_the_search_is_another(tmp_path: Path) -> No
     assert (tmp_path / "j").read_bytes() == (tmp_path / "fresh").read_bytes()
 
 
+def test_it_remembers_the_threads_that_it_was_begun_with(tmp_path: Path) -> None:
+    for begun in (2, None):
+        path = tmp_path / f"{begun}"
+        assert Journal.open(path, FINGERPRINT, 64, begun, overwrite=False).threads == begun
+        assert Journal.open(path, FINGERPRINT, 64, 3, overwrite=False).threads == begun
+        assert Journal.open(path, {"seed": 1}, 64, 3, overwrite=True).threads == 3
+
+
+def test_a_journal_that_says_no_threads_is_gone_on_with(tmp_path: Path) -> None:
+    """As those of before."""
+    (tmp_path / "j").write_bytes(lines(HEAD, SCORE))
+    journal = opened(tmp_path / "j")
+    assert (journal.threads, list(journal.known)) == (None, ["s"])
+
+
 HEAD = {"lptool_search": 3, "batch_size": 64, "fingerprint": FINGERPRINT}
 SCORE = {"candidate": 1, "alpha": 0.5, "correct": 3, "nll": 1.0, "n": 5, "complete": True, "state": "s"}
 
@@ -210,6 +225,7 @@ DAMAGED = {
     **{f"then {value!r}": lines(HEAD, value) for value in (5, None, [1], {}, True)},
     **{f"fingerprint {value!r}": lines({**HEAD, "fingerprint": value}) for value in (None, 5, [1], "text")},
     **{f"batch size {value!r}": lines({**HEAD, "batch_size": value}) for value in (None, 0, -3, 1.5, "64")},
+    **{f"threads {value!r}": lines({**HEAD, "threads": value}) for value in (0, -3, 1.5, "2", True)},
     **{f"a score without {key}": lines(HEAD, without(SCORE, key)) for key in ("correct", "nll", "n", "complete")},
     "a score without state": lines(HEAD, without(SCORE, "state")),
 }

@@ -33,7 +33,7 @@ def test_the_document_has_the_promised_keys(plain: Evaluation, tickets: list[Pat
     document = evaluate_document(plain)
     json.dumps(document, allow_nan=False)
     assert keys(document) == {
-        *("dataset", "n", "classes", "files", "comparisons", "seconds", "command", "versions", "device")
+        *("dataset", "n", "classes", "files", "comparisons", "seconds", "command", "versions", "device", "threads")
     }
     assert (document["dataset"], document["n"], document["classes"], document["device"]) == ("digits", 359, 10, "cpu")
     for found, path, level in zip(document["files"], (tickets[0], tickets[3]), (0, 3), strict=True):

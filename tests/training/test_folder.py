@@ -70,6 +70,22 @@ def test_sparsities_may_grow_and_are_remembered(tmp_path: Path) -> None:
             folder.claim({"lr": 0.1}, other)
 
 
+def test_threads_are_remembered_as_the_run_was_begun(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.threads is None
+    for sparsities, threads in (([0.5], 2), ([0.5], 3), ([0.5, 0.9], 4)):  # the last makes it longer
+        folder.claim({"lr": 0.1}, sparsities, threads)
+        assert folder.threads == 2
+
+
+@pytest.mark.parametrize("begun", ['{"lr": 0.1}', '{"threads": "2"}', '{"threads": 0}', '{"threads": true}', "[]", "{"])
+def test_a_folder_that_says_no_threads_has_none(tmp_path: Path, begun: str) -> None:
+    """As those of before; what is damaged is told by others."""
+    (tmp_path / ".resume").mkdir()
+    (tmp_path / ".resume" / "options.json").write_text(begun)
+    assert RunFolder(tmp_path).threads is None
+
+
 def test_a_damaged_line_of_the_journal_is_said(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.append({"level": 0, "epoch": 0})
