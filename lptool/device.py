@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import importlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -77,6 +79,52 @@ def in_float64(tensor: torch.Tensor) -> torch.Tensor:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: what the machine has left, and what its control groups leave of that.
+
+    0 where the system does not say (`root` is where its files are looked for).
+    """
+    available = _numbers(root / "proc" / "meminfo").get("MemAvailable:", 0) * 1024
+    return max(0, min([available, *_left_by_groups(root)]))
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """Limit minus use of each control group that this process is in, where it has a limit.
+
+    A container sees its own group at the mount, whatever its path says, so that all folders above count too.
+    """
+    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
+        number, kinds, path = (line.split(":", 2) + ["", ""])[:3]
+        mount, names = root / "sys" / "fs" / "cgroup", ("memory.max", "memory.current", "inactive_file")
+        if number != "0":  # of the first version, where each kind has groups of its own
+            mount, names = mount / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if number == "0" or "memory" in kinds.split(","):
+            own = mount / path.lstrip("/")
+            groups = [own, *(folder for folder in own.parents if folder.is_relative_to(mount))]
+            yield from (left for group in groups if (left := _left_by(group, *names)) is not None)
+
+
+def _left_by(group: Path, limit: str, use: str, files: str) -> int | None:
+    """None without a limit. Files that were read give way to whatever wants their memory."""
+    most, used = (_text(group / name).strip() for name in (limit, use))
+    if not (most.isdecimal() and used.isdecimal()):
+        return None
+    return int(most) - int(used) + _numbers(group / "memory.stat").get(files, 0)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The lines of a system file that are a name, a number and perhaps a unit."""
+    lines = (line.split() for line in _text(file).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def release_freed_memory() -> None:

@@ -38,7 +38,7 @@ from lptool.pooling.calibration import Calibration, calibration_of, check_traini
 from lptool.pooling.catalogue import PAPER_ALPHAS, needs
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
-from lptool.pooling.layers import Layer, find_layers, note_of
+from lptool.pooling.layers import Layer, fittable_layers
 from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
@@ -121,6 +121,10 @@ class Bench:
         """Makes the batches of some images, as they are."""
         return partial(self.data.batches, images, device=self.device, even=even)
 
+    def training_sample(self, size: int | None) -> Images:
+        """So many training images, all for None; a smaller sample is a part of a larger one."""
+        return self.data.train if size is None else sample(self.data.train, size, self.options.seed)
+
     @property
     def choice(self) -> Choice:
         """How models are compared on val."""
@@ -155,7 +159,7 @@ class Bench:
         """A score function over val that stops early by a choice, perhaps another than that of the options."""
         calibration = None
         if self.calibration.used != "none":
-            chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
+            chosen = self.training_sample(self.options.calibration_size)
             # Augmented and decoded once, and not for each state.
             calibration = self.batches(decoded(self.calibration.images(chosen), self.device))
         return Scorer(
@@ -183,7 +187,7 @@ class Bench:
         They are augmented as in training, where that is known: a network that fits its training images perfectly
         shows little of itself on them.
         """
-        chosen = sample(self.data.train, self.options.fit_images, self.options.seed)
+        chosen = self.training_sample(self.options.fit_images)
         batches = self.batches(decoded(self.calibration.as_trained(chosen), self.device))
         size = self.batch_size.images  # now: positions are drawn batch by batch, so these must stay the same
 
@@ -244,20 +248,11 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     prunable = [names[name] for name in pool.prunable if name in names]
     fits = needs(options.method, "rebuilder")
-    layers, left_out = _layers(model, prunable, data, device) if fits else ((), [])
+    layers, left_out = fittable_layers(model, prunable, data.shape, device) if fits else ((), ())
     moved = pool.for_model(names, device), model, data.to(device), device
     bench = Bench(*moved, options, arch, kwargs, calibration, layers, inputs, (*warnings, *left_out))
     _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
     return bench
-
-
-def _layers(
-    model: nn.Module, prunable: Sequence[str], data: Data, device: torch.device
-) -> tuple[tuple[Layer, ...], list[str]]:
-    """The layers that `reconstruct` can fit, and a note of those that it has to leave as they are."""
-    blank = torch.zeros(2, *data.shape, device=device).contiguous(memory_format=torch.channels_last)
-    layers, left = find_layers(model, prunable, blank)
-    return tuple(layers), note_of(left, len(prunable))
 
 
 def _files_in(*names: str) -> list[str]:
