@@ -95,8 +95,8 @@ def _left_by_groups(root: Path) -> Iterator[int]:
 
     A container sees its own group at the mount, whatever its path says, so that all folders above count too.
     """
-    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
-        number, kinds, path = (line.split(":", 2) + ["", ""])[:3]
+    lines = (line.split(":", 2) for line in _text(root / "proc" / "self" / "cgroup").split())
+    for number, kinds, path in lines:
         mount, names = root / "sys" / "fs" / "cgroup", ("memory.max", "memory.current", "inactive_file")
         if number != "0":  # of the first version, where each kind has groups of its own
             mount, names = mount / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

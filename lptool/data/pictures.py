@@ -163,6 +163,8 @@ def _images(pictures: Pictures) -> Images:
     if not len(pictures):
         raise DataError("a part of this data set has no image")
     streamed = Streamed(pictures, torch.arange(len(pictures)), pictures.crops)
+    if len(pictures) * (1 if pictures.grey else 3) * pictures.side**2 > IN_MEMORY_BYTES:
+        return streamed  # and no picture of it is decoded to see how large it is
     return decoded(streamed, torch.device("cpu"), IN_MEMORY_BYTES)
 
 
