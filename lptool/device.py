@@ -90,6 +90,14 @@ def free_memory(root: Path = Path("/")) -> int:
     return max(0, min([available, *_left_by_groups(root)]))
 
 
+def is_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Whether what lies in this folder takes memory, as in /dev/shm. Raises OSError."""
+    device = os.stat(folder).st_dev
+    mounts = (line.split() for line in _text(root / "proc" / "self" / "mountinfo").splitlines())
+    kinds = [words[words.index("-") + 1] for words in mounts if words[2] == f"{os.major(device)}:{os.minor(device)}"]
+    return any(kind in ("tmpfs", "ramfs") for kind in kinds)
+
+
 def _left_by_groups(root: Path) -> Iterator[int]:
     """Limit minus use of each control group that this process is in, where it has a limit.
 

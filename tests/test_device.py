@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lptool.device import autocast_dtype, free_memory, import_timm, in_float64, local_ranks, pick_device
+from lptool.device import autocast_dtype, free_memory, import_timm, in_float64, is_memory, local_ranks, pick_device
 from lptool.errors import SetupError
 from tests.helpers.pages import ROOT
 
@@ -186,3 +186,17 @@ def test_free_memory_is_what_machine_and_control_groups_leave(case: str, tmp_pat
 def test_where_the_system_does_not_say_no_memory_is_free(tmp_path: Path) -> None:
     assert free_memory(tmp_path) == 0
     assert 0 <= free_memory() < 2**60
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("tmpfs", True), ("ramfs", True), ("ext4", False), ("overlay", False)])
+def test_a_folder_of_files_in_memory_is_told_by_its_mount(kind: str, expected: bool, tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "mountinfo").write_text(
+        "36 35 0:9999 / /elsewhere rw,noatime master:1 - tmpfs shm rw\n"
+        f"37 35 {os.major(device)}:{os.minor(device)} / /here rw shared:2 master:1 - {kind} /dev/x rw\n"
+    )
+    assert is_memory(tmp_path, tmp_path) == expected
+    assert not is_memory(tmp_path, tmp_path / "nothing")
+    with pytest.raises(OSError, match="No such file"):
+        is_memory(tmp_path / "nothing", tmp_path)

@@ -21,7 +21,7 @@ import torch
 
 from lptool.data.images import Streamed
 from lptool.data.pixel_file import Decoded, PixelFile
-from lptool.device import free_memory, local_rank, local_ranks
+from lptool.device import free_memory, is_memory, local_rank, local_ranks
 from lptool.errors import first_line
 from lptool.ranks import ALONE, Ranks
 
@@ -219,7 +219,7 @@ def _make_folder(folder: Path) -> None:
 def _room(folder: Path) -> int:
     """How many bytes a file in this folder may take."""
     free = shutil.disk_usage(folder).free
-    return int(min(free, free_memory()) * SHARE_OF_MEMORY if folder == MEMORY else free * SHARE_OF_DISK)
+    return int(min(free, free_memory()) * SHARE_OF_MEMORY if is_memory(folder) else free * SHARE_OF_DISK)
 
 
 def _sweep(folder: Path) -> None:

@@ -173,10 +173,14 @@ class Mapped:
         lacking = [indices[gaps] for indices, gaps in zip(order, absent, strict=True) if gaps.any()]
         rest = self.source.raw(lacking, device) if lacking else iter(())
         for indices, gaps in zip(order, absent, strict=True):
-            rows = self.rows[indices[~gaps]]
-            pixels = torch.from_numpy(np.take(self.pixels, rows.numpy(), axis=0)).to(device)
-            found = pixels, self.labels[rows].to(device)
+            found = self._read(self.rows[indices[~gaps]], device)
             yield _merged(found, next(rest), gaps.to(device)) if gaps.any() else found
+
+    def _read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        pinned = device.type == "cuda"  # so that the device computes while a batch is on its way
+        pixels = torch.empty(len(rows), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        np.take(self.pixels, rows.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
+        return pixels.to(device, non_blocking=True), self.labels[rows].to(device)
 
     def resized_crops(self, seed: int) -> Images | None:
         return self.crops[seed] if seed in self.crops else self.source.resized_crops(seed)

@@ -145,6 +145,7 @@ def test_memory_takes_a_quarter_of_what_is_free_there_and_in_the_control_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10_000, 0, 4_000))
+    monkeypatch.setattr(cache, "is_memory", lambda folder: folder == cache.MEMORY)
     monkeypatch.setattr(cache, "free_memory", lambda: 2_000)
     assert (cache._room(cache.MEMORY), cache._room(tmp_path)) == (500, 3_600)
     monkeypatch.setattr(cache, "free_memory", lambda: 8_000)
