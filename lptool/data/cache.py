@@ -7,6 +7,7 @@ whatever ends the job.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -182,10 +183,7 @@ class _Draft:
         if self.local.rank == 0:
             if self.kept is None:  # all have it open
                 self.path.unlink()
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.file.fileno(), 0, self.content.size)
-            else:
-                self.file.truncate(self.content.size)
+            _reserve(self.file, self.content.size)
 
     def _fill(self, images: Streamed) -> None:
         assert self.file is not None
@@ -220,6 +218,16 @@ def _room(folder: Path) -> int:
     """How many bytes a file in this folder may take."""
     free = shutil.disk_usage(folder).free
     return int(min(free, free_memory()) * SHARE_OF_MEMORY if is_memory(folder) else free * SHARE_OF_DISK)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Take the room now, and not picture by picture, where the system can. Raises OSError."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        file.truncate(size)
 
 
 def _sweep(folder: Path) -> None:

@@ -412,6 +412,22 @@ def test_a_folder_that_is_none(deeper: str, folder: Path, places: Places) -> Non
     assert places.asked.read_text() == "a file"
 
 
+@pytest.mark.parametrize("lacking", ["the system", "the file system"])
+def test_a_folder_where_room_cannot_be_taken_beforehand(
+    lacking: str, folder: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if lacking == "the system":
+        monkeypatch.delattr(os, "posix_fallocate")
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", failing(places, "posix_fallocate", errno.EOPNOTSUPP))
+    images = stream(folder)
+    for _ in range(2):
+        found, notes = decode_once(images, SHAPE, folder=places.asked)
+        assert is_right(found, images)
+        assert notes == []
+    assert places.files() == [kept_file(places)]
+
+
 def test_a_file_that_cannot_get_its_name_serves_this_job(
     folder: Path, places: Places, monkeypatch: pytest.MonkeyPatch, decodes: list[int]
 ) -> None:
