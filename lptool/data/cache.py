@@ -51,6 +51,8 @@ def decode_once(
     Raises:
         LptoolError: a picture cannot be decoded, or another rank ended. Then nothing is left behind.
     """
+    if not hasattr(os, "pread"):  # Windows
+        return None, []
     team = _Team(ranks, Ranks(local_rank(), local_ranks()) if ranks.count > 1 else ALONE)
     identity = team.first(lambda: None if folder is None else _identity(images))
     content = PixelFile(identity or secrets.token_hex(16), len(images), shape)
@@ -240,10 +242,9 @@ def _sweep(folder: Path) -> None:
 
 def _lock(file: BinaryIO) -> None:
     """Hold a file until it is closed, if only by the end of this process. Raises OSError."""
-    with suppress(ImportError):  # on Windows
-        import fcntl
+    import fcntl  # there is none on Windows
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _in_words(size: int) -> str:
