@@ -104,24 +104,24 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """How many cores' time each cgroup that this process is in may take, where that is limited."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+    for group in _groups("cpu", root):
+        text = _text(group / "cpu.max") or " ".join(_text(group / f"cpu.cfs_{part}_us") for part in ("quota", "period"))
+        if found := re.fullmatch(r"(\d+)\s+(0*[1-9]\d*)", text.strip()):  # else "max", -1, or no such file
+            yield int(found[1]) / int(found[2])
+
+
+def _groups(kind: str, root: Path) -> Iterator[Path]:
+    """The folders of the cgroups of `cpu` or `memory` that this process is in: what limits the groups above holds too.
+
+    In a container the path may be one of the host, and lead nowhere here; its own group is then at the mount.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, kinds, path = line.split(":", 2)
+        if number != "0" and kind not in kinds.split(","):
             continue
-        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # cgroup v1, v2
-        group = Path(path.lstrip("/"))
-        # What limits the groups above holds too. In a container the path may be one of the host, and lead nowhere here.
-        for place in (mount / part for part in (group, *group.parents)):
-            text = _read(place / "cpu.max") or " ".join(_read(place / f"cpu.cfs_{x}_us") for x in ("quota", "period"))
-            if found := re.fullmatch(r"(\d+)\s+(0*[1-9]\d*)", text.strip()):  # else "max", -1, or no such file
-                yield int(found[1]) / int(found[2])
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(errors="replace")
-    except OSError:
-        return ""
+        mount = root / "sys/fs/cgroup" / ("" if number == "0" else kind)  # the first version has groups for each kind
+        own = Path(path.lstrip("/"))
+        yield from (mount / part for part in (own, *own.parents))
 
 
 def threads_on(device: torch.device) -> int | None:
@@ -160,6 +160,52 @@ def _seconds_of_operations(threads: int, most: int) -> float:
     for _ in range(_OPERATIONS):
         numbers.tanh_()
     return time.perf_counter() - started
+
+
+# Of a cgroup of the second version and of the first: its limit, its use, and in `memory.stat` the files that were read.
+_MEMORY_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: what the machine has left, and what its control groups leave of that.
+
+    0 where the system does not say (`root` is where its files are looked for).
+    """
+    available = _numbers(root / "proc" / "meminfo").get("MemAvailable:", 0) * 1024
+    return max(0, min([available, *_left_by_groups(root)]))
+
+
+def is_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Whether what lies in this folder takes memory, as in /dev/shm. Raises OSError."""
+    device = os.stat(folder).st_dev
+    mounts = (line.split() for line in _text(root / "proc" / "self" / "mountinfo").splitlines())
+    kinds = [words[words.index("-") + 1] for words in mounts if words[2] == f"{os.major(device)}:{os.minor(device)}"]
+    return any(kind in ("tmpfs", "ramfs") for kind in kinds)
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """Limit minus use of each cgroup that has a limit; files that were read give way to whatever wants their memory."""
+    for group in _groups("memory", root):
+        for limit, use, files in _MEMORY_FILES:
+            most, used = (_text(group / name).strip() for name in (limit, use))
+            if most.isdecimal() and used.isdecimal():
+                yield int(most) - int(used) + _numbers(group / "memory.stat").get(files, 0)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The lines of a system file that are a name, a number and perhaps a unit."""
+    lines = (line.split() for line in _text(file).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def release_freed_memory() -> None:

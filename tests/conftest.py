@@ -23,6 +23,8 @@ PROCESSES = (
     "test_examples_imagenet.py",
     "test_contributing.py",
     "test_structure.py",
+    "data/test_cache.py",
+    "pooling/test_decoding.py",
 )
 
 

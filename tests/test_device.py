@@ -14,8 +14,10 @@ from lptool import device
 from lptool.device import (
     autocast_dtype,
     fastest_threads,
+    free_memory,
     import_timm,
     in_float64,
+    is_memory,
     kind_of_device,
     local_ranks,
     pick_device,
@@ -284,3 +286,59 @@ def test_so_is_that_of_auto(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: boo
 def test_results_depend_on_threads_on_the_cpu_alone() -> None:
     assert threads_on(torch.device("cpu")) == torch.get_num_threads()
     assert threads_on(torch.device("cuda")) is threads_on(torch.device("mps")) is None
+
+
+# How much memory is free. The system's files are made here.
+
+MEMINFO = "MemTotal: 32000 kB\nMemFree: 1 kB\nMemAvailable: 20000 kB\n"
+V2, OLD = "0::/job/step", "5:cpu:/\n4:memory:/job/step\n1:name=systemd:/x"
+GROUPS = {
+    "none": ("", {}, 20_480_000),
+    "no limit": (V2, {"job/step": ("max", 5, 0)}, 20_480_000),
+    "more than there is": (V2, {"job/step": (10**12, 5, 0)}, 20_480_000),
+    "a limit": (V2, {"job/step": (1000, 300, 0)}, 700),
+    "files that were read": (V2, {"job/step": (1000, 900, 400)}, 500),
+    "over it": (V2, {"job/step": (1000, 1200, 100)}, 0),
+    "of the group above": (V2, {"job/step": (1000, 300, 0), "job": (2000, 1900, 0)}, 100),
+    "in a container": (V2, {"": (800, 300, 0)}, 500),
+    "of the first version": (OLD, {"memory/job/step": (1000, 300, 0)}, 700),
+    "of the first version, in a container": (OLD, {"memory": (1000, 300, 50)}, 750),
+    "none, as the first version says it": (OLD, {"memory/job": (2**63 - 4096, 300, 0)}, 20_480_000),
+    "that another group has": (V2, {"other": (1000, 300, 0)}, 20_480_000),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_free_memory_is_what_machine_and_control_groups_leave(case: str, tmp_path: Path) -> None:
+    own, groups, expected = GROUPS[case]
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text(MEMINFO)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(own + "\n")
+    for name, (limit, use, files) in groups.items():
+        folder = tmp_path / "sys" / "fs" / "cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        first = name.startswith("memory")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if first else ("memory.max", "memory.current")
+        for file, value in zip(names, (limit, use), strict=True):
+            (folder / file).write_text(f"{value}\n")
+        (folder / "memory.stat").write_text(f"cache 1\n{'total_' * first}inactive_file {files}\n")
+    assert free_memory(tmp_path) == expected
+
+
+def test_where_the_system_does_not_say_no_memory_is_free(tmp_path: Path) -> None:
+    assert free_memory(tmp_path) == 0
+    assert 0 <= free_memory() < 2**60
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("tmpfs", True), ("ramfs", True), ("ext4", False), ("overlay", False)])
+def test_a_folder_of_files_in_memory_is_told_by_its_mount(kind: str, expected: bool, tmp_path: Path) -> None:
+    device = tmp_path.stat().st_dev
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "mountinfo").write_text(
+        "36 35 0:9999 / /elsewhere rw,noatime master:1 - tmpfs shm rw\n"
+        f"37 35 {os.major(device)}:{os.minor(device)} / /here rw shared:2 master:1 - {kind} /dev/x rw\n"
+    )
+    assert is_memory(tmp_path, tmp_path) == expected
+    assert not is_memory(tmp_path, tmp_path / "nothing")
+    with pytest.raises(OSError, match="No such file"):
+        is_memory(tmp_path / "nothing", tmp_path)

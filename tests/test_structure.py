@@ -19,11 +19,12 @@ ROOMS = {
     "places writing inspection",
     "scoring": "batching batchnorm score metrics cost",
     "networks": "cifar building matching",
-    "data": "images augment pictures shards sources dataset corruptions",
+    "data": "images augment shards pictures pixel_file cache sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
-    "gradient layers least_squares reconstruction calibration setup targets comparisons fingerprint finish outputs job",
+    "gradient layers least_squares reconstruction calibration trained_on setup decoding targets comparisons "
+    "fingerprint finish outputs job",
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",

@@ -106,6 +106,13 @@ def data_dir_option(more: str = "") -> Option:
     return option("--data-dir", type=PATH, help=f"Where the data lies or is downloaded to{more}.")
 
 
+CACHE_DIR = option(
+    "--cache-dir",
+    type=PATH,
+    help="Keep decoded pictures here for the next command. [memory or a temporary place, nothing is kept]",
+)
+
+
 def report_option(more: str = "") -> Option:
     """The HTML page, as `page`."""
     return option(

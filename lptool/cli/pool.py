@@ -60,6 +60,7 @@ def pool(
     bn_images: str,
     bn_recal: bool | None,
     threads: int | None,
+    cache_dir: Path | None,
     **given: Any,
 ) -> None:
     """Pool tickets into one sparse model, choosing on val, and report test once.
@@ -115,6 +116,9 @@ def pool(
     warn(notes * (ranks.rank == 0))
     bench = ranks.agree(lambda: open_bench(tickets, options))
     warn(bench.warnings * (ranks.rank == 0))  # once, and not by each process
+    scores_first = options.target == "matching" and not dry_run
+    if scores_first:
+        bench = _decoded(bench, ranks, cache_dir)
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     form = Form(packed, values)
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, form=form, overwrite=overwrite))
@@ -122,6 +126,8 @@ def pool(
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
+    if not scores_first:  # else only now, because an output that cannot be is refused before the pictures are decoded
+        bench = _decoded(bench, ranks, cache_dir)
     # With --json, stdout is the document alone.
     job = Job(bench, form, ranks, threads, overwrite, shown=ranks.rank == 0 and not as_json)
     if folder:
@@ -149,6 +155,14 @@ def _tickets(
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
         run.make(ranks, threads)
     return found_tickets(given, run, options.target)
+
+
+def _decoded(bench: Bench, ranks: Ranks, cache_dir: Path | None) -> Bench:
+    from lptool.pooling.decoding import decoded_once
+
+    found, notes = ranks.agree(lambda: decoded_once(bench, ranks, cache_dir))
+    warn(notes)
+    return found
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ OPTIONS = {
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
         shared.dataset_option(f"{DATASETS}. [as the tickets say]"),
         shared.data_dir_option(),
+        shared.CACHE_DIR,
         option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),
         option("--split-seed", type=SEED, help="Of the choice of val. [as the tickets say, else 0]"),
         shared.MEAN,

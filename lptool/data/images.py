@@ -6,8 +6,8 @@ import hashlib
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,6 +136,66 @@ class Streamed:
         return None if self.crops is None else replace(self, source=self.crops(seed))
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """Images of which some or all were decoded before, into a file mapped into memory: those are read from there.
+
+    Attributes:
+        source: the same images in the same order, as they are decoded.
+        rows: int64 [N], the row of each in the file; −1 where it has none.
+        pixels: uint8 [M, C, H, W], not to be written. labels: int64 [M].
+        crops: seed → random resized crops of the same images.
+    """
+
+    source: Images
+    rows: Tensor
+    pixels: Array
+    labels: Tensor
+    crops: Mapping[int, Images] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all were decoded."""
+        return bool((self.rows >= 0).all())
+
+    def subset(self, indices: Tensor) -> Mapped:
+        crops = {seed: images.subset(indices) for seed, images in self.crops.items()}
+        return replace(self, source=self.source.subset(indices), rows=self.rows[indices], crops=crops)
+
+    def to(self, device: torch.device) -> Mapped:
+        return self
+
+    def raw(self, order: Sequence[Tensor], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        absent = [self.rows[indices] < 0 for indices in order]
+        lacking = [indices[gaps] for indices, gaps in zip(order, absent, strict=True) if gaps.any()]
+        rest = self.source.raw(lacking, device) if lacking else iter(())
+        for indices, gaps in zip(order, absent, strict=True):
+            found = self._read(self.rows[indices[~gaps]], device)
+            yield _merged(found, next(rest), gaps.to(device)) if gaps.any() else found
+
+    def _read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        pinned = device.type == "cuda"  # so that the device computes while a batch is on its way
+        pixels = torch.empty(len(rows), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        np.take(self.pixels, rows.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
+        return pixels.to(device, non_blocking=True), self.labels[rows].to(device)
+
+    def resized_crops(self, seed: int) -> Images | None:
+        return self.crops[seed] if seed in self.crops else self.source.resized_crops(seed)
+
+
+def _merged(known: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor], gaps: Tensor) -> tuple[Tensor, Tensor]:
+    """One batch of two: `others` where `gaps`, bool [B], is True."""
+    if not len(known[0]):
+        return others
+    pixels, labels = (part.new_empty(len(gaps), *part.shape[1:]) for part in others)
+    for whole, *parts in zip((pixels, labels), known, others, strict=True):
+        whole[~gaps], whole[gaps] = parts
+    return pixels, labels
+
+
 def _workers(batches: Sequence[Sequence[int]]) -> int:
     """How many processes shall decode: a core each, shared with the other ranks of this machine."""
     if sum(map(len, batches)) < 512:  # starting workers costs more than decoding a few images
@@ -169,7 +229,8 @@ def _reason(error: BaseException) -> str:
 
 def decoded(images: Images, device: torch.device, limit: int = DECODED_BYTES) -> Images:
     """The same images decoded once and kept on `device`, where they take at most `limit` bytes; else as they are."""
-    if isinstance(images, InMemory) or len(images) * math.prod(image_shape(images)) > limit:
+    mapped = isinstance(images, Mapped) and images.whole and device.type == "cpu"  # as good as in memory
+    if isinstance(images, InMemory) or mapped or len(images) * math.prod(image_shape(images)) > limit:
         return images
     batches = list(images.raw(torch.arange(len(images)).split(512), device))
     pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -186,8 +247,12 @@ def digest_of_images(images: Images) -> str | None:
 
 def sample(images: Images, size: int, seed: int) -> Images:
     """A seeded random subset of `size` images, all of them where there are no more."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    return images.subset(order[:size].sort().values)
+    return images.subset(places_of_sample(len(images), size, seed))
+
+
+def places_of_sample(count: int, size: int, seed: int) -> Tensor:
+    """Which of `count` images such a sample takes, in order; a smaller one of the same seed is a part of it."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size].sort().values
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

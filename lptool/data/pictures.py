@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lptool.data.augment import CROP_RATIO, CROP_SCALE
 from lptool.data.images import Images, InMemory, Streamed, decoded
+from lptool.data.shards import Shards
 from lptool.device import import_timm
 from lptool.errors import DataError, first_line
 
@@ -81,10 +86,44 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         """The same pictures with random resized crops."""
         return Pictures(self.source, self.side, self.grey, seed)
 
+    def identity(self, indices: Sequence[int]) -> str | None:
+        """Hex digest of the files of these pictures (place, size, time of change) and of how they are decoded.
+
+        None where the source does not say which files it reads.
+        """
+        import PIL
+        import torchvision
+
+        files = _files_of(self.source, indices)
+        if files is None:
+            return None
+        versions = [module.__version__ for module in (torch, torchvision, import_timm(), PIL)]
+        how = [self.side, self.grey, self.seed, *versions]
+        return hashlib.sha256(json.dumps([how, files]).encode()).hexdigest()
+
     def _name(self, index: int) -> str:
         """The picture's file, where the source says it."""
         files = getattr(self.source, "samples", None)  # of torchvision's ImageFolder
         return str(files[index][0]) if files else f"image {index}"
+
+
+def _files_of(source: Any, indices: Sequence[int]) -> list[Any] | None:
+    """What tells these pictures from others without reading them: of a folder of images, or of shards."""
+    if isinstance(source, Shards):
+        return [[_state_of(file, file.parent) for file in source.files], source.index[indices].tolist()]
+    samples, root = getattr(source, "samples", None), getattr(source, "root", None)  # of torchvision's ImageFolder
+    if not samples or root is None:
+        return None
+    return [(*_state_of(samples[index][0], root), samples[index][1]) for index in indices]
+
+
+def _state_of(file: str | Path, root: str | Path) -> tuple[str, int, int]:
+    """Where a file lies in a folder, its size, and when it was changed. Raises DataError."""
+    try:
+        found = os.stat(file)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    return os.path.relpath(file, root), found.st_size, found.st_mtime_ns
 
 
 def _random_resized_crop(side: int) -> Any:
@@ -124,6 +163,8 @@ def _images(pictures: Pictures) -> Images:
     if not len(pictures):
         raise DataError("a part of this data set has no image")
     streamed = Streamed(pictures, torch.arange(len(pictures)), pictures.crops)
+    if len(pictures) * (1 if pictures.grey else 3) * pictures.side**2 > IN_MEMORY_BYTES:
+        return streamed  # and no picture of it is decoded to see how large it is
     return decoded(streamed, torch.device("cpu"), IN_MEMORY_BYTES)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from lptool.data.cache import default_cache
 from lptool.data.images import Array, Images, InMemory, image_shape, in_memory
 from lptool.data.pictures import decoded_pictures
 from lptool.data.shards import PICTURES, Shards, shard_files
@@ -117,7 +117,7 @@ def _torchvision(name: str, root: Path | None) -> Parts:
     from torchvision import datasets
 
     make = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    place = root or _default_place()
+    place = root or default_cache()
     try:
         parts = [_present_or_downloaded(make, place, train) for train in (True, False)]
     except (OSError, RuntimeError) as error:
@@ -128,10 +128,6 @@ def _torchvision(name: str, root: Path | None) -> Parts:
         ) from error
     train, test = (in_memory(np.asarray(p.data), np.asarray(p.targets)) for p in parts)
     return Parts(train, test, num_classes=len(parts[0].classes))
-
-
-def _default_place() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lptool"
 
 
 def _present_or_downloaded(make: Callable[..., Any], place: Path, train: bool) -> Any:
@@ -232,7 +228,7 @@ def _parts(images: dict[str, Images], num_classes: int) -> Parts:
 def _timm(name: str, root: Path | None, image_size: int | None) -> Parts:
     timm_data = import_timm().data
     if root is None and name.startswith("torch/"):
-        root = _default_place()  # torchvision has none of its own
+        root = default_cache()  # torchvision has none of its own
     make = partial(timm_data.create_dataset, name, root=str(root) if root else None, download=True)
     try:
         train = make(split="train")

@@ -52,6 +52,15 @@ class _Call:
     made_version: int
 
 
+def fittable_layers(
+    model: nn.Module, prunable: Sequence[str], shape: Sequence[int], device: torch.device
+) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+    """The layers that `reconstruct` can fit, for images [C, H, W], and a note of those that it has to leave."""
+    blank = torch.zeros(2, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    layers, left = find_layers(model, prunable, blank)
+    return tuple(layers), tuple(note_of(left, len(prunable)))
+
+
 def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tuple[list[Layer], list[str]]:
     """The layers that can be fitted, in the order in which they run, and the prunable tensors that are none of theirs.
 

@@ -16,21 +16,14 @@ from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_pool
-from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
-from lptool.errors import DataError, PoolError, one_line, said_by
+from lptool.errors import PoolError, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
     architecture,
-    check_image_shape,
-    check_normalisation,
-    matching_data,
-    measured_note,
-    naming_data,
-    normalisation_of,
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
@@ -38,10 +31,11 @@ from lptool.pooling.calibration import Calibration, calibration_of, check_traini
 from lptool.pooling.catalogue import PAPER_ALPHAS, needs
 from lptool.pooling.choice import Choice
 from lptool.pooling.gradient import Slope
-from lptool.pooling.layers import Layer, find_layers, note_of
+from lptool.pooling.layers import Layer, fittable_layers
 from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
+from lptool.pooling.trained_on import data_of
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import average_in_order, bn_layers, each_batch, in_eval_mode, set_statistics
@@ -134,6 +128,10 @@ class Bench:
         """Makes the batches of some images, as they are."""
         return partial(self.data.batches, images, device=self.device, even=even)
 
+    def training_sample(self, size: int | None) -> Images:
+        """So many training images, all for None; a smaller sample is a part of a larger one."""
+        return self.data.train if size is None else sample(self.data.train, size, self.options.seed)
+
     @property
     def choice(self) -> Choice:
         """How models are compared on val."""
@@ -168,7 +166,7 @@ class Bench:
         """A score function over val that stops early by a choice, perhaps another than that of the options."""
         calibration = None
         if self.calibration.used != "none":
-            chosen = sample(self.data.train, self.options.calibration_size, self.options.seed)
+            chosen = self.training_sample(self.options.calibration_size)
             # Augmented and decoded once, and not for each state.
             calibration = self.batches(decoded(self.calibration.images(chosen), self.device))
         return Scorer(
@@ -196,7 +194,7 @@ class Bench:
         They are augmented as in training, where that is known: a network that fits its training images perfectly
         shows little of itself on them.
         """
-        chosen = sample(self.data.train, self.options.fit_images, self.options.seed)
+        chosen = self.training_sample(self.options.fit_images)
         batches = self.batches(decoded(self.calibration.as_trained(chosen), self.device))
         size = self.batch_size.images  # now: positions are drawn batch by batch, so these must stay the same
 
@@ -237,8 +235,7 @@ class Bench:
         self.model.load_state_dict(state)
         if not bn_layers(self.model):
             return state
-        size = self.options.final_calibration_size or len(self.data.train)
-        images = self.calibration.images(sample(self.data.train, size, self.options.seed))
+        images = self.calibration.images(self.training_sample(self.options.final_calibration_size))
 
         def mine(size: int) -> list[Tensor]:
             found = list[Tensor]()
@@ -260,7 +257,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     first = pool.summaries[0]  # the others have the same names and shapes
     shapes = first.shapes
     arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
-    data, assumed = _matching_data(pool, options)
+    data, assumed = data_of(pool, options, options.val_fraction, options.split_seed)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
     saying = None if options.arch else next((s.file for s in pool.summaries if s.metadata.arch), first.file)
     with said_by(saying):
@@ -282,55 +279,14 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
     prunable = [names[name] for name in pool.prunable if name in names]
     fits = needs(options.method, "rebuilder")
-    layers, left_out = _layers(model, prunable, data, device) if fits else ((), [])
+    layers, left_out = fittable_layers(model, prunable, data.shape, device) if fits else ((), ())
     moved = pool.for_model(names, device), model, data.to(device), device
     bench = Bench(*moved, options, arch, kwargs, calibration, layers, inputs, (*warnings, *left_out))
     _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
     return bench
 
 
-def _layers(
-    model: nn.Module, prunable: Sequence[str], data: Data, device: torch.device
-) -> tuple[tuple[Layer, ...], list[str]]:
-    """The layers that `reconstruct` can fit, and a note of those that it has to leave as they are."""
-    blank = torch.zeros(2, *data.shape, device=device).contiguous(memory_format=torch.channels_last)
-    layers, left = find_layers(model, prunable, blank)
-    return tuple(layers), note_of(left, len(prunable))
-
-
 def _files_in(*names: str) -> list[str]:
     """The files that an architecture `file.py:callable` or a data set `npz:FILE` is read from."""
     parts = (part for name in names for part in (name.rpartition(":")[0], name.partition(":")[2]))
     return [part for part in parts if Path(part).is_file()]
-
-
-def _matching_data(pool: Pool, options: PoolOptions) -> tuple[Data, list[str]]:
-    """The data the tickets were trained on, split as it was then; warnings of what was assumed of it.
-
-    Raises:
-        DataError: val would hold images that the tickets were trained on, or images do not fit the network.
-    """
-    normalisation = normalisation_of(pool.summaries, options.mean, options.std)
-    place = (options.dataset, options.data_dir)
-    data = matching_data(pool.summaries, *place, normalisation, options.val_fraction, options.split_seed)
-    source = next((summary.file for summary in naming_data(pool.summaries)), None)
-    with said_by(None if options.mean or options.std else source):
-        check_normalisation(data)
-    check_image_shape(data, pool.summaries)
-    _check_unseen(data, pool.summaries)
-    unknown = "does not say which images it was trained on; if val's are among them, its scores are flattered"
-    # One line is enough: the tickets are of one run, and mostly of one program.
-    assumed = [f"{s.file} {unknown}" for s in pool.summaries if not s.metadata.dataset][:1]
-    return data, assumed + [measured_note(data)] * (normalisation is None)
-
-
-def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:
-    """Refuse data of another split than the tickets say they were trained on."""
-    for summary in naming_data(summaries):
-        name, then, now = summary.metadata.data.name, summary.metadata.data.split, data.split
-        # Val is the same images by its indices, and by the labels where both are known.
-        if then.hash != now["hash"] or (None not in (then.labels, now["labels"]) and then.labels != now["labels"]):
-            raise DataError(
-                f"{summary.file}: was trained on another split of {one_line(str(name))}, so val would "
-                "hold images it has seen; use its data set and leave out --val-fraction and --split-seed"
-            )

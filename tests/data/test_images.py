@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lptool.data import images as images_module
 from lptool.data.images import (
     Images,
     InMemory,
+    Mapped,
     Streamed,
     channel_statistics,
     decoded,
@@ -189,3 +191,63 @@ def test_workers_share_the_cores_with_other_ranks(
 @pytest.mark.parametrize("make", BOTH_FORMS)
 def test_without_pictures_there_are_no_resized_crops(make: Make) -> None:
     assert make(some_images(3)).resized_crops(0) is None
+
+
+# Images of which some are decoded
+
+
+class Counting(Dataset[tuple[Tensor, int]]):
+    """Notes which images are asked for."""
+
+    def __init__(self, images: InMemory) -> None:
+        self.images, self.asked = images, list[int]()
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.asked.append(index)
+        return self.images.images[index], int(self.images.labels[index])
+
+
+def mapped(count: int, known: list[int]) -> tuple[InMemory, Counting, Mapped]:
+    """Images, of which those `known` lie in a file in this order, and what notes the others."""
+    memory = some_images(count)
+    source, rows = Counting(memory), torch.full([count], -1)
+    rows[known] = torch.arange(len(known))
+    pixels = memory.images[known].numpy()
+    pixels.flags.writeable = False
+    return memory, source, Mapped(Streamed(source, torch.arange(count)), rows, pixels, memory.labels[known])
+
+
+@pytest.mark.parametrize("known", [[], [3], [5, 0, 9], list(range(10)), list(range(9, -1, -1))])
+def test_only_what_is_not_decoded_yet_is_decoded(known: list[int]) -> None:
+    memory, source, images = mapped(10, known)
+    order = torch.tensor([7, 3, 0, 5, 9, 1, 2, 8, 6, 4]).split([3, 1, 4, 2])
+    for (a, a_labels), (b, b_labels) in zip(memory.raw(order, CPU), images.raw(order, CPU), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a_labels, b_labels)
+        assert (b.dtype, b_labels.dtype) == (torch.uint8, torch.int64)
+    assert sorted(source.asked) == sorted(set(range(10)) - set(known))
+    part = torch.tensor([9, 4, 3])
+    [(a, a_labels)], [(b, b_labels)] = (x.subset(part).raw([torch.arange(3)], CPU) for x in (memory, images))
+    assert torch.equal(a, b)
+    assert torch.equal(a_labels, b_labels)
+    assert images.whole == (len(known) == 10)
+    assert len(images.subset(part)) == 3
+
+
+def test_what_is_mapped_is_not_copied_into_memory_again_and_counts_as_streaming() -> None:
+    _, source, images = mapped(4, [2, 0])
+    part = images.subset(torch.tensor([0, 2]))
+    assert decoded(part, CPU) is part
+    assert source.asked == []
+    assert isinstance(decoded(images, CPU), InMemory)
+    assert digest_of_images(images) is None
+
+
+def test_crops_that_are_decoded_are_those_of_one_seed() -> None:
+    memory, _, images = mapped(5, [])
+    crops = Mapped(images.source, torch.arange(5), memory.images.numpy(), memory.labels)
+    images = replace(images, crops={3: crops})
+    found = images.subset(torch.tensor([4, 1])).resized_crops(3)
+    assert isinstance(found, Mapped)
+    assert found.rows.tolist() == [4, 1]
+    assert images.resized_crops(4) is None
