@@ -115,7 +115,7 @@ def _groups(kind: str, root: Path) -> Iterator[Path]:
 
     In a container the path may be one of the host, and lead nowhere here; its own group is then at the mount.
     """
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in _text(root / "proc/self/cgroup").split():
         number, kinds, path = line.split(":", 2)
         if number != "0" and kind not in kinds.split(","):
             continue
