@@ -112,6 +112,13 @@ def test_the_page_on_imagenet_says_what_the_plan_says(name: str, tmp_path: Path)
     assert "`--method window` pools with {window} scorings".format(**scorings) in page
     images = (f"{scorings[method] * (51_247 + 1_024):,}" for method in ("auto", "greedy"))
     assert " and ".join(images) + " images forward" in page
+    options, table = PoolOptions(), 3 * (51_247 + 50_000)
+    assert options.final_calibration_size == options.calibration_size == 1_024
+    assert f"{2 * 1_024 + table:,}" in page
+    assert f"{2 * 1_229_920 + table:,}" in page
+    decoded = 51_247 + 50_000 + max(options.fit_images, options.calibration_size)
+    assert f"{decoded:,} and {decoded * 224 * 224 * 3 / 1e9:.1f} GB" in page
+    assert all(f"{scorings[method] * 51_247:,}" in page for method in ("auto", "greedy"))
     for count in (told["costs"][key] for key in ("steps", "images_trained", "images_scored")):
         assert f"{count:,}" in page
     megabytes = [round(told["disk"][key] / 1e6) for key in ("ticket_bytes", "to_write_bytes")]

@@ -127,7 +127,7 @@ OPTIONS = {
         ),
         option(
             "--final-calibration-size",
-            default="4096",
+            default="1024",
             metavar="N|all",
             callback=count_or_all,
             help="The same for the finished model and its control.",
