@@ -1,7 +1,7 @@
 """How many training images BN recalibration needs, in the search and for the finished model.
 
     python benchmarks/accuracy.py --work runs/accuracy --tickets
-    python benchmarks/calibration.py runs/accuracy/{fashion-mnist,cifar10-mini}{,-crops}-seed0 \\
+    python benchmarks/calibration.py runs/accuracy/cifar10-mini-seed0 runs/accuracy/fashion-mnist-seed0 \\
         --json benchmarks/results/calibration.json
 
 For each run and target: a search with each number of images, and the model that the search with 1,024 found finished
@@ -118,7 +118,7 @@ def main() -> None:
                     if not any(what.items() <= row.items() for row in rows):
                         finals = FINAL if size == USUAL_SEARCH else (USUAL_FINAL,)
                         rows.append(measure(run, method, size, target, finals))
-                        given.json.write_text(json.dumps(rows, indent=1) + "\n")
+                        given.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
                         print(rows[-1], flush=True)
     print(search_table(rows))
     print(final_table(rows))
