@@ -182,8 +182,8 @@ def _verdict(result: PoolResult) -> str:
     accepted = len(result.trace.accepted)
     if accepted and not result.improved:
         return (
-            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} scores better on val, so "
-            "that is the output"
+            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} scores better on val, "
+            "so that is the output"
         )
     if not result.improved:
         return "no candidate improved; the output is the incumbent that the search started from"
