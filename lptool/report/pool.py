@@ -182,7 +182,7 @@ def _verdict(result: PoolResult) -> str:
     accepted = len(result.trace.accepted)
     if accepted and not result.improved:
         return (
-            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} scores better on val, "
+            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} is better on val, "
             "so that is the output"
         )
     if not result.improved:
