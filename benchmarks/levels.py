@@ -26,7 +26,7 @@ def rows(documents: list[Row]) -> list[Row]:
     for targets in zip(*(document["targets"] for document in documents), strict=True):
         first = targets[0]
         row = {"level": first["target"]["level"], "density": 1 - first["sparsity"]}
-        row |= {name: _accuracies(first, name) for name in ("ticket", "ticket_bn")}
+        row |= {name: _accuracies(first, name) for name in ("ticket", "ticket_bn") if first["test"][name]}
         found.append(row | {target["method"]: _accuracies(target, "pooled") for target in targets})
     return found
 

@@ -20,4 +20,5 @@ for dry in --dry-run ""; do # first the plan, then the tickets
 done
 torchrun --standalone --nproc-per-node "$processes" -m lptool \
   pool "$runs/imagenet" -o "$runs/imagenet.safetensors" $on $pool --overwrite
-lptool evaluate "$runs/imagenet.safetensors" "$runs/imagenet" $on --json > "$runs/imagenet.json"
+torchrun --standalone --nproc-per-node "$processes" -m lptool \
+  evaluate "$runs/imagenet.safetensors" "$runs/imagenet" $on --json > "$runs/imagenet.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import logging
 import math
 import os
 import re
@@ -22,6 +23,9 @@ _CLEARLY = 0.8  # of the time of all threads is clearly faster
 _SECONDS = 0.15  # to spend on it, and the last round; where cores are shared one takes up to 0.15 itself
 _CHUNK = 65536  # numbers for each thread: twice as many as torch begins another thread for
 _OPERATIONS = 5  # one after the other
+
+
+log = logging.getLogger(__name__)
 
 
 def import_timm() -> ModuleType:
@@ -115,8 +119,8 @@ def _groups(kind: str, root: Path) -> Iterator[Path]:
 
     In a container the path may be one of the host, and lead nowhere here; its own group is then at the mount.
     """
-    for line in _text(root / "proc/self/cgroup").split():
-        number, kinds, path = line.split(":", 2)
+    lines = (line.split(":", 2) for line in _text(root / "proc/self/cgroup").splitlines())
+    for number, kinds, path in (line for line in lines if len(line) == 3):
         if number != "0" and kind not in kinds.split(","):
             continue
         mount = root / "sys/fs/cgroup" / ("" if number == "0" else kind)  # the first version has groups for each kind
@@ -127,6 +131,17 @@ def _groups(kind: str, root: Path) -> Iterator[Path]:
 def threads_on(device: torch.device) -> int | None:
     """How many threads the sums on a device depend on: torch's on the CPU, none elsewhere."""
     return torch.get_num_threads() if device.type == "cpu" else None
+
+
+def go_on_with_threads(begun: int | None, threads: int) -> None:
+    """Let torch compute with the number of threads that something was begun with, else with `threads`."""
+    torch.set_num_threads(begun or threads)
+    if begun and begun * local_ranks() > usable_cores():
+        log.warning(
+            "Warning: going on with %d threads, as it was begun, which are more than there are cores here; --threads "
+            "sets another number, and sums may then differ in their last digits",
+            begun,
+        )
 
 
 def fastest_threads(most: int, seconds: Callable[[int, int], float] | None = None) -> int:

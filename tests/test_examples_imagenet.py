@@ -21,7 +21,6 @@ from lptool.training.plan import disk_of, plan_of
 from lptool.training.presets import PRESETS, preset
 from lptool.training.setup import UNWATCHED, open_run
 from tests.helpers import processes
-from tests.helpers.commands import lptool
 from tests.helpers.pages import ROOT, commands_in
 from tests.helpers.processes import on_two_ranks
 
@@ -44,16 +43,12 @@ def done(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for number, (program, *words) in enumerate(commands_in(f"{given}\n{_TORCHRUN}\n{script}", place)):
-            if program == "torchrun":
-                assert words[:5] == ["--standalone", "--nproc-per-node", "2", "-m", "lptool"]
-                first, other = on_two_ranks(ranks / f"{number}-", processes.lptool, *words[5:])
-                assert (first.end(), other.end()) == (0, 0), first.stderr
-                said += first.stdout
-            else:
-                assert program == "lptool"
-                result = lptool(*words)
-                assert result.exit_code == 0, result.output
-                (place / "made" / "imagenet.json").write_text(result.stdout, encoding="utf-8")
+            assert (program, *words[:5]) == ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "lptool")
+            first, other = on_two_ranks(ranks / f"{number}-", processes.lptool, *words[5:])
+            assert (first.end(), other.end()) == (0, 0), first.stderr
+            said += first.stdout
+            if words[5] == "evaluate":
+                (place / "made" / "imagenet.json").write_text(first.stdout, encoding="utf-8")
     return place / "made", said
 
 

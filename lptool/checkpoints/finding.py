@@ -58,7 +58,10 @@ def find_checkpoints(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def _expanded(path: Path) -> list[Path]:
     if path.is_dir():
-        found = _tickets_in(path)
+        try:
+            found = _tickets_in(path)
+        except OSError as error:  # it, or a folder in it, may not be looked into
+            raise CheckpointError(f"{error.filename or path}: cannot be read ({error.strerror})") from error
     elif path.exists():
         return [path]
     elif glob.has_magic(str(path)):

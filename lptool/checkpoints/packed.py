@@ -178,13 +178,6 @@ class PackedTensors(LazyTensors):
             raise KeyError(name)
         return self.stored[name]
 
-    @property
-    def shortened(self) -> set[torch.dtype]:
-        """The types of kept weights that are shorter than the type of their tensor."""
-        packed = {name: _DTYPES[entry["dtype"]] for name, entry in self.layout.items() if "dtype" in entry}
-        stored = {name: self.stored[f"{name}.values"].dtype for name in packed}
-        return {kept for name, kept in stored.items() if kept != packed[name]}
-
     def _mask(self, name: str) -> Tensor:
         entry = self.layout[name]
         if entry["positions"] == "zeros":  # its own zeros are its mask

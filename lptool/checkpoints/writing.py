@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from lptool.checkpoints.containers import Contents
 from lptool.checkpoints.masks import State, sparsity
-from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors, PackError, pack
+from lptool.checkpoints.packed import LAYOUT_KEY, PackError, pack
 from lptool.checkpoints.places import write_atomically
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import OutputError, first_ten
@@ -105,13 +104,6 @@ class Form:
 
 
 DENSE = Form()
-
-
-def form_of(contents: Contents) -> Form:
-    """The form that a file has."""
-    if not isinstance(contents.tensors, PackedTensors):
-        return DENSE
-    return Form(True, next((name for name, kept in VALUES.items() if kept in contents.tensors.shortened), None))
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,11 @@ def _lying_here() -> tuple[list[Path], list[Path]]:
     """
 
     def in_folder(folder: Path) -> list[Path]:
-        if not folder.is_dir() or not any(folder.iterdir()):
-            return []
+        try:
+            if not folder.is_dir() or not any(folder.iterdir()):
+                return []
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot be read ({error.strerror})") from error
         from lptool.checkpoints.finding import find_checkpoints
 
         try:
@@ -86,7 +89,9 @@ def _lying_here() -> tuple[list[Path], list[Path]]:
             return []
 
     tickets = in_folder(shared.TICKETS)
-    pooled = sorted(Path().glob("pooled*.safetensors")) + in_folder(Path(shared.POOLED_ALL))
+    pooled = sorted(file for file in Path().glob("pooled*.safetensors") if file.is_file()) + in_folder(
+        Path(shared.POOLED_ALL)
+    )
     if not tickets and not pooled:
         raise CheckpointError(
             f"nothing to show here: looked for tickets in {shared.TICKETS}/, and for pooled*.safetensors and "

@@ -191,4 +191,4 @@ STD = _per_channel("--std", "Dividing")
 def explicit(name: str) -> bool:
     """Whether an option was given on the command line."""
     source = click.get_current_context().get_parameter_source(name.lstrip("-").replace("-", "_"))
-    return source is not ParameterSource.DEFAULT
+    return source not in (None, ParameterSource.DEFAULT)  # None: the command has no such option

@@ -24,7 +24,7 @@ from lptool.cli.output import (
 )
 from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentation, refuse_odd_usage
 from lptool.cli.threads import choose_threads
-from lptool.cli.train_first import found_tickets, refuse_nothing, run_document, run_offered, run_to_make
+from lptool.cli.train_first import found_tickets, lacks_tickets, refuse_nothing, run_document, run_offered, run_to_make
 from lptool.cli.train_options import quickstart_note, quickstart_unless_said
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def pool(
     if train_first:
         unsaid = quickstart_unless_said()
         checkpoints = checkpoints or (() if named else (TICKETS,))
-        run = run_to_make(checkpoints, Path(out), preset or unsaid, levels, seed, options)
+        run = ranks.agree(lambda: run_to_make(checkpoints, Path(out), preset or unsaid, levels, seed, options))
+        if run is None and ranks.rank == 0:
+            click.echo("tickets found; nothing is trained", err=True)
         if run and unsaid and ranks.rank == 0:
             click.echo(quickstart_note(run.folder), err=True)
     elif not (as_json or dry_run):
@@ -151,7 +153,7 @@ def _tickets(
     from lptool.checkpoints.places import check_place, is_folder
 
     if run is not None:
-        if options.target != "all":  # before the hours that training may take
+        if options.target != "all" and lacks_tickets([run.folder]):  # before the hours that training may take
             check_place(Path(out), [], folder=is_folder(out), overwrite=overwrite)
         run.make(ranks, threads)
     return found_tickets(given, run, options.target)
@@ -190,16 +192,13 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.export.folder import describe_weights
     from lptool.export.timm_config import for_timm
     from lptool.pooling.comparisons import references
-    from lptool.pooling.fingerprint import key_of
-    from lptool.pooling.outputs import is_of
     from lptool.provenance import command_line
     from lptool.report import pool as report_pool
     from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
     # One rank makes the folder, and fills it alone.
-    again = job.overwrite or is_of(folder, key_of(job.bench, target), job.form)
-    with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
+    with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
         written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
         result = replace(written, output=folder)
         found = references(job.bench, job.ranks)

@@ -38,7 +38,7 @@ def choose_threads(asked: int | None, device: str, ranks: Ranks | None = None) -
 
 def go_on_with(begun: int | None, threads: int | None) -> None:
     """Take the number that something was begun with, else `threads`; where that is None, as `choose_threads` says."""
-    import torch
+    from lptool.device import go_on_with_threads
 
     if threads:
-        torch.set_num_threads(begun or threads)
+        go_on_with_threads(begun, threads)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import POOLED, SectionedCommand, explicit, options_of
+from lptool.cli.options import POOLED, TICKETS, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, clear_errors, print_document, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
@@ -140,6 +140,8 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
         code = f" --arch {arch}" if ":" in arch else ""  # a header's code is run only where the user names it
         tickets = shlex.quote(str(run.folder))
         named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
+        if run.folder.parent == TICKETS:  # of several runs each has a pooled model of its own
+            named = f"{tickets} -o pooled_{run.folder.name}.safetensors"
         click.echo(f"next: lptool pool {named}{code}")
 
 

@@ -45,8 +45,7 @@ def run_to_make(
         CheckpointError: it cannot be told in which folder.
     """
     folder = _run_folder(given) if given else out.parent / f"{out.stem or 'pooled'}_tickets"
-    if given and not _lacks_tickets(given, folder):
-        click.echo("tickets found; nothing is trained", err=True)
+    if given and not lacks_tickets(given):
         return None
     if folder is None or glob.has_magic(str(folder)):
         raise CheckpointError(f"{first_ten([*map(str, given)], ', ')}: no single folder to train in; name one")
@@ -65,7 +64,7 @@ def run_offered(given: Sequence[Path], seed: int | None, options: PoolOptions) -
     folder = _run_folder(given or [TICKETS])
     if folder is None or glob.has_magic(str(folder)) or options.arch or options.dataset or not _at_terminal():
         return None
-    if not (_finds_nothing(given) and _finds_nothing([folder])):
+    if _names_a_file(given) or not (_finds_nothing(given) and _finds_nothing([folder])):
         return None
     question = f"no tickets there; train the {QUICKSTART} (digits, half a minute on two CPU cores) into {folder} now?"
     return run_to_make([folder], folder, QUICKSTART, None, seed, options) if click.confirm(question, err=True) else None
@@ -90,7 +89,7 @@ def found_tickets(given: Sequence[Path], made: RunToMake | None, target: str) ->
     try:
         found = find_checkpoints(named)
     except CheckpointError as error:
-        if _finds_nothing(named) and not any(path.suffix and not glob.has_magic(str(path)) for path in named):
+        if _finds_nothing(named) and not _names_a_file(named):
             raise CheckpointError(f"{error}; {_HOW_TO_MAKE}") from error
         raise
     kept, left_out = without_pooled(found, named, target)
@@ -101,11 +100,11 @@ def without_pooled(found: Sequence[Path], named: Sequence[Path], target: str) ->
     """Files without the pooled models that a folder or a glob brought along, and a line that says so.
 
     The shell expands globs before we see them, so a pooled model counts as named alone where it is the only file named
-    of its folder, or the target.
+    of its folder, the only one in a folder that is named, or the target.
     """
-    files = [path for path in named if path.is_file()]
+    files, models = [path for path in named if path.is_file()], map(_only_file, named)
     alone = [path for path in files if [file.parent for file in files].count(path.parent) == 1]
-    meant = {path.resolve() for path in (*alone, Path(target))}
+    meant = {path.resolve() for path in (*alone, *(model for model in models if model), Path(target))}
     pooled = [path for path in found if path.resolve() not in meant and _is_pooled(path)]
     rest = [path for path in found if path not in pooled]
     if not pooled or not rest:  # where all are pooled models, they were meant
@@ -146,10 +145,26 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() or not (path.exists() or path.suffix or glob.has_magic(str(path)))
 
 
-def _lacks_tickets(paths: Sequence[Path], folder: Path | None) -> bool:
-    """Whether training has to make them: there is no checkpoint, or a run was cut off."""
+def _names_a_file(paths: Sequence[Path]) -> bool:
+    """Whether one of them is, or would be, a single file."""
+    return any(path.is_file() or (path.suffix and not glob.has_magic(str(path))) for path in paths)
+
+
+def _only_file(path: Path) -> Path | None:
+    """The checkpoint of a folder that holds one, such as a model in the Hugging Face layout."""
+    from lptool.checkpoints.finding import checkpoint_file
+
+    try:
+        return checkpoint_file(path) if path.is_dir() else None
+    except CheckpointError:
+        return None
+
+
+def lacks_tickets(paths: Sequence[Path]) -> bool:
+    """Whether training has to make them: there is no checkpoint, or a folder or glob holds a run that was cut off."""
     from lptool.training.folder import RunFolder
 
+    folder = None if _names_a_file(paths) else _run_folder(paths)
     return _finds_nothing(paths) or (folder is not None and RunFolder(folder).unfinished)
 
 

@@ -118,7 +118,7 @@ OPTIONS = {
 
 
 # What says what is trained; `-o` too, so that a command that names a place trains what it always did.
-_SAY_WHAT = ("preset", "arch", "dataset", "data_dir", "out")
+_SAY_WHAT = ("preset", "arch", "dataset", "data_dir", "pretrained", "init_checkpoint", "out")
 QUICKSTART = "quickstart"
 
 

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import decoded
-from lptool.device import threads_on
+from lptool.device import go_on_with_threads, threads_on
 from lptool.networks.matching import fitted_state
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
@@ -24,6 +23,7 @@ from lptool.pooling.finish import against_controls, finished, graded, pooled_met
 from lptool.pooling.journal import Journal, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
+from lptool.pooling.scorer import name_of
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
@@ -205,11 +205,14 @@ def pool_target(
     path = journal or journal_of(output)
     if threads:
         begun = ranks.on_first(lambda: _begun_with(bench, target, path, overwrite=overwrite))
-        torch.set_num_threads(begun or threads)
+        go_on_with_threads(begun, threads)
     bench = decided(bench, target, ranks)
     scores = _open_journal(bench, target, path, ranks, overwrite=overwrite)
     best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
-    result = _finish(bench, output, form, fitted, best, trace, ranks)
+    end = (bench, output, form, fitted, best, trace)
+    # On GPUs of different kinds each rank may have fitted a state of its own: then the first finishes its own alone.
+    alike = len(set(ranks.gather(name_of(best.state)))) == 1
+    result = _finish(*end, ranks) if alike else ranks.on_first(lambda: _finish(*end, ALONE))
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -253,6 +256,8 @@ def _write(
     ticket = pool[trace.target]
     metadata = pooled_metadata(bench, ticket, trace, end.shipped, end.val, end.test)
     pooled = fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
+    trace_of_file = metadata.trace | {"weights": Summary.of(pooled).weights}  # so that a changed file is known
+    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
     form.save(pooled, output)
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written

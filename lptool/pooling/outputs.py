@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lptool.checkpoints.places import WEIGHTS, check_place, is_folder
+from lptool.checkpoints.containers import PACKED
+from lptool.checkpoints.places import check_place, is_folder
 from lptool.checkpoints.reading import open_checkpoint
-from lptool.checkpoints.writing import DENSE, Form, form_of
+from lptool.checkpoints.writing import DENSE, Form
 from lptool.errors import CheckpointError, OutputError
 from lptool.pooling.catalogue import methods_of, mixes_at_most
 from lptool.pooling.fingerprint import fingerprint, key_of
@@ -21,8 +22,8 @@ def outputs_of(
     """Where the pooled model of each target goes; refuses, before any search, what must not be written.
 
     What `is_folder` takes for one is a folder in the Hugging Face layout. With target `all` one file per level:
-    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file. What this very search
-    wrote in the same form may be there already: it is written again, the same.
+    `STEM_level_NN.safetensors` beside `out`, or in it where that is no name of such a file. A file that this very
+    search wrote, its weights to the bit, may be there already and is written again.
 
     Raises:
         OutputError: an output exists, is an input, or cannot be written; or the journal beside it is of another search.
@@ -42,11 +43,13 @@ def outputs_of(
 
 
 def is_of(output: Path, key: str, form: Form) -> bool:
-    """Whether the file or folder at `output` was written, in this form, by the search with this key."""
-    file = output / WEIGHTS if output.is_dir() else output
+    """Whether the file at `output` was written, in this form, by the search with this key, and not changed since."""
     try:
-        checkpoint = open_checkpoint(file)
-        return checkpoint.metadata.trace.get("search") == key and form_of(checkpoint.contents) == form
+        checkpoint = open_checkpoint(output)
+        trace, packed = checkpoint.metadata.trace, checkpoint.contents.format == PACKED
+        return (
+            trace.get("search") == key and packed == form.packed and trace.get("weights") == checkpoint.summary.weights
+        )
     except CheckpointError:  # none of ours, or none at all
         return False
 

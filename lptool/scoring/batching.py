@@ -39,6 +39,7 @@ class BatchSize:
             SetupError: not even one image fits.
             LptoolError: that `run` raises; PeerError where it does on another rank.
         """
+        self.images = min(ranks.gather(self.images))  # one of them may have halved by itself before
         while True:
             found = ranks.agree(lambda: self._try(run))
             if all(ranks.gather(bool(found))):

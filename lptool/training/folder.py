@@ -74,10 +74,14 @@ class RunFolder:
     def check(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> dict[str, Any] | None:
         """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
         if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path}: is a file, expected a folder; move it away, or choose another with -o")
+            raise OutputError(
+                f"{self.path}: is a file, expected a folder; move it away, or choose another (lptool train -o DIR)"
+            )
         if not self._options.exists():
             if self.level(0).exists():
-                raise TrainError(f"{self.path}: holds tickets of which no run is known; choose another folder with -o")
+                raise TrainError(
+                    f"{self.path}: holds tickets of which no run is known; choose another folder (lptool train -o DIR)"
+                )
             return None
         begun = self._begun()
         differing = [f"{k}: {begun.get(k)} there, {v} now" for k, v in options.items() if begun.get(k) != v]
@@ -85,7 +89,8 @@ class RunFolder:
             differing.append(f"sparsities: {begun.get('sparsities')} there, {sparsities} now")
         if differing:
             raise TrainError(
-                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder with -o"
+                f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder "
+                "(lptool train -o DIR)"
             )
         return begun
 
@@ -96,7 +101,7 @@ class RunFolder:
             return try_writing((place, *place.parents))
         except OSError as error:
             raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror}); choose another folder with -o"
+                f"{self.path}: cannot be written ({error.strerror}); choose another folder (lptool train -o DIR)"
             ) from error
 
     @property

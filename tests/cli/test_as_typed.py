@@ -114,7 +114,7 @@ def test_the_same_line_again_gives_the_same(
 def test_train_beside_a_file_called_ckpts(empty: Path) -> None:
     Path("ckpts").write_text("precious")
     assert refused_last(lptool("train")) == (
-        "Error: ckpts: is a file, expected a folder; move it away, or choose another with -o"
+        "Error: ckpts: is a file, expected a folder; move it away, or choose another (lptool train -o DIR)"
     )
     assert Path("ckpts").read_text() == "precious"
 
@@ -124,7 +124,7 @@ def test_train_where_nothing_may_be_written(empty: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("lptool.training.folder.try_writing", denied)  # root may write everywhere
-    expected = "Error: ckpts: cannot be written (Permission denied); choose another folder with -o"
+    expected = "Error: ckpts: cannot be written (Permission denied); choose another folder (lptool train -o DIR)"
     assert refused_last(lptool("train")) == expected
     assert list(empty.iterdir()) == []
 
@@ -133,7 +133,7 @@ def test_train_beside_another_run(here: Path) -> None:
     said = refused_last(lptool("train", "--epochs", 7))
     assert said.startswith("Error: ckpts: holds a run with other options (")
     assert re.search(r"epochs: \d+ there, 7 now", said)
-    assert said.endswith("; choose another folder with -o")
+    assert said.endswith("; choose another folder (lptool train -o DIR)")
 
 
 def test_what_says_what_is_trained_takes_the_place_of_the_quickstart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +169,8 @@ def test_pool_without_tickets_names_the_command_that_makes_them(empty: Path) -> 
     assert missing == f"ckpts: cannot be read (No such file or directory); check the name; {HOW_TO_MAKE}"
     expected = f"name the checkpoints to pool, as in `lptool pool ckpts/*.safetensors`; {HOW_TO_MAKE}"
     assert refused_usage(lptool("pool")) == expected
+    file = "level_00.safetensors: cannot be read (No such file or directory); check the name"
+    assert refused(lptool("pool", "level_00.safetensors")) == file
     assert list(empty.iterdir()) == []
 
 
@@ -208,6 +210,10 @@ def test_pool_among_tickets_a_pooled_model_is_left_out(here: Path) -> None:
         "pool", "ckpts", Path(shutil.copy(model, "mine.safetensors")), "--dry-run", *QUICK, "-o", "a.safetensors"
     )
     assert "mine.safetensors" in json.loads(alone.stdout)["pool"]
+    Path("model").mkdir()
+    shutil.copy(model, "model/model.safetensors")
+    folder = lptool("pool", "ckpts", "model", "--dry-run", *QUICK, "-o", "a.safetensors")
+    assert "model/model.safetensors" in json.loads(folder.stdout)["pool"]
     target = lptool("pool", *globbed(), "--target", model, "--dry-run", *QUICK, "-o", "a.safetensors")
     assert json.loads(target.stdout)["targets"][0]["file"] == str(model)
     assert "a pool needs at least two tickets, found 1" in refused(lptool("pool", model, "-o", "a.safetensors"))
@@ -234,6 +240,15 @@ def test_pool_while_the_run_is_unfinished(here: Path) -> None:
     Path("ckpts/level_01.safetensors").unlink()
     Path("pooled.safetensors").unlink()
     assert refused(lptool("pool", *globbed(), *QUICK)) == f"{line}, and a pool needs at least two tickets"
+
+
+def test_files_that_are_named_are_pooled_whatever_the_run_lacks(here: Path) -> None:
+    RunFolder(Path("ckpts")).save_progress(3, Progress(1))
+    result = lptool("pool", *globbed(), "--train", *QUICK, "--dry-run")
+    assert "tickets found; nothing is trained" in result.stderr
+    assert len(json.loads(result.stdout)["pool"]) == 4
+    plan = json.loads(lptool("pool", "ckpts", "--train", "--preset", "quickstart", *QUICK, "--dry-run").stdout)
+    assert plan["train"]["folder"] == "ckpts"  # a folder stands for its run
 
 
 def test_pool_with_train_makes_the_tickets_where_it_looks_for_them(
@@ -273,6 +288,7 @@ def test_a_person_is_asked_whether_to_train(empty: Path, monkeypatch: pytest.Mon
 
         patch.setattr(click, "confirm", interrupt)
         assert answer("", "ckpts")[0] == 130
+    assert question not in answer("y\n", "typo.safetensors")[1]
     for silent in (["--json"], ["--dry-run"], ["--dataset", "digits"]):
         assert question not in answer("y\n", "ckpts", *silent)[1]
     assert list(empty.iterdir()) == []

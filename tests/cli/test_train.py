@@ -36,6 +36,13 @@ def test_it_ends_with_a_table_and_what_to_do_next(run: Path) -> None:
     assert lines[-1] == f"next: lptool pool {run} -o pooled.safetensors"
 
 
+def test_of_several_runs_each_is_pooled_into_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = lptool("train", *SHORT, "--epochs", 1, "--rewind-epoch", 0, "--levels", 1, "--replicates", 2)
+    nexts = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    assert nexts == [f"next: lptool pool ckpts/seed_{n} -o pooled_seed_{n}.safetensors" for n in (0, 1)]
+
+
 def test_sparsities_are_reached_exactly(run: Path) -> None:
     masks = [load_ticket(file).mask for file in sorted(run.glob("*.safetensors"))]
     assert [round(sparsity(mask), 5) for mask in masks] == [0, 0.5, 0.75]
