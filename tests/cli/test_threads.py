@@ -147,6 +147,7 @@ def test_each_target_goes_on_with_its_own(monkeypatch: pytest.MonkeyPatch, tmp_p
     command = ("pool", *tickets, "-o", tmp_path / "all", "--target", "all", *FAST, "--json")
     document(*command)
     journal_of(tmp_path / "all" / "level_02.safetensors").unlink()
+    torch.set_num_threads(4)
     fastest(monkeypatch, 2)
     assert [found["threads"] for found in document(*command)["targets"]] == [1, 1, 2, 1]
 

@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,7 +63,8 @@ def make_places(root: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     found = Places(memory, user, temporary, asked, dict.fromkeys((memory, user, temporary, asked), ROOM))
     monkeypatch.setattr(cache, "MEMORY", memory)
     monkeypatch.setenv("XDG_CACHE_HOME", str(user.parent))
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    # Of this module alone: the server that test processes are forked off wants a short path for its socket.
+    monkeypatch.setattr(cache, "tempfile", SimpleNamespace(gettempdir=lambda: str(temporary)))
     monkeypatch.setattr(cache, "_room", lambda folder: found.room[folder])
     monkeypatch.setattr(pixel_file, "BLOCK", 5)
     return found

@@ -75,7 +75,7 @@ def assert_statistics(found: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 
 def test_augmented_statistics_are_those_of_images_augmented_by_hand(tickets: list[Path]) -> None:
-    options = replace(OPTIONS, crop_padding=2, flip="yes", seed=3)
+    options = replace(OPTIONS, crop_padding=2, flip="yes", seed=3, final_calibration_size=None)
     bench, plain = open_bench(tickets, options), open_bench(tickets, replace(options, bn_images="plain"))
     images = pixels(bench)
     drawn = draw(
@@ -98,7 +98,8 @@ def test_augmented_statistics_are_those_of_images_augmented_by_hand(tickets: lis
 
 def test_the_search_takes_the_statistics_of_the_finished_model(tickets: list[Path]) -> None:
     """Of all training images, as the augmentation is drawn for each image and not for each batch."""
-    bench = open_bench(tickets, replace(OPTIONS, bn_images="augmented", calibration_size=10**6))
+    sizes = {"calibration_size": 10**6, "final_calibration_size": None}
+    bench = open_bench(tickets, replace(OPTIONS, bn_images="augmented", **sizes))
     state = bench.pool[2].state
     bench.scorer(state)
     searched = {name: t.clone() for name, t in bench.model.state_dict().items()}
