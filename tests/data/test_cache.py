@@ -575,6 +575,7 @@ def on_each_rank(root: Path, image_folder: Path) -> None:
         run("alone")
         run("kept", places.asked)
         run("found", places.asked)
+        ranks.gather(None)  # the other one may still be looking at the file
         if ranks.rank == 0:
             changed_at(-1)(kept_file(places))
         ranks.gather(None)
