@@ -18,7 +18,7 @@ from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluat
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.cost import Cost, cost_of
 from lptool.scoring.metrics import Comparison, Metrics, mcnemar, measure_graded
-from lptool.scoring.score import Graded, for_each_batch
+from lptool.scoring.score import graded
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -147,10 +147,5 @@ def _under(plan: Plan, part: CorruptedSet, report: Callable[[str], None]) -> lis
 
 def measured(plan: Plan, subject: Subject, images: Images, ranks: Ranks) -> Metrics:
     """Of the network with the weights it has, in float32; batches are spread over the ranks."""
-    model, data = subject.network.model, subject.data
-
-    def mine(size: int) -> list[Graded]:
-        batches = data.batches(images, size, plan.device, part=(ranks.rank, ranks.count))
-        return for_each_batch(model, batches, Graded.of)
-
-    return measure_graded(Graded.gathered(plan.batch_size.fit(mine, ranks), ranks), plan.data.num_classes)
+    batches = partial(subject.data.batches, images, device=plan.device)
+    return measure_graded(graded(subject.network.model, batches, plan.batch_size, ranks), plan.data.num_classes)

@@ -45,7 +45,7 @@ from lptool.scoring.score import (
     Graded,
     Score,
     cast_forward,
-    for_each_batch,
+    graded,
     predict,
     with_statistics_of,
 )
@@ -224,11 +224,7 @@ class Bench:
     def graded(self, state: State, images: Images, ranks: Ranks = ALONE) -> Graded:
         """What comes out for each image under a state as it is; batches are spread over the ranks, in float32."""
         self.model.load_state_dict(state)
-
-        def mine(size: int) -> list[Graded]:
-            return for_each_batch(self.model, self.mine(images, size, ranks), Graded.of)
-
-        return Graded.gathered(self.batch_size.fit(mine, ranks), ranks)
+        return graded(self.model, self.batches(images), self.batch_size, ranks)
 
     def recalibrated(self, state: State, ranks: Ranks = ALONE) -> State:
         """The state with the BatchNorm statistics of a finished model; batches are spread over the ranks."""

@@ -16,6 +16,7 @@ from lptool.checkpoints.masks import State
 from lptool.device import in_float64
 from lptool.errors import DataError
 from lptool.ranks import Ranks
+from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
 
 T = TypeVar("T")
@@ -171,6 +172,15 @@ class Graded:
     def score(self) -> Score:
         """Images right, and the mean loss."""
         return Score(int(self.right.count_nonzero()), float(self.loss.double().mean()), len(self.right))
+
+
+def graded(model: nn.Module, batches: Batches, batch_size: BatchSize, ranks: Ranks) -> Graded:
+    """What comes out for each image under the weights that a model has; batches are spread over the ranks."""
+
+    def mine(size: int) -> list[Graded]:
+        return for_each_batch(model, batches(size, part=(ranks.rank, ranks.count)), Graded.of)
+
+    return Graded.gathered(batch_size.fit(mine, ranks), ranks)
 
 
 def merged(parts: Sequence[Score]) -> Score:
