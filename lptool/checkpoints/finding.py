@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lptool.checkpoints.drafts import tidy
 from lptool.checkpoints.pool import natural
 from lptool.errors import CheckpointError
 
@@ -57,6 +58,8 @@ def find_checkpoints(paths: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _expanded(path: Path) -> list[Path]:
+    if not path.exists():
+        tidy(path)  # a folder that a killed command had moved aside
     if path.is_dir():
         try:
             found = _tickets_in(path)
