@@ -106,9 +106,9 @@ def convert(
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
     if kind == "onnx":
-        difference = _write_onnx(source, ticket, output, options)
+        difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
     elif kind == "prune keys":
-        save_prune_keys(ticket, output)
+        save_prune_keys(ticket, output, replace=overwrite)
     elif kind == "folder":
         if not ticket.metadata.dataset:
             unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
@@ -117,7 +117,7 @@ def convert(
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:
-        form.save(ticket, output)
+        form.save(ticket, output, replace=overwrite)
     written = output / WEIGHTS if kind == "folder" else output
     conversion = Conversion(
         source=source,
@@ -176,7 +176,7 @@ def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], 
     return document, [] if known else [f"{summary.file}: {measured_note(data)}"]
 
 
-def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
+def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:
     """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
     # On the CPU, as the file is checked there too.
     plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
@@ -187,7 +187,7 @@ def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOpti
     images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
     header = ticket.metadata.to_json(sparsity(ticket.mask))
     metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
-    return save_onnx(subject.network.model, output, images, metadata)
+    return save_onnx(subject.network.model, output, images, metadata, replace=overwrite)
 
 
 def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
