@@ -28,8 +28,8 @@ ROOMS = {
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
-    "cli": "options output threads train_options train train_first pool_options pool inspect evaluate convert push "
-    "version",
+    "cli": "ending options output threads train_options train train_first pool_options pool inspect evaluate "
+    "convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()

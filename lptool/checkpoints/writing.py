@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -112,13 +113,17 @@ class Form:
             save_ticket(ticket, path, replace=replace)
 
     def weights(self, ticket: Ticket) -> str:
-        """The digest of the weights as they will be read from the file: see `Summary`. Raises PackError."""
+        """The digest, by `digest`, of the weights as they will be read from the file. Raises PackError."""
         if self.values:
             tensors, header = _packed(ticket, self.values)
             read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
             shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
-            return Summary.of(dataclasses.replace(ticket, state=shortened)).weights
-        return Summary.of(ticket).weights
+            ticket = dataclasses.replace(ticket, state=shortened)
+        return self.digest(Summary.of(ticket))
+
+    def digest(self, read: Summary) -> str:
+        """A digest of the weights that were read from a file and, where they were shortened, of the type."""
+        return hashlib.sha256(f"{read.weights} {self.values}".encode()).hexdigest() if self.values else read.weights
 
 
 DENSE = Form()

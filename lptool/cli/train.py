@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lptool.cli.ending import clear_errors, stop_if_interrupted
 from lptool.cli.options import POOLED, TICKETS, SectionedCommand, explicit, options_of
-from lptool.cli.output import Document, clear_errors, print_document, show, warn
+from lptool.cli.output import Document, print_document, say, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
     OPTIONS,
@@ -142,7 +143,7 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
         named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
         if run.folder.parent == TICKETS:  # of several runs each has a pooled model of its own
             named = f"{tickets} -o pooled_{run.folder.name}.safetensors"
-        click.echo(f"next: lptool pool {named}{code}")
+        say(f"next: lptool pool {named}{code}")
 
 
 @contextmanager
@@ -161,6 +162,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
 
     def on_step(at: Where) -> None:
         nonlocal begun
+        stop_if_interrupted()
         progress.start()  # not before the first step: what is refused is refused without bars
         level = f"level {at.level}/{count_of(levels)}{val}"
         progress.update(run, completed=at.step, total=at.steps, description=level)

@@ -262,9 +262,8 @@ def _write(
     ticket = pool[trace.target]
     metadata = pooled_metadata(bench, ticket, trace, end.shipped, end.val, end.test)
     pooled = fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
-    # So that a changed file is known, and one in another form.
-    written = {"weights": form.weights(pooled)} | ({"values": form.values} if form.values else {})
-    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=metadata.trace | written))
+    trace_of_file = metadata.trace | {"weights": form.weights(pooled)}  # so that a changed file is known
+    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
     # Asked again: hours may have passed since the output was checked.
     form.save(pooled, output, replace=may_replace(bench, trace.target, output, form, overwrite=end.overwrite))
     rounded = None

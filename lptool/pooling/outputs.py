@@ -55,8 +55,8 @@ def is_of(output: Path, key: str, form: Form) -> bool:
     try:
         checkpoint = open_checkpoint(file)
         trace, packed = checkpoint.metadata.trace, checkpoint.contents.format == PACKED
-        of_this = trace.get("search") == key and (packed, trace.get("values")) == (form.packed, form.values)
-        return of_this and trace.get("weights") == checkpoint.summary.weights
+        of_this = trace.get("search") == key and packed == form.packed
+        return of_this and trace.get("weights") == form.digest(checkpoint.summary)
     except CheckpointError:  # none of ours
         return False
 
