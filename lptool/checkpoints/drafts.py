@@ -108,8 +108,7 @@ def put_file(new: Path, place: Path, *, replace: bool) -> None:
             new.rename(place)
     except FileExistsError as error:
         raise OutputError(
-            f"{place}: came to be while this command ran, and is not replaced; move it away or add --overwrite, and "
-            "run the command again"
+            f"{place}: came to be while this command ran, and is not replaced; move it away and run the command again"
         ) from error
 
 

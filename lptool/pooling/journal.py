@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +90,19 @@ def alone_with(path: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it, or it is no plain file.
     """
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check_plain(path)
-    with _writing(path), locked(path, os.O_RDWR | os.O_CREAT) as mine:
+    with ExitStack() as held:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _check_plain(path)
+            mine = held.enter_context(locked(path, os.O_RDWR | os.O_CREAT))
         if mine is False:
             raise OutputError(f"{path}: another command is searching for this output; wait for it, or choose another")
         try:
             yield
         finally:
-            if path.exists() and not path.stat().st_size:
-                path.unlink()
+            with suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
 
 
 def _check_plain(path: Path) -> None:

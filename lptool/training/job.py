@@ -12,7 +12,7 @@ Several processes train as one: each takes a part of every batch, and the first 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -77,13 +77,21 @@ def train_tickets(
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
         run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
-        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities, threads_on(where)))
-        run = over_processes(run)
-        for level in range(count_of(levels) + 1):
-            if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
-                _train_level(run, level)
-        ranks.on_first(run.folder.finish)
+        with ExitStack() as held:
+            ranks.on_first(lambda: _claim(run, held))
+            run = over_processes(run)
+            for level in range(count_of(levels) + 1):
+                if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
+                    _train_level(run, level)
+            ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
+
+
+def _claim(run: Run, held: ExitStack) -> None:
+    """Make the folder this run's, and keep other commands out of it as long as `held` is."""
+    run.folder.check(run.identity, run.sparsities)  # before anything is put into a folder that is another's
+    held.enter_context(run.folder.alone())
+    run.folder.claim(run.identity, run.sparsities, threads_on(run.device))
 
 
 @contextmanager
@@ -119,7 +127,7 @@ def _train_level(run: Run, number: int) -> None:
 def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
     """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
     mask, before = _mask_and_ticket_before(run, level)
-    progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
+    progress = run.folder.load_progress(level, run.model.state_dict()) or _start_of(run, level, mask, before)
     run.folder.forget_after(level, progress.epoch)
     return mask, progress
 
@@ -137,7 +145,7 @@ def _mask_and_ticket_before(run: Run, level: int) -> tuple[Mask, Ticket | None]:
 def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progress:
     if before is None:
         return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
-    state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
+    state = before.state if run.options.rewind == "lr" else run.folder.load_rewind(run.model.state_dict())
     # No optimizer state: each level starts a fresh one, and of the rewind point only weights were kept.
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
 
@@ -167,4 +175,5 @@ def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
             "processes": run.ranks.count,
         },
     )
-    save_ticket(Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata), run.folder.level(level))
+    ticket = Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata)
+    save_ticket(ticket, run.folder.level(level), replace=False)
