@@ -136,14 +136,21 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
     from lptool.training.folder import RunFolder
 
     if ranks.rank == 0:
-        arch = run.options.arch
         show(train_view(files, RunFolder(run.folder).records()))
-        code = f" --arch {arch}" if ":" in arch else ""  # a header's code is run only where the user names it
-        tickets = shlex.quote(str(run.folder))
-        named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
-        if run.folder.parent == TICKETS:  # of several runs each has a pooled model of its own
-            named = f"{tickets} -o pooled_{run.folder.name}.safetensors"
-        say(f"next: lptool pool {named}{code}")
+        say(f"next: {_next(run)}")
+
+
+def _next(run: RunToMake) -> str:
+    """The command that pools the tickets of a run."""
+    from lptool.provenance import for_a_shell
+
+    arch = run.options.arch
+    code = ["--arch", arch] if ":" in arch else []  # a header's code is run only where the user names it
+    if run.folder == TICKETS and not explicit("out"):
+        return " ".join([for_a_shell("pool"), f"{TICKETS}/*.safetensors", *map(shlex.quote, code)])
+    # Of several runs each has a pooled model of its own.
+    pooled = f"pooled_{run.folder.name}.safetensors" if run.folder.parent == TICKETS else POOLED
+    return for_a_shell("pool", str(run.folder), "-o", pooled, *code)
 
 
 @contextmanager

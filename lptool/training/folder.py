@@ -95,8 +95,8 @@ class RunFolder:
             if tickets:
                 names = first_ten([ticket.name for ticket in tickets], ", ")
                 raise TrainError(
-                    f"{self.path}: holds tickets of which no run is known ({names}); choose another folder "
-                    "(lptool train -o DIR)"
+                    f"{self.path}: holds tickets of which no run is known; choose another folder "
+                    f"(lptool train -o DIR), or move {names} away"
                 )
             return None
         begun = self._begun()
