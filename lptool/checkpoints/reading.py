@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.containers import PACKED, Contents, open_file, read_torch
+from lptool.checkpoints.containers import PACKED, Contents, Joined, open_file
 from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
+from lptool.checkpoints.files import OpenedFile, changed, reading
 from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
+from lptool.checkpoints.stored import StoredTensor
 from lptool.checkpoints.summary import Summary, Tally, digest_of
 from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.torch_file import read_torch, tensors_of
 from lptool.errors import CheckpointError, first_ten, one_line
 
 _MASK_FILE_PREFIX = "mask.pth:"
@@ -43,36 +46,43 @@ class Checkpoint:
     prunable: tuple[str, ...]
     mask_source: str
 
-    def mask(self, name: str) -> Tensor:
-        """The mask of a tensor, bool; all kept where this file does not prune it."""
+    @cached_property
+    def _pruned(self) -> frozenset[str]:
+        return frozenset(self.prunable)
+
+    def pair(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """A tensor of the network, pruned weights exactly 0, and its mask, bool; None where this file prunes none."""
         entry = self.layout[name]
-        if _is_packed(self.contents, entry):
-            return self.contents.tensors[f"{entry.weight}.mask"]
         weight = self.contents.tensors[entry.weight]
-        if name not in self.prunable:
-            return torch.ones_like(weight, dtype=torch.bool)
+        if _is_packed(self.contents, entry):
+            return weight, self.contents.tensors[f"{entry.weight}.mask"]
+        if name not in self._pruned:
+            return weight, None
         if entry.mask is None:
-            return weight != 0  # no mask in the file: its zeros are one
-        return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+            return weight, weight != 0  # no mask in the file: its zeros are one
+        mask = read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+        return torch.where(mask, weight, torch.zeros_like(weight)), mask
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the network; pruned weights are exactly 0."""
-        entry = self.layout[name]
-        weight = self.contents.tensors[entry.weight]
-        if entry.mask is None or _is_packed(self.contents, entry):
-            return weight
-        return torch.where(self.mask(name), weight, torch.zeros_like(weight))
+        return self.pair(name)[0]
+
+    def mask(self, name: str) -> Tensor:
+        """The mask of a tensor, bool; all kept where this file does not prune it."""
+        weight, mask = self.pair(name)
+        return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
 
     def ticket(self) -> Ticket:
         """The whole ticket, in memory."""
-        state = {name: self.tensor(name) for name in self.layout}
-        mask = {name: self.mask(name) for name in self.prunable}
+        pairs = {name: self.pair(name) for name in self.layout}
+        state = {name: weight for name, (weight, _) in pairs.items()}
+        mask = {name: found for name, (_, found) in pairs.items() if found is not None}
         return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
 
     @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self.prunable else None) for n in self.layout}
+        tallies = {name: Tally.of(*self.pair(name)) for name in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -80,10 +90,11 @@ class Checkpoint:
             tensors=tallies,
             prunable=self.prunable,
             mask_source=self.mask_source,
-            sha256=file_sha256(self.path),
+            sha256=self.contents.files[0].sha256(),
             weights=digest_of({name: tally.digest for name, tally in tallies.items()}),
             notes=self.contents.notes,
-            files=(str(self.path), *map(str, self.contents.files)),
+            files=tuple(str(file.path) for file in self.contents.files),
+            stamps=self.contents.stamps,
         )
 
 
@@ -97,7 +108,21 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
-    path = Path(path)
+    with reading(path):
+        return _open_checkpoint(Path(path))
+
+
+def reopened(summary: Summary) -> Checkpoint:
+    """The checkpoint of a summary again. Raises CheckpointError where its files are no longer those that were read."""
+    for file, stamp in zip(summary.files, summary.stamps, strict=False):
+        OpenedFile(file).check(stamp)  # before all else: what was cut off is told as that, and not as damaged
+    checkpoint = open_checkpoint(summary.file)
+    if checkpoint.contents.stamps != summary.stamps:
+        raise changed(summary.file)
+    return checkpoint
+
+
+def _open_checkpoint(path: Path) -> Checkpoint:
     contents, layout = _with_masks(path, open_file(path))
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
@@ -122,14 +147,16 @@ def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
     beside = path.with_name(MASK_FILE)
     if contents.format != "torch" or path.name == MASK_FILE or not beside.is_file():
         return contents, layout
-    masks = read_torch(beside)
-    if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
+    masks, file = read_torch(beside)
+    if not isinstance(masks, dict) or not masks or not all(isinstance(m, StoredTensor) for m in masks.values()):
         raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
     absent = [str(name) for name in masks if name not in layout]
     if absent:
         raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
-    tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
-    return replace(contents, tensors=tensors, files=(beside,)), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
+    of_masks = tensors_of({f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}, file)
+    tensors = Joined({name: found for found in (contents.tensors, of_masks) for name in found})
+    files = (*contents.files, file)
+    return replace(contents, tensors=tensors, files=files), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
 
 
 def metadata_of(path: Path) -> Metadata:
@@ -161,10 +188,11 @@ def _prunable(
         return masked, MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
-        absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
+        prunable, own = frozenset(metadata.prunable), frozenset(own_names.values())
+        absent = [one_line(name) for name in metadata.prunable if name not in own]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
-        return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
+        return tuple(name for name, own_name in own_names.items() if own_name in prunable), "metadata"
     zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
     return zeros, "zeros" if zeros else "none"
 
@@ -235,13 +263,9 @@ def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
     >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
-    return Pool([summarise_file(path) for path in find_checkpoints(paths)], lambda summary: load_ticket(summary.file))
+    return Pool([summarise_file(path) for path in find_checkpoints(paths)], lambda summary: reopened(summary).ticket())
 
 
 def file_sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return OpenedFile(path).sha256()

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.places import try_writing, write_atomically
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.writing import write_tensors
 from lptool.errors import OutputError, TrainError
 

@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lptool.checkpoints.containers import SafetensorsFile, open_file, read_torch
+from lptool.checkpoints.containers import open_file
 from lptool.checkpoints.reading import load_ticket, open_checkpoint
+from lptool.checkpoints.safetensors_file import SafetensorsFile
+from lptool.checkpoints.torch_file import read_torch
 from lptool.checkpoints.writing import save_packed
 from lptool.errors import CheckpointError
 from tests.checkpoints.test_dialects import WRITERS, Writer, masks, write_prune

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.reading import file_sha256, load_pool, load_ticket, open_checkpoint, summarise_file
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.writing import save_packed
 from lptool.errors import CheckpointError, PoolError
 from lptool.networks.building import build_model
