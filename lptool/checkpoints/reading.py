@@ -112,17 +112,22 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return _open_checkpoint(Path(path))
 
 
-def reopened(summary: Summary) -> Checkpoint:
-    """The checkpoint of a summary again. Raises CheckpointError where its files are no longer those that were read."""
+def reopened(summary: Summary, zeros: Sequence[str] | None = None) -> Checkpoint:
+    """The checkpoint of a summary again. Raises CheckpointError where its files are no longer those that were read.
+
+    Args:
+        zeros: names of the tensors that are prunable by their zeros, in a file without masks; None looks for them.
+    """
     for file, stamp in zip(summary.files, summary.stamps, strict=False):
         OpenedFile(file).check(stamp)  # before all else: what was cut off is told as that, and not as damaged
-    checkpoint = open_checkpoint(summary.file)
+    with reading(summary.file):
+        checkpoint = _open_checkpoint(Path(summary.file), zeros)
     if checkpoint.contents.stamps != summary.stamps:
         raise changed(summary.file)
     return checkpoint
 
 
-def _open_checkpoint(path: Path) -> Checkpoint:
+def _open_checkpoint(path: Path, zeros: Sequence[str] | None = None) -> Checkpoint:
     contents, layout = _with_masks(path, open_file(path))
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
@@ -132,7 +137,7 @@ def _open_checkpoint(path: Path) -> Checkpoint:
             continue
         if not contents.tensors[entry.weight].is_floating_point():
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
-    prunable, source = _prunable(path, contents, layout, metadata, plain)
+    prunable, source = _prunable(path, contents, layout, metadata, plain, zeros)
     return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
 
 
@@ -177,7 +182,12 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
 
 
 def _prunable(
-    path: Path, contents: Contents, layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
+    path: Path,
+    contents: Contents,
+    layout: Layout,
+    metadata: Metadata,
+    own_names: Mapping[str, str],
+    zeros: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], str]:
     """Names of the tensors with a mask, and where the mask comes from."""
     masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
@@ -193,8 +203,9 @@ def _prunable(
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
         return tuple(name for name, own_name in own_names.items() if own_name in prunable), "metadata"
-    zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
-    return zeros, "zeros" if zeros else "none"
+    if zeros is None:
+        zeros = [name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight])]
+    return tuple(zeros), "zeros" if zeros else "none"
 
 
 def _has_zeros(tensor: Tensor) -> bool:
@@ -263,7 +274,9 @@ def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
     >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
-    return Pool([summarise_file(path) for path in find_checkpoints(paths)], lambda summary: reopened(summary).ticket())
+    summaries = [summarise_file(path) for path in find_checkpoints(paths)]
+    prunable = {summary.file: summary.prunable for summary in summaries}  # under the file's names, also for a network
+    return Pool(summaries, lambda summary: reopened(summary, prunable[summary.file]).ticket())
 
 
 def file_sha256(path: str | Path) -> str:

@@ -95,16 +95,15 @@ def _metadata(found: Any) -> dict[str, str]:
 
 def _place(name: str, entry: Any, path: Path) -> _Place:
     """A tensor's entry in the header. Raises ValueError or TypeError, and CheckpointError for a type we cannot use."""
-    shown = one_line(name)
     dtype, shape, offsets = (entry[key] for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise CheckpointError(
-            f"{path}: {shown} is {one_line(str(dtype))[:40]}, which cannot be computed with; {EXPECTED}"
+            f"{path}: {one_line(name)} is {one_line(str(dtype))[:40]}, which cannot be computed with; {EXPECTED}"
         )
     if not is_shape(shape) or not is_shape(offsets) or len(offsets) != 2:
-        raise ValueError(f"{shown} has a shape or a place that no tensor has")
+        raise ValueError(f"{name} has a shape or a place that no tensor has")
     if math.prod(shape) * _DTYPES[dtype].itemsize != offsets[1] - offsets[0]:
-        raise ValueError(f"{shown} is {dtype} {shape}, but has {offsets[1] - offsets[0]} bytes")
+        raise ValueError(f"{name} is {dtype} {shape}, but has {offsets[1] - offsets[0]} bytes")
     return _Place(_DTYPES[dtype], tuple(shape), *offsets)
 
 

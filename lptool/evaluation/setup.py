@@ -79,7 +79,7 @@ class Subject:
 
     def load(self) -> Ticket:
         """Put the file's weights into the network."""
-        ticket = reopened(self.summary.file).renamed(self.names)
+        ticket = reopened(self.summary).ticket().renamed(self.names)
         self.network.model.load_state_dict(ticket.state)
         return ticket
 
