@@ -63,7 +63,7 @@ def unpickle(stream: Stream, known: Mapping[str, Callable[..., Any]], persistent
             step(machine, argument)
         elif code.name in _CONSTANTS:
             machine.stack.append(_CONSTANTS[code.name])
-        elif code.stack_after and not code.stack_before:
+        elif code.arg is not None and code.stack_after and not code.stack_before:
             machine.stack.append(argument)  # numbers, texts and bytes, of all protocols
         elif code.name not in ("PROTO", "FRAME", "STOP"):
             raise ValueError(f"a pickle with {code.name}")
