@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
+from lptool.checkpoints.metadata import check_depth
 from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
 from lptool.checkpoints.pickles import Inert
 from lptool.checkpoints.safetensors_file import SafetensorsFile
@@ -113,7 +114,9 @@ def _config_beside(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> tuple[OpenedFile, Any]:
     file = OpenedFile(path)
     try:
-        return file, json.loads(file.content(0, file.stamp.size))
+        document = json.loads(file.content(0, file.stamp.size))
+        check_depth(document)
+        return file, document
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); copy or export it again") from error
 

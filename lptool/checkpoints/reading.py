@@ -14,6 +14,7 @@ from lptool.checkpoints.containers import PACKED, Contents, Joined, open_file
 from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
 from lptool.checkpoints.files import OpenedFile, changed, reading
 from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
+from lptool.checkpoints.header import whole_number
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.packed import PackedTensors
@@ -176,7 +177,7 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
     if not isinstance(arch, str):
         return Metadata()
     classes = contents.config.get("num_classes")
-    kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
+    kwargs = {} if whole_number(classes) is None else {"num_classes": classes}
     check_arguments(arguments, str(path))
     return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
 

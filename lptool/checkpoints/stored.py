@@ -118,6 +118,8 @@ class Rebuilder:
 
     def persistent(self, said: Any) -> Any:
         """What stands for a storage, of which the pickle says class, key, device and number of elements."""
+        if isinstance(said, tuple) and len(said) == 4 and said[0] == "module" and isinstance(said[1], Inert):
+            return said[1]  # a class of modules, with its source beside it
         if not isinstance(said, tuple) or len(said) < 5 or said[0] != "storage" or any(said[5:]):
             return Inert("something outside the pickle", made=True)
         cls, key = said[1:3]
@@ -146,8 +148,12 @@ class Rebuilder:
         """A part of a storage; `bits` say whether its numbers are to be conjugated or negated."""
         if dtype not in COMPUTED:
             return _strange(f"is {str(dtype).removeprefix('torch.')}, which cannot be computed with; {EXPECTED}")
-        sound = is_shape(size) and len(size) == len(stride) and all(is_shape([step]) for step in (offset, *stride))
-        if not sound:
+        steps = (offset, *stride)
+        if (
+            not is_shape(size)
+            or len(size) != len(stride)
+            or not all(type(s) is int and 0 <= s < 1 << 63 for s in steps)
+        ):
             raise ValueError("no shape that torch can make a tensor of")
         span = 1 + sum((side - 1) * step for side, step in zip(size, stride, strict=True)) if math.prod(size) else 0
         key, flags = storage.key, dict(bits or {})
