@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
@@ -30,7 +31,7 @@ class Contents:
     """The tensors of one checkpoint under the names of the file, and what stands beside them.
 
     Attributes:
-        tensors: read when asked for where the format allows it.
+        tensors: read when asked for.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
         config: timm's `config.json` beside the file, else empty.
@@ -38,7 +39,7 @@ class Contents:
         files: the named one, then those that lie beside it and hold part of its tensors.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: LazyTensors
     format: str
     files: tuple[OpenedFile, ...]
     header: Mapping[str, str] = field(default_factory=dict)
@@ -76,7 +77,11 @@ def open_file(path: Path) -> Contents:
 class Joined(LazyTensors):
     """Tensors spread over several files: name → those of the file that has it."""
 
-    names: Mapping[str, Mapping[str, Tensor]]
+    names: Mapping[str, LazyTensors]
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """As its file has it."""
+        return self.names[name].dtype_of(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.names[name][name]

@@ -147,6 +147,10 @@ class LazyTensors(Mapping[str, Tensor]):
 
     names: Collection[str]
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The type of one; a subclass that knows it without reading says so."""
+        return self[name].dtype
+
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self.names
 

@@ -133,12 +133,10 @@ def _open_checkpoint(path: Path, zeros: Sequence[str] | None = None) -> Checkpoi
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
-    for name, entry in layout.items():
-        if entry.mask is None or _is_packed(contents, entry):
-            continue
-        if not contents.tensors[entry.weight].is_floating_point():
-            raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
     prunable, source = _prunable(path, contents, layout, metadata, plain, zeros)
+    for name in prunable:
+        if not _is_packed(contents, layout[name]) and not _is_float(contents, layout[name]):
+            raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
     return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
 
 
@@ -205,13 +203,18 @@ def _prunable(
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
         return tuple(name for name, own_name in own_names.items() if own_name in prunable), "metadata"
     if zeros is None:
-        zeros = [name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight])]
+        floats = [(name, entry.weight) for name, entry in layout.items() if _is_float(contents, entry)]
+        zeros = [name for name, weight in floats if _has_zeros(contents.tensors[weight])]
     return tuple(zeros), "zeros" if zeros else "none"
+
+
+def _is_float(contents: Contents, entry: Entry) -> bool:
+    return contents.tensors.dtype_of(entry.weight).is_floating_point
 
 
 def _has_zeros(tensor: Tensor) -> bool:
     # A bias or a BatchNorm vector may be 0 without being pruned, as it is when training begins.
-    return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
+    return tensor.dim() >= 2 and bool((tensor == 0).any())
 
 
 def load_ticket(path: str | Path) -> Ticket:

@@ -58,6 +58,10 @@ class SafetensorsFile(LazyTensors):
         if not self.names:
             raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """As the header has it."""
+        return self._places[name].dtype
+
     def __getitem__(self, name: str) -> Tensor:
         place = self._places[name]
         with reading(self.file.path, "safetensors file"):

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from torch import Tensor
 
 from lptool.checkpoints.files import LazyTensors, OpenedFile, check_memory, reading
@@ -45,6 +46,10 @@ class TorchTensors(LazyTensors):
             check_memory(claimed, f"{file.path}: its tensors")  # such as one number repeated a billion times
         self.names = self._stored = names
         self._file = file
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """As the pickle has it."""
+        return self._stored[name].dtype
 
     def __getitem__(self, name: str) -> Tensor:
         stored = self._stored[name]
