@@ -10,7 +10,7 @@ import click
 
 from lptool.cli.ending import clear_errors
 from lptool.cli.options import JSON, PATH, SectionedCommand, option, options_of
-from lptool.cli.output import Document, print_result
+from lptool.cli.output import Document, print_result, warn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,7 +46,9 @@ def push(
     hub.check_repo(repo)
     files = hub.plan_push(folder)
     message = message or hub.MESSAGE
+    warnings = list(hub.private_names(folder).values())
     url = None if dry_run else hub.push(folder, repo, private=private, revision=revision, message=message)
+    warn(warnings)  # after what refuses most of them
     document: Document = {
         "folder": str(folder),
         "repo": repo,
@@ -55,6 +57,7 @@ def push(
         "message": message,
         "files": [{"file": name, "bytes": size} for name, size in files],
         "bytes": sum(size for _, size in files),
+        "warnings": warnings,
         "uploaded": not dry_run,
         "url": url,
     }

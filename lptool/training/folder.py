@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.drafts import tidy
+from lptool.checkpoints.files import reading
 from lptool.checkpoints.locks import locked
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.places import try_writing, write_atomically
 from lptool.checkpoints.reading import load_ticket, metadata_of
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.writing import write_tensors
 from lptool.errors import LeftBehind, OutputError, TrainError, first_line, first_ten
 
@@ -160,13 +161,23 @@ class RunFolder:
         """Keep the weights to go back to."""
         write_tensors(state, {"format": "pt"}, self.rewind)
 
-    def load_rewind(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights to go back to. Raises TrainError where they are gone, or of another network than `like`."""
+    def load_rewind(self) -> dict[str, Tensor]:
+        """The weights to go back to. Raises TrainError where they are gone."""
         if not self.rewind.exists():
             raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
-        found = dict(SafetensorsFile(self.rewind).items())
-        _check_state(self.rewind, found, like)
-        return found
+        return dict(SafetensorsFile(self.rewind).items())
+
+    def check_progress(self, progress: Progress, network: Mapping[str, Tensor]) -> None:
+        """Raises TrainError where a state to go on from has not the very tensors of the network."""
+        states = [state for state in (progress.model, progress.best) if state]
+        *found, expected = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (*states, network))
+        odd = [n for state in found for n in {**expected, **state} if state.get(n) != expected.get(n)]
+        odd += [key for key in progress.optimizer if key.rpartition("|")[0] not in network]
+        if odd or not found:
+            raise TrainError(
+                f"{self.path}: what it goes on from has {first_ten(odd, ', ')} otherwise than the network, in name, "
+                "shape or type; train into a new folder"
+            )
 
     def save_progress(self, level: int, progress: Progress) -> None:
         """Keep everything the next epoch depends on."""
@@ -175,34 +186,21 @@ class RunFolder:
         header = {"level": level, "epoch": progress.epoch, "best_correct": progress.best_correct}
         write_tensors(tensors, {"lptool-resume": json.dumps(header)}, self._epoch)
 
-    def load_progress(self, level: int, like: Mapping[str, Tensor]) -> Progress | None:
-        """The progress of a level, or None where it has not finished an epoch.
-
-        Raises:
-            TrainError: it is damaged, or of another network than that with the state `like`.
-        """
+    def load_progress(self, level: int) -> Progress | None:
+        """The progress of a level, or None where it has not finished an epoch."""
         if not self._epoch.exists():
             return None
         file = SafetensorsFile(self._epoch)
-        try:
+        with reading(self._epoch, "record of an epoch"):
             header = json.loads(file.header["lptool-resume"])
-            at, epoch, correct = (header[key] for key in ("level", "epoch", "best_correct"))
-            if not type(at) is type(epoch) is type(correct) is int or epoch < 0:
-                raise TypeError("expected whole numbers")
-        except _ODD_JSON as error:
-            raise TrainError(f"{self._epoch}: damaged ({first_line(error)}); train into a new folder") from error
-        if at != level:  # of the level before: it stays until this one has finished an epoch
-            return None
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
-        for key, tensor in file.items():
-            group, _, name = key.partition("/")
-            groups.setdefault(group, {})[name] = tensor
-        _check_state(self._epoch, groups["model"], like)
-        _check_state(self._epoch, groups["best"] or groups["model"], like)
-        strange = [key for key in groups["optimizer"] if key.rpartition("|")[0] not in like]
-        if len(groups) > 3 or strange:
-            raise TrainError(f"{self._epoch}: of another network; train into a new folder")
-        return Progress(epoch, **groups, best_correct=correct)
+            if header["level"] != level:  # of the level before: it stays until this one has finished an epoch
+                return None
+            progress = Progress(int(header["epoch"]), best_correct=int(header["best_correct"]))
+            groups = {"model": progress.model, "optimizer": progress.optimizer, "best": progress.best}
+            for key, tensor in file.items():
+                group, _, name = key.partition("/")
+                groups[group][name] = tensor
+        return progress
 
     @property
     def unfinished(self) -> bool:
@@ -271,18 +269,6 @@ def _check_ticket(file: Path, options: Mapping[str, Any], sparsities: list[float
         raise TrainError(
             f"{file}: is no ticket of this run ({'; '.join(differing)}); move it away, or choose another folder "
             "(lptool train -o DIR)"
-        )
-
-
-def _check_state(file: Path, found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of a network. Raises TrainError."""
-    shapes, expected = ({n: (t.dtype, *t.shape) for n, t in state.items()} for state in (found, like))
-    differing = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))
-    if differing:
-        name = differing[0]
-        raise TrainError(
-            f"{file}: of another network ({name}: {shapes.get(name)} there, expected {expected.get(name)}); "
-            "train into a new folder"
         )
 
 

@@ -127,7 +127,8 @@ def _train_level(run: Run, number: int) -> None:
 def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
     """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
     mask, before = _mask_and_ticket_before(run, level)
-    progress = run.folder.load_progress(level, run.model.state_dict()) or _start_of(run, level, mask, before)
+    progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
+    run.folder.check_progress(progress, run.model.state_dict())
     run.folder.forget_after(level, progress.epoch)
     return mask, progress
 
@@ -145,7 +146,7 @@ def _mask_and_ticket_before(run: Run, level: int) -> tuple[Mask, Ticket | None]:
 def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progress:
     if before is None:
         return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
-    state = before.state if run.options.rewind == "lr" else run.folder.load_rewind(run.model.state_dict())
+    state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
     # No optimizer state: each level starts a fresh one, and of the rewind point only weights were kept.
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
@@ -21,18 +22,18 @@ def test_progress_survives_to_the_bit(tmp_path: Path) -> None:
     state = {"a.weight": torch.randn(3, 2), "bn.num_batches_tracked": torch.tensor(9)}
     before = Progress(4, state, {"a.weight|exp_avg": torch.randn(3, 2)}, dict(state), 17)
     folder.save_progress(2, before)
-    after = folder.load_progress(2, state)
+    after = folder.load_progress(2)
     assert after is not None
     assert (after.epoch, after.best_correct) == (4, 17)
     for group in ("model", "optimizer", "best"):
         mine, theirs = getattr(before, group), getattr(after, group)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(theirs[name], tensor) for name, tensor in mine.items())
-    assert folder.load_progress(1, state) is None
+    assert folder.load_progress(1) is None
     assert folder.unfinished
     folder.finish()
     assert not folder.unfinished
-    assert folder.load_progress(2, state) is None
+    assert folder.load_progress(2) is None
 
 
 def test_only_tickets_and_journal_are_visible(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_damaged_line_of_the_journal_is_said(tmp_path: Path) -> None:
 
 def test_a_lost_rewind_point_is_said(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="missing, and later levels rewind to it"):
-        RunFolder(tmp_path).load_rewind({})
+        RunFolder(tmp_path).load_rewind()
 
 
 def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
@@ -118,12 +119,31 @@ def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
     assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 0)]
 
 
+def test_a_state_of_other_tensors_is_refused_by_name(tmp_path: Path) -> None:
+    folder, network = RunFolder(tmp_path), {"a": torch.ones(2), "b": torch.ones(3)}
+    folder.check_progress(Progress(0, {"b": torch.zeros(3), "a": torch.zeros(2)}), network)
+    for odd in ({"a": torch.ones(2)}, {**network, "b": torch.ones(3).double()}, {**network, "b": torch.ones(4)}):
+        with pytest.raises(TrainError, match="goes on from has b otherwise than the network"):
+            folder.check_progress(Progress(0, odd), network)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 9999, '{"level": 1, "epoch": "x", "best_correct": 0}', "\xff"])
+def test_an_odd_record_of_an_epoch_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".resume").mkdir()
+    file = tmp_path / ".resume" / "epoch.safetensors"
+    for group, header in (("model", text), ("__class__", '{"level": 1, "epoch": 1, "best_correct": 0}')):
+        save_file({f"{group}/w": torch.ones(2)}, file, {"lptool-resume": header})
+        with pytest.raises(LptoolError, match=r"epoch\.safetensors: not a whole record of an epoch") as error:
+            RunFolder(tmp_path).load_progress(1)
+        assert str(error.value).isprintable()
+
+
 def test_a_damaged_folder_is_one_clear_error(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.claim({"lr": 0.1})
     folder.save_rewind({"a": torch.ones(9)})
     for file, read in (
-        ("rewind.safetensors", lambda: folder.load_rewind({})),
+        ("rewind.safetensors", lambda: folder.load_rewind()),
         ("options.json", lambda: folder.claim({})),
     ):
         path = tmp_path / ".resume" / file
@@ -217,8 +237,8 @@ def test_odd_options_are_one_clear_error(tmp_path: Path, text: bytes) -> None:
 @pytest.mark.parametrize("header", ["{", "[]", "{}", '{"level": 0, "epoch": "1", "best_correct": 0}', "null"])
 def test_an_odd_header_of_the_progress_is_one_clear_error(tmp_path: Path, header: str) -> None:
     write_tensors({"model/w": torch.ones(1)}, {"lptool-resume": header}, tmp_path / ".resume" / "epoch.safetensors")
-    with pytest.raises(TrainError, match=r"epoch\.safetensors: damaged"):
-        RunFolder(tmp_path).load_progress(0, {"w": torch.ones(1)})
+    with pytest.raises(LptoolError, match=r"epoch\.safetensors: "):
+        RunFolder(tmp_path).load_progress(0)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +252,9 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path, state: dict[str,
         Progress(1, like, {}, state or {"x": torch.ones(1)}),
         Progress(1, like, {"v|m": torch.ones(1)}),
     ):
-        folder.save_progress(0, replace(progress, optimizer=progress.optimizer or {"w|m": torch.ones(2)}))
-        with pytest.raises(TrainError, match=r"epoch\.safetensors: of another network"):
-            folder.load_progress(0, like)
-    if state:
-        folder.save_rewind(state)
-        with pytest.raises(TrainError, match=r"rewind\.safetensors: of another network \([vw]: "):
-            folder.load_rewind(like)
+        with pytest.raises(TrainError, match=r"what it goes on from has .*otherwise than the network"):
+            folder.check_progress(progress, like)
+    folder.check_progress(Progress(1, like, {"w|m": torch.ones(2)}, like), like)
 
 
 def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
