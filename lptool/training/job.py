@@ -89,7 +89,9 @@ def train_tickets(
 
 def _claim(run: Run, held: ExitStack) -> None:
     """Make the folder this run's, and keep other commands out of it as long as `held` is."""
-    run.folder.check(run.identity, run.sparsities)  # before anything is put into a folder that is another's
+    # Before anything is put into a folder that is another's, or takes nothing.
+    if run.folder.check(run.identity, run.sparsities) is None:
+        run.folder.check_writable()
     held.enter_context(run.folder.alone())
     run.folder.claim(run.identity, run.sparsities, threads_on(run.device))
 
