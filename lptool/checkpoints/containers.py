@@ -38,7 +38,7 @@ class Contents:
         tensors: read when asked for where the format allows it.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
-        config: timm's `config.json` beside the file, else empty.
+        config: timm's `config.json` beside the file, or the `arch` that a PyTorch file names; else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: those that lie beside the named one and hold part of its tensors.
     """
@@ -69,8 +69,10 @@ def open_file(path: Path) -> Contents:
             return Contents(unpacked, PACKED, tensors.header, config)
         return Contents(tensors, "safetensors", tensors.header, config)
     if start.startswith((_ZIP, b"\x80")):  # torch's zip, or its format before 1.6
-        state, notes = _state_dict_in(read_torch(path), path)
-        return Contents(state, "torch", notes=notes)
+        content = read_torch(path)
+        state, notes = _state_dict_in(content, path)
+        said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
+        return Contents(state, "torch", config=said, notes=notes)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 

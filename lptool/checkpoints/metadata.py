@@ -31,6 +31,7 @@ class Metadata:
         train: every option that shaped the ticket.
         trace: for a pooled model: method, members with their sha256 and alpha.
         scores: for a pooled model: val and test scores.
+        hint: what another program noted as `arch` beside the weights; not written.
     """
 
     kind: str = "ticket"
@@ -42,6 +43,7 @@ class Metadata:
     train: dict[str, Any] = field(default_factory=dict)
     trace: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    hint: str | None = None
 
     @cached_property
     def data(self) -> DataSet:
@@ -72,6 +74,7 @@ class Metadata:
         """The header document, with the sparsity of the state it describes."""
         document = asdict(self)
         kwargs = document.pop("arch_kwargs")
+        del document["hint"]
         document["arch"] = {"name": self.arch, "kwargs": kwargs} if self.arch else None
         return json.dumps({"version": FORMAT_VERSION, "sparsity": sparsity, **document}, sort_keys=True)
 

@@ -17,7 +17,7 @@ from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
-from lptool.checkpoints.summary import Summary, Tally, digest_of
+from lptool.checkpoints.summary import Summary, Tally, digest_of, digest_of_tensor
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import CheckpointError, first_ten, one_line
 
@@ -142,7 +142,8 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
         return Metadata.from_json(contents.header["lptool"], str(path))
     arch, arguments = contents.config.get("architecture"), contents.config.get("model_args")
     if not isinstance(arch, str):
-        return Metadata()
+        hint = contents.config.get("arch")
+        return Metadata(hint=hint if isinstance(hint, str) else None)
     classes = contents.config.get("num_classes")
     kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
     check_arguments(arguments, str(path))
@@ -213,6 +214,14 @@ def load_state_dict(path: str | Path) -> State:
 def summarise_file(path: str | Path) -> Summary:
     """Read one checkpoint tensor by tensor, and keep only its summary."""
     return open_checkpoint(path).summary
+
+
+def weights_in_file(ticket: Ticket) -> str:
+    """The `weights` of the summary of the file that a ticket makes."""
+    tensors = ticket.tensors()
+    layout = layout_of(tensors)
+    plain = unwrapped(layout)
+    return digest_of({name: digest_of_tensor(tensors[layout[own].weight]) for name, own in plain.items()})
 
 
 def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:

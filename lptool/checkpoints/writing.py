@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -120,16 +120,16 @@ def sizes_of(ticket: Ticket) -> Sizes:
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
-    mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
+    mask = {name: kept.cpu() for name, kept in ticket.mask_in_file().items()}
     tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
 
 
 def _prune_tensors(ticket: Ticket) -> State:
     """All tensors of a ticket under its own program's names, in their order, a mask after its weight."""
-    masks = {ticket.own_names.get(name, name): kept for name, kept in ticket.mask.items()}
+    masks = ticket.mask_in_file()
     tensors: State = {}
-    for name, tensor in ticket.tensors().items():
+    for name, tensor in replace(ticket, masks={}).tensors().items():
         if name in masks:
             tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
         else:
