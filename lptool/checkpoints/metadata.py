@@ -117,12 +117,12 @@ class Metadata:
 
 
 # Arguments of timm that load files, or anything from the net: to read a file makes nobody do that.
-_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def check_arguments(kwargs: Any, file: str) -> None:
     """Refuse arguments of an architecture that would load something. Raises CheckpointError."""
-    loading = [name for name in _LOADING if isinstance(kwargs, dict) and name in kwargs]
+    loading = [name for name in LOADING if isinstance(kwargs, dict) and name in kwargs]
     if loading:
         raise CheckpointError(
             f"{file}: wants its architecture built with {', '.join(loading)}, which could load anything"

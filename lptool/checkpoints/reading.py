@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -43,13 +44,17 @@ class Checkpoint:
     prunable: tuple[str, ...]
     mask_source: str
 
+    @cached_property
+    def _masked(self) -> frozenset[str]:
+        return frozenset(self.prunable)
+
     def mask(self, name: str) -> Tensor:
         """The mask of a tensor, bool; all kept where this file does not prune it."""
         entry = self.layout[name]
         if _is_packed(self.contents, entry):
             return self.contents.tensors[f"{entry.weight}.mask"]
         weight = self.contents.tensors[entry.weight]
-        if name not in self.prunable:
+        if name not in self._masked:
             return torch.ones_like(weight, dtype=torch.bool)
         if entry.mask is None:
             return weight != 0  # no mask in the file: its zeros are one
@@ -72,7 +77,7 @@ class Checkpoint:
     @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self.prunable else None) for n in self.layout}
+        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self._masked else None) for n in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -162,10 +167,11 @@ def _prunable(
         return masked, MASK_FILE if beside else "mask tensors"
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
-        absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
+        there, named = set(own_names.values()), set(metadata.prunable)
+        absent = [one_line(name) for name in metadata.prunable if name not in there]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
-        return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
+        return tuple(name for name, own in own_names.items() if own in named), "metadata"
     zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
     return zeros, "zeros" if zeros else "none"
 

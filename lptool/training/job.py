@@ -34,6 +34,7 @@ from lptool.training.folder import Progress
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import next_mask
 from lptool.training.setup import UNWATCHED, Run, Watch, open_run, over_processes
+from lptool.training.start import kwargs_of
 from lptool.training.steps import make_optimizer, multipliers, optimizer_state, restore_optimizer
 
 
@@ -158,7 +159,7 @@ def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
     state = progress.best if run.options.keep == "best" else progress.model
     metadata = Metadata(
         arch=run.options.arch,
-        arch_kwargs={"num_classes": run.data.num_classes, "in_chans": run.data.shape[0]},
+        arch_kwargs=kwargs_of(run.options, run.data.num_classes, run.data.shape[0]),
         level=level,
         prunable=run.prunable,
         dataset=run.data.describe(),

@@ -36,13 +36,18 @@ def initial_model(
         raise TrainError(f"expected a timm architecture, found {options.arch}; use --init-checkpoint", "pretrained")
     with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
-        model = build_model(options.arch, num_classes, shape[0], **pretrained)
+        model = build_model(options.arch, **kwargs_of(options, num_classes, shape[0]), **pretrained)
         check_forward(model, shape, num_classes, options.arch)
     if options.init_checkpoint is None:
         return model, {}
     file = checkpoint_file(options.init_checkpoint)
     fresh = _take_weights(model, options.arch, file, num_classes)
     return model, {"init_sha256": file_sha256(file), "init_fresh": fresh}
+
+
+def kwargs_of(options: TrainOptions, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """What the network is built with, beside pretrained weights."""
+    return {"num_classes": num_classes, "in_chans": in_chans, **options.arch_kwargs}
 
 
 def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:

@@ -12,6 +12,7 @@ def test_names_that_the_file_lacks_are_made_as_the_file_makes_its_own() -> None:
         {"tail.weight": "head.weight"},
         copies={"tail.weight": "head.weight"},
         masks={"head.mask": ("head.weight", torch.bool)},
+        plain={"head.weight": "head.weight"},
     )
     found = names.in_file({"tail.weight": "module.tail.weight"})
     assert found == {
