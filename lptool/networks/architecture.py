@@ -157,6 +157,8 @@ def load_model(
     """
     ticket = load_ticket(path)
     name, kwargs, _ = architecture_of(ticket.metadata, ticket.shapes, str(path), arch, arch_kwargs or {})
+    if arch and arch != ticket.metadata.arch:  # of which the file says nothing
+        kwargs = {**classes_and_channels(ticket.shapes), **kwargs}
     with said_by(None if arch else str(path)):
         model = build_for(name, kwargs, ticket.shapes)
     fitted = fitted_ticket(model, ticket, name)

@@ -8,6 +8,7 @@ SOURCE = '''
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 
 class Shared(nn.Module):
@@ -86,7 +87,7 @@ class Hooked(Masked):
     def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
         super().__init__(num_classes, in_chans)
         for layer in (self.conv1, self.conv2):
-            nn.utils.prune.identity(layer, "weight")
+            prune.identity(layer, "weight")
 '''
 
 
