@@ -13,7 +13,7 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.names import Names
 from lptool.checkpoints.reading import load_ticket
 from lptool.errors import ArchError, one_line, said_by
-from lptool.networks.building import Shapes, build_for, timm
+from lptool.networks.building import LOOSE, TIGHT, Limits, Shapes, build_for, timm
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.networks.matching import fit_names, fitted_ticket
 from lptool.scoring.weights import put_weights
@@ -39,11 +39,8 @@ def architecture_of(
         return arch, {**metadata.arch_kwargs, **given}, []
     kwargs, hint = {**classes_and_channels(shapes), **given}, metadata.hint
     if hint and timm.is_model(hint) and _fits(hint, kwargs, shapes, file):
-        return (
-            hint,
-            kwargs,
-            [f"{file}: says `arch` {hint}, which has its {len(shapes)} tensors, and so it is taken for one"],
-        )
+        evidence = f"all {len(shapes)} tensors have its names and shapes"
+        return hint, kwargs, [f"{file}: notes that it is {hint}; taken for one, because {evidence}"]
     arch, kwargs, evidence = guess_arch(shapes, file, given)
     return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
 
@@ -106,16 +103,16 @@ def guess_arch(shapes: Shapes, file: str, given: Mapping[str, Any] | None = None
     return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
 
 
-def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, file: str) -> Names:
+def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, file: str, limits: Limits = LOOSE) -> Names:
     """As `fit_names`, of an architecture. Raises ArchError where it lacks a tensor, or has it in another shape."""
     # Names and shapes alone: many candidates are tried, and none needs memory for its weights.
     with torch.device("meta"):
-        return fit_names(build_for(arch, kwargs, shapes), shapes, arch, file)
+        return fit_names(build_for(arch, kwargs, shapes, limits), shapes, arch, file)
 
 
 def _fits(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, file: str) -> bool:
     try:
-        check_fit(arch, kwargs, shapes, file)
+        check_fit(arch, kwargs, shapes, file, TIGHT)
     except ArchError:
         return False
     return True

@@ -29,16 +29,18 @@ Shapes = Mapping[str, tuple[int, ...]]  # of the tensors of a file
 
 # How far a network may go beyond the file that it is built for, before it is known not to fit: a file's header says
 # what is built, and whoever wrote it may ask for anything.
-_TENSORS, _MODULES, _ELEMENTS = (4, 2_000), (50, 20_000), (4, 1 << 26)  # times those of the file, and so many more
-_LARGEST = 1 << 20  # of a number among the arguments, unless the file has a larger side
+Limits = Mapping[str, tuple[int, int]]  # times those of the file, and so many more; modules: times its tensors
+LOOSE: Limits = {"tensors": (4, 2_000), "modules": (50, 20_000), "elements": (4, 1 << 26)}
+TIGHT: Limits = {"tensors": (2, 50), "modules": (10, 200), "elements": (2, 1 << 20)}  # where many are tried
+_LARGEST = 1 << 16  # of a number among the arguments, unless the file has a larger side
 _ARGUMENTS = 10_000
 
 
-def build_for(arch: str, kwargs: Mapping[str, Any], shapes: Shapes) -> nn.Module:
+def build_for(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, limits: Limits = LOOSE) -> nn.Module:
     """As `build_model`, but a network that is far larger than the file it is for is refused as soon as that is seen.
 
     Args:
-        arch, kwargs: as a file may say them. shapes: of the tensors of that file.
+        arch, kwargs: as a file may say them. shapes: of the tensors of that file. limits: of what is built.
 
     Raises:
         ArchError: likewise, or as `build_model`.
@@ -52,7 +54,7 @@ def build_for(arch: str, kwargs: Mapping[str, Any], shapes: Shapes) -> nn.Module
             f"architecture {arch!r} is asked for with {found} among its arguments, which no file of {len(shapes):,} "
             "tensors can need; check its header"
         )
-    with _no_larger_than(shapes):
+    with _no_larger_than(shapes, limits):
         return build_model(arch, **kwargs)
 
 
@@ -66,11 +68,10 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 @contextmanager
-def _no_larger_than(shapes: Shapes) -> Iterator[None]:
+def _no_larger_than(shapes: Shapes, limits: Limits) -> Iterator[None]:
     """Meanwhile what builds more tensors, modules or elements than a network for this file can have is stopped."""
     of_file = {"tensors": len(shapes), "modules": len(shapes), "elements": sum(map(math.prod, shapes.values()))}
-    rules = dict(zip(of_file, (_TENSORS, _MODULES, _ELEMENTS), strict=True))
-    most = {what: of_file[what] * times + more for what, (times, more) in rules.items()}
+    most = {what: of_file[what] * times + more for what, (times, more) in limits.items()}
     counts = dict.fromkeys(most, 0)
 
     def count(what: str, added: int) -> None:

@@ -106,6 +106,20 @@ def test_own_callable_is_given_further_arguments(own: str) -> None:
     assert model.weight.shape == (5, 9)
 
 
+def test_an_argument_that_an_own_callable_does_not_take_is_named(own: str) -> None:
+    with pytest.raises(ArchError, match=r"cannot be built with .*: it takes no argument 'widht', but num_classes, width"):
+        build_model(f"{own}:wide", 5, 2, widht=9)
+
+
+def test_a_weight_that_layers_share_is_pruned_once() -> None:
+    one, two, embedding = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Embedding(4, 3)
+    head = nn.Linear(3, 4)
+    two.weight, head.weight = one.weight, embedding.weight
+    model = nn.Sequential(embedding, one, two, one, head)
+    assert prunable_weights(model, "all") == ("1.weight", "0.weight")
+    assert set(prunable_weights(model, "all")) <= dict(model.named_parameters()).keys()
+
+
 @pytest.mark.parametrize(
     ("callable_", "message"),
     [
