@@ -120,7 +120,23 @@ def build_model(arch: str, /, num_classes: int | None = None, in_chans: int | No
         raise ArchError(f"architecture {arch!r} cannot be built with {shown}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ArchError(f"architecture {arch!r} gives a {type(model).__name__}, expected a torch.nn.Module")
+    _make_one(model)
     return model
+
+
+def _make_one(model: nn.Module) -> None:
+    """Make one tensor of those that share their memory element by element.
+
+    Such ones are loaded as one, but would be two after a move to another device or memory layout.
+    """
+    known: dict[object, Tensor] = {}
+    for module in model.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in tables:
+            for name, tensor in tensors.items():
+                if type(tensor) in (Tensor, nn.Parameter) and tensor.numel():
+                    place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+                    tensors[name] = known.setdefault((type(tensor), tensor.dtype, place), tensor)
 
 
 def _from_timm(arch: str) -> Callable[..., nn.Module]:

@@ -26,6 +26,7 @@ from lptool.networks.architecture import architecture_of, guess_arch, load_model
 from lptool.networks.building import build_model, prunable_weights
 from lptool.networks.matching import fit_names
 from lptool.scoring.weights import put_weights
+from tests.helpers.commands import lptool as lptool_command
 
 
 def test_names_and_shapes_of_the_tensors_tell_the_architecture() -> None:
@@ -127,6 +128,32 @@ def test_arguments_that_are_named_go_over_those_of_the_file(tmp_path: Path) -> N
     assert torch.equal(load_model(tmp_path / "a.safetensors")(x), model(x))
     other = load_model(tmp_path / "a.safetensors", arch_kwargs={"stem_stride": 1})
     assert not torch.equal(other(x), model(x))
+
+
+def test_arguments_named_in_training_go_with_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["--dataset", "digits", "--levels", 1, "--epochs", 1, "--rewind-epoch", 0, "--device", "cpu"]
+    named = ["--arch", "resnet8_cifar", "--arch-kwargs", "stem_stride=2"]
+    trained = lptool_command("train", "-o", "run", *named, *short)
+    assert trained.exit_code == 0, trained.output
+    expected = {"num_classes": 10, "in_chans": 1, "stem_stride": 2}
+    assert lptool.load_ticket("run/level_01.safetensors").metadata.arch_kwargs == expected
+    other = lptool_command("train", "-o", "run", *named[:2], *short)
+    assert "arch_kwargs: {'stem_stride': 2} there, None now" in other.stderr
+    for command in (
+        ["pool", "run", "-o", "folder", "--method", "average"],
+        ["evaluate", "run/level_01.safetensors", "folder"],
+        ["convert", "folder", "packed.safetensors", "--packed"],
+    ):
+        result = lptool_command(*command)
+        assert result.exit_code == 0, result.output
+    x = torch.randn(2, 1, 8, 8)
+    of_timm = timm.create_model("local-dir:folder", pretrained=True).eval()(x)
+    assert torch.equal(lptool.load_model("packed.safetensors")(x), of_timm)
+    assert not torch.equal(lptool.load_model("packed.safetensors", arch_kwargs={"stem_stride": 1})(x), of_timm)
+    unknown = lptool_command("evaluate", "folder", "--arch-kwargs", "stem_strid=1")
+    assert unknown.exit_code == 1
+    assert "unexpected keyword argument 'stem_strid'" in unknown.stderr
 
 
 # What a header may ask for
