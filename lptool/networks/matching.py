@@ -42,7 +42,7 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
     problems = [
         f"{plain}: missing in the file"
         for plain, name in ours.items()
-        if name == parts.first[name] and name not in there and not name.endswith(COUNTER)
+        if name == parts.first[name] and name not in there and not _may_be_absent(plain, shapes)
     ]
     foreign = [name for name in shapes if name not in ours]
     carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in ours})
@@ -61,6 +61,11 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
     found = {plain: parts.first[ours[plain]] for plain in shapes if plain in ours}
     copies = {name: first for name, first in own.copies.items() if first in there}
     return Names(_last_copy_last(found, ours), copies, own.masks, short)
+
+
+def _may_be_absent(plain: str, shapes: Shapes) -> bool:
+    """Whether it is the count of batches of a layer whose other statistics are there."""
+    return plain.endswith(COUNTER) and plain.removesuffix(COUNTER) + "running_mean" in shapes
 
 
 def _unhooked(name: str, names: Collection[str]) -> str:

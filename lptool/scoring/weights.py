@@ -84,8 +84,8 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], mask: Mask | None
             whole[name] = whole[weight] != 0 if mask is None else mask.get(weight, torch.ones_like(whole[weight]))
     if _fits(model, parts, whole):
         with torch.no_grad():
-            for name, tensor in whole.items():
-                parts.tensors[name].copy_(tensor)
+            for name, tensor in parts.tensors.items():  # as torch, in the network's order
+                tensor.copy_(whole.get(name, tensor))
     else:
         model.load_state_dict({**parts.others, **whole})
 

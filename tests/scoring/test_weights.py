@@ -127,6 +127,17 @@ def test_a_state_that_does_not_fit_is_refused_as_torch_does(change: dict[str, Te
         put_weights(model, state)
 
 
+def test_of_copies_that_differ_the_last_counts_as_for_torch() -> None:
+    model, expected = Tied(), Tied()
+    state = {
+        "head.weight": torch.ones(6, 4),
+        **{n: t.clone() for n, t in model.state_dict().items() if n != "head.weight"},
+    }
+    put_weights(model, state)
+    expected.load_state_dict(state)
+    assert torch.equal(model.embed.weight, expected.embed.weight)
+
+
 def test_a_hook_after_loading_is_called() -> None:
     model, called = nn.Linear(2, 2), list[object]()
     model.register_load_state_dict_post_hook(lambda module, keys: called.append(module))
