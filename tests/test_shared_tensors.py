@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import lptool
 from lptool.checkpoints.masks import magnitude_mask
@@ -177,6 +178,12 @@ def test_a_rerun_goes_on_and_all_else_reads_the_output(world: World, tmp_path: P
             net_of(world, kind, result)
         )
     net.load_state_dict(load_file(tmp_path / "other.safetensors"))
+    convert(result.output, tmp_path / "prune.pt", Form(), SettingOptions(arch=named))
+    if kind in ("Shared", "Masked"):  # the others have such masks already
+        for module in {m for m in net.modules() if isinstance(m, nn.Conv2d)}:
+            prune.identity(module, "weight")
+    net.load_state_dict(torch.load(tmp_path / "prune.pt", weights_only=True))
+    assert world.right(net) == result.test["pooled"].correct
 
 
 SAME = {"learning_steps": 2, "val_fraction": 0.3, "fit_images": 32}

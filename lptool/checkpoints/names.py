@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,13 +21,13 @@ class Names:
         of: plain name in the file → the network's first name of that tensor. Of several copies of one tensor the last
             counts: the one that torch would load last.
         copies: further name in the network → the first name of the same tensor.
-        masks: name of a mask that the network keeps → the first name of its weight, and the type of the mask.
-        plain: name in the network → that name without the prefixes of wrappers; as in the file where it is not listed.
+        mask_names: name of a mask that the network keeps → the first name of its weight, and the type of the mask.
+        plain: name in the network → the plain name that it has, or would have, in the file; by default as in `of`.
     """
 
     of: Mapping[str, str]
     copies: Mapping[str, str] = field(default_factory=dict)
-    masks: Mapping[str, tuple[str, torch.dtype]] = field(default_factory=dict)
+    mask_names: Mapping[str, tuple[str, torch.dtype]] = field(default_factory=dict)
     plain: Mapping[str, str] = field(default_factory=dict)
 
     def in_file(self, own_names: Mapping[str, str]) -> dict[str, str]:
@@ -39,24 +40,24 @@ class Names:
         beside = {
             **{name: name for name in there},
             **self.copies,
-            **{m: weight for m, (weight, _) in self.masks.items()},
+            **{m: weight for m, (weight, _) in self.mask_names.items()},
         }
         found = {}
         for name, first in beside.items():
             known = there[first]
             plain = self.plain.get(name, there.get(name, name))
             own = own_names.get(known, known)
-            found[name] = own_names.get(plain, plain) if plain in self.of else _named_as(known, own, plain)
+            found[name] = own_names.get(plain, plain) if plain in self.of else named_as(known, own, plain)
         return found
 
 
-def _named_as(known: str, own: str, name: str) -> str:
-    """What a file that calls `known` `own` would call a tensor `name`.
+def named_as(known: str, own: str, name: str) -> str:
+    """What a file that calls `known` `own` would call a tensor `name`: what stands before it is exchanged.
 
-    >>> _named_as("conv.weight", "module.conv.weight", "fc.weight"), _named_as("a.weight", "a.inner.weight", "a.mask")
+    >>> named_as("conv.weight", "module.conv.weight", "fc.weight"), named_as("a.weight", "a.inner.weight", "a.mask")
     ('module.fc.weight', 'a.inner.mask')
     """
-    if own.endswith(known):
-        return own.removesuffix(known) + name
-    (module, _, leaf), (beside, _, _) = name.rpartition("."), known.rpartition(".")
-    return f"{own.rpartition('.')[0]}.{leaf}" if module == beside else name
+    words = zip(known.split(".")[::-1], own.split(".")[::-1], strict=False)
+    same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], words)))
+    before, instead = (".".join([*text.split(".")[:-same], ""]) if same else text for text in (known, own))
+    return instead + name.removeprefix(before) if name.startswith(before) else name

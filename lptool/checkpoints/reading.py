@@ -159,7 +159,9 @@ def _prunable(
     path: Path, contents: Contents, layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
 ) -> tuple[tuple[str, ...], str]:
     """Names of the tensors with a mask, and where the mask comes from."""
-    masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
+    # Our own header knows better: a network may keep masks where nothing is to be pruned.
+    wanted = set(metadata.prunable or own_names.values())
+    masked = tuple(n for n, entry in layout.items() if entry.mask and wanted & {own_names[n], entry.weight})
     if masked:
         if contents.format == PACKED:
             return masked, "packed"

@@ -24,7 +24,7 @@ class Ticket:
         file: where it came from, for messages.
         own_names: plain name → name that the file's program gives the tensor, where it differs.
         extras: tensors that are no part of the network, such as a module that normalises; carried into the output.
-        copies, masks: further names and masks that the network has and the output needs: see `Names`.
+        copies, mask_names: further names and masks that the network has and the output needs: see `Names`.
 
     >>> ticket = Ticket({"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([True, False])})
     >>> ticket.shapes
@@ -38,7 +38,7 @@ class Ticket:
     own_names: Mapping[str, str] = field(default_factory=dict)
     extras: State = field(default_factory=dict)
     copies: Mapping[str, str] = field(default_factory=dict)
-    masks: Mapping[str, tuple[str, torch.dtype]] = field(default_factory=dict)
+    mask_names: Mapping[str, tuple[str, torch.dtype]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -59,7 +59,7 @@ class Ticket:
         """All tensors, extras, copies and masks too, under its own program's names; pruned weights exactly 0."""
         masked = {**apply_mask(self.state, self.mask), **self.extras}
         copies = {name: masked[first] for name, first in self.copies.items()}
-        masks = {name: self._kept(weight).to(dtype) for name, (weight, dtype) in self.masks.items()}
+        masks = {name: self._kept(weight).to(dtype) for name, (weight, dtype) in self.mask_names.items()}
         return {self.own_names.get(name, name): t for name, t in {**masked, **copies, **masks}.items()}
 
     def mask_in_file(self) -> Mask:
@@ -87,5 +87,5 @@ class Ticket:
             extras=extras,
             own_names={**names.in_file(self.own_names), **{n: self.own_names.get(n, n) for n in extras}},
             copies=names.copies,
-            masks=names.masks,
+            mask_names=names.mask_names,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -127,14 +127,15 @@ def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
 
 def _prune_tensors(ticket: Ticket) -> State:
     """All tensors of a ticket under its own program's names, in their order, a mask after its weight."""
-    masks = ticket.mask_in_file()
-    tensors: State = {}
-    for name, tensor in replace(ticket, masks={}).tensors().items():
-        if name in masks:
-            tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
+    masks, tensors = ticket.mask_in_file(), ticket.tensors()
+    found: State = {}
+    for name, tensor in tensors.items():
+        # A network that has such a mask of its own has its names already.
+        if name in masks and f"{name.removesuffix('_orig')}_mask" not in tensors:
+            found |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
         else:
-            tensors[name] = tensor
-    return tensors
+            found[name] = tensor
+    return found
 
 
 def _header(ticket: Ticket) -> dict[str, str]:

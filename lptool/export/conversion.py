@@ -176,7 +176,7 @@ def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
         names = check_fit(arch, kwargs, ticket.shapes, ticket.file)
     except ArchError:  # a file in another form needs no network
         return ticket
-    return ticket.renamed(names) if names.copies or names.masks else ticket
+    return ticket.renamed(names) if names.copies or names.mask_names else ticket
 
 
 def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], list[str]]:

@@ -60,7 +60,7 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
         )
     found = {plain: parts.first[ours[plain]] for plain in shapes if plain in ours}
     copies = {name: first for name, first in own.copies.items() if first in there}
-    return Names(_last_copy_last(found, ours), copies, own.masks, short)
+    return Names(_last_copy_last(found, ours), copies, own.mask_names, short)
 
 
 def _may_be_absent(plain: str, shapes: Shapes) -> bool:

@@ -22,13 +22,13 @@ class Parts:
     Attributes:
         tensors: name → the tensor itself, of everything in the state dict that is one.
         first: name → the first name of the same tensor; of all but the masks.
-        masks: name of a mask → the first name of its weight.
+        mask_names: name of a mask → the first name of its weight.
         others: what modules keep in it beside tensors.
     """
 
     tensors: dict[str, Tensor]
     first: dict[str, str]
-    masks: dict[str, str]
+    mask_names: dict[str, str]
     others: dict[str, object]
 
     @property
@@ -56,7 +56,9 @@ def names_of(model: nn.Module) -> Names:
     """The names of a network for a state that has them already."""
     parts = parts_of(model)
     own = {first: first for first in parts.first.values()}
-    return Names(own, parts.copies, {mask: (weight, parts.tensors[mask].dtype) for mask, weight in parts.masks.items()})
+    return Names(
+        own, parts.copies, {mask: (weight, parts.tensors[mask].dtype) for mask, weight in parts.mask_names.items()}
+    )
 
 
 def weights_of(model: nn.Module) -> State:
@@ -79,7 +81,7 @@ def put_weights(model: nn.Module, state: Mapping[str, Tensor], mask: Mask | None
     for name, first in parts.copies.items():
         if name not in whole and first in whole:
             whole[name] = whole[first]
-    for name, weight in parts.masks.items():
+    for name, weight in parts.mask_names.items():
         if name not in whole and weight in whole:
             whole[name] = whole[weight] != 0 if mask is None else mask.get(weight, torch.ones_like(whole[weight]))
     if _fits(model, parts, whole):

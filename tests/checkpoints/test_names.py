@@ -11,7 +11,7 @@ def test_names_that_the_file_lacks_are_made_as_the_file_makes_its_own() -> None:
     names = Names(
         {"tail.weight": "head.weight"},
         copies={"tail.weight": "head.weight"},
-        masks={"head.mask": ("head.weight", torch.bool)},
+        mask_names={"head.mask": ("head.weight", torch.bool)},
         plain={"head.weight": "head.weight"},
     )
     found = names.in_file({"tail.weight": "module.tail.weight"})
@@ -23,7 +23,7 @@ def test_names_that_the_file_lacks_are_made_as_the_file_makes_its_own() -> None:
 
 
 def test_a_mask_stands_beside_its_weight_whatever_lies_between() -> None:
-    names = Names({"conv.weight": "conv.weight"}, masks={"conv.mask": ("conv.weight", torch.float32)})
+    names = Names({"conv.weight": "conv.weight"}, mask_names={"conv.mask": ("conv.weight", torch.float32)})
     assert names.in_file({"conv.weight": "conv._orig_mod.weight"})["conv.mask"] == "conv._orig_mod.mask"
 
 

@@ -64,7 +64,7 @@ class Masked(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
         super().__init__()
-        self.conv1 = self.conv(in_chans, 8, 3, padding=1)
+        self.conv1 = self.conv(in_chans, 8, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
         self.conv2 = self.conv(8, 16, 3, 2, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(16)

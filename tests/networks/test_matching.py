@@ -79,7 +79,7 @@ def test_masks_that_a_network_keeps_need_not_be_in_the_file() -> None:
     layer = nn.Linear(2, 3)
     layer.register_buffer("mask", torch.ones(3, 2))
     names = fit_names(nn.ModuleDict({"module": layer}), {"weight": (3, 2), "bias": (3,)}, "mine", "a.pt")
-    assert names.masks == {"module.mask": ("module.weight", torch.float32)}
+    assert names.mask_names == {"module.mask": ("module.weight", torch.float32)}
     assert names.in_file({"weight": "model.weight", "bias": "model.bias"})["module.mask"] == "model.mask"
 
 
@@ -87,7 +87,7 @@ def test_hooks_of_torchs_pruning_are_no_part_of_a_name() -> None:
     layer = prune.identity(nn.Linear(2, 3), "weight")
     names = fit_names(layer, {"weight": (3, 2), "bias": (3,)}, "mine", "a.pt")
     assert names.of == {"weight": "weight_orig", "bias": "bias"}
-    assert names.masks == {"weight_mask": ("weight_orig", torch.float32)}
+    assert names.mask_names == {"weight_mask": ("weight_orig", torch.float32)}
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, lambda width: nn.InstanceNorm2d(width, track_running_stats=True)])

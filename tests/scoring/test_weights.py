@@ -47,7 +47,7 @@ def test_each_tensor_has_one_name_and_masks_are_none() -> None:
     assert sum(t.numel() for n, t in state.items() if n in dict(model.named_parameters())) == sum(
         p.numel() for p in model.parameters()
     )
-    assert parts_of(model).masks["head.bias_mask"] == "head.bias"
+    assert parts_of(model).mask_names["head.bias_mask"] == "head.bias"
 
 
 def test_what_was_taken_out_can_be_put_into_another() -> None:
