@@ -16,6 +16,7 @@ from lptool.errors import ArchError, one_line, said_by
 from lptool.networks.building import LOOSE, TIGHT, Limits, Shapes, build_for, timm
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.networks.matching import fit_names, fitted_ticket
+from lptool.provenance import arch_name
 from lptool.scoring.weights import put_weights
 
 
@@ -33,7 +34,7 @@ def architecture_of(
     """
     if named:
         # Arguments in a header are those of the architecture in it, and of no other.
-        return named, {**(metadata.arch_kwargs if named == metadata.arch else {}), **given}, []
+        return named, {**(metadata.arch_kwargs if _same(named, metadata) else {}), **given}, []
     arch = arch_in_header(metadata, file)
     if arch:
         return arch, {**metadata.arch_kwargs, **given}, []
@@ -43,6 +44,11 @@ def architecture_of(
         return hint, kwargs, [f"{file}: notes that it is {hint}; taken for one, because {evidence}"]
     arch, kwargs, evidence = guess_arch(shapes, file, given)
     return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
+
+
+def _same(named: str, metadata: Metadata) -> bool:
+    """Whether a header says the architecture that is named, in whatever folder its file lies."""
+    return arch_name(named) == arch_name(metadata.arch or "")
 
 
 def arch_in_header(metadata: Metadata, file: str) -> str | None:
@@ -154,7 +160,7 @@ def load_model(
     """
     ticket = load_ticket(path)
     name, kwargs, _ = architecture_of(ticket.metadata, ticket.shapes, str(path), arch, arch_kwargs or {})
-    if arch and arch != ticket.metadata.arch:  # of which the file says nothing
+    if arch and not _same(arch, ticket.metadata):  # of which the file says nothing
         kwargs = {**classes_and_channels(ticket.shapes), **kwargs}
     with said_by(None if arch else str(path)):
         model = build_for(name, kwargs, ticket.shapes)
