@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.masks import State
@@ -43,7 +44,7 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
     problems += [
         f"{name}: expected {list(state[own[name]].shape)}, found {list(shape)}"
         for name, shape in shapes.items()
-        if name in own and tuple(state[own[name]].shape) != shape
+        if name in own and not is_lazy(state[own[name]]) and tuple(state[own[name]].shape) != shape
     ]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"

@@ -33,6 +33,7 @@ from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import next_mask
 from lptool.training.setup import UNWATCHED, Run, Watch, open_run, over_processes
 from lptool.training.steps import make_optimizer, multipliers, optimizer_state, restore_optimizer
+from lptool.training.trial import tried
 
 
 def train_tickets(
@@ -76,7 +77,8 @@ def train_tickets(
     """
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
-        run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
+        asked = (options, levels, Path(out), data_dir, where, data, ranks, watch)
+        run = ranks.first_ahead(lambda: tried(open_run(*asked)))
         ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities, threads_on(where)))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):

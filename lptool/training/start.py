@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.errors import TrainError
-from lptool.networks.building import build_model, check_forward
+from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
 from lptool.training.options import TrainOptions
 
@@ -36,7 +37,6 @@ def initial_model(
     with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
         model = build_model(options.arch, num_classes, shape[0], **pretrained)
-        check_forward(model, shape, num_classes, options.arch)
     if options.init_checkpoint is None:
         return model, {}
     file = checkpoint_file(options.init_checkpoint)
@@ -48,7 +48,7 @@ def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> 
     """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
     ticket = load_ticket(file)
     own = model.state_dict()
-    ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items()}
+    ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items() if not is_lazy(own[name])}
     theirs = ticket.shapes
     head = {name: ours[name] for name in theirs if name in ours and _is_head(ours[name], theirs[name], num_classes)}
     # Checked as if its head were ours: a head of other classes is left out below, and no reason to refuse the file.
