@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from lptool.device import import_timm
 from lptool.errors import ArchError, first_line, near_miss
@@ -151,7 +152,7 @@ def _weight_of(layer: nn.Module, name: str) -> str:
         ArchError: the weight is made in another way, as by weight norm, which has nothing to divide by where pruning
             leaves nothing of an output.
     """
-    made_of = getattr(layer, "parametrizations", {}).get("weight", ())
+    made_of = [*layer.get_submodule("parametrizations.weight").children()] if is_parametrized(layer, "weight") else []
     if "weight_orig" in layer._parameters and hasattr(layer, "weight_u"):
         return "weight_orig"
     if made_of and all(isinstance(each, _SpectralNorm) for each in made_of):
