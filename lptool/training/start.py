@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.errors import TrainError
 from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
+from lptool.scoring.batchnorm import in_eval_mode
 from lptool.training.options import TrainOptions
 
 
@@ -37,6 +39,7 @@ def initial_model(
     with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
         model = build_model(options.arch, num_classes, shape[0], **pretrained)
+        _make_weights(model, shape)
     if options.init_checkpoint is None:
         return model, {}
     file = checkpoint_file(options.init_checkpoint)
@@ -44,11 +47,18 @@ def initial_model(
     return model, {"init_sha256": file_sha256(file), "init_fresh": fresh}
 
 
+def _make_weights(model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Let lazy modules see an image, which they make their weights by."""
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        with torch.no_grad(), in_eval_mode(model), suppress(Exception):  # why it cannot, the trial says
+            model(torch.zeros(2, *shape))
+
+
 def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:
     """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
     ticket = load_ticket(file)
     own = model.state_dict()
-    ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items() if not is_lazy(own[name])}
+    ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items()}
     theirs = ticket.shapes
     head = {name: ours[name] for name in theirs if name in ours and _is_head(ours[name], theirs[name], num_classes)}
     # Checked as if its head were ours: a head of other classes is left out below, and no reason to refuse the file.

@@ -37,9 +37,9 @@ def tried(run: Run) -> Run:
 def _try(run: Run, part: Part) -> None:
     """A forward pass as on val, then a step of training; the network is left as it was."""
     options, data = run.options, run.data
-    classes = check_forward(run.model, data.shape, data.num_classes, options.arch, run.device)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     try:
+        classes = check_forward(run.model, data.shape, data.num_classes, options.arch, run.device)
         _check_logits_in_training(run, part, classes)
         totals = run_steps(
             run.model,

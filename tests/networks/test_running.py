@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -71,7 +70,7 @@ def test_first_of_several_counts_in_training_alone(zoo: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 def test_a_script_is_tried_as_it_is() -> None:
-    """torch puts no hooks on one."""
+    """It takes no hooks."""
     model = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)))  # type: ignore[no-untyped-call]
     make_ready(model, CPU, partial(check_forward, model, SHAPE, 3, "script"))
     assert model(torch.zeros(1, *SHAPE)).shape == (1, 3)
