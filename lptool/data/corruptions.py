@@ -67,7 +67,7 @@ def pixelate(images: Tensor, share: float, _: Seeds) -> Tensor:
 
 
 def elastic(images: Tensor, shift: float, seeds: Seeds) -> Tensor:
-    """A smooth random field moves each pixel by `shift` of the image's side, in the root mean square."""
+    """A smooth random field moves each pixel by `shift` of the image's side, in the root mean square of the way."""
     height, width = images.shape[-2:]
     coarse = _normal((2, 5, 5), seeds)
     fields = v2.resize(coarse, [height, width], InterpolationMode.BICUBIC)
