@@ -15,15 +15,15 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "locks drafts masks files header metadata ticket summary pool positions packed safetensors_file "
+    "checkpoints": "locks drafts masks files header metadata names ticket summary pool positions packed safetensors_file "
     "pickles stored torch_file containers dialects finding reading places writing inspection",
-    "scoring": "batching batchnorm score metrics cost",
-    "networks": "cifar building matching",
+    "scoring": "batching batchnorm weights score metrics cost",
+    "networks": "cifar building matching running architecture",
     "data": "images augment shards pictures pixel_file cache sources dataset corruptions",
     "evaluation": "setting setup job",
-    "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
+    "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
-    "gradient layers least_squares reconstruction calibration trained_on setup decoding targets comparisons "
+    "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint finish outputs job",
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",

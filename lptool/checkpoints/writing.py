@@ -18,7 +18,7 @@ from torch import Tensor
 from lptool.checkpoints.masks import State, sparsity
 from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors, PackError, pack
 from lptool.checkpoints.places import write_atomically
-from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.reading import weights_in_file
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import OutputError, first_ten
 
@@ -119,11 +119,11 @@ class Form:
             read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
             shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
             ticket = dataclasses.replace(ticket, state=shortened)
-        return self.digest(Summary.of(ticket))
+        return self.digest(weights_in_file(ticket))
 
-    def digest(self, read: Summary) -> str:
-        """A digest of the weights that were read from a file and, where they were shortened, of the type."""
-        return hashlib.sha256(f"{read.weights} {self.values}".encode()).hexdigest() if self.values else read.weights
+    def digest(self, weights: str) -> str:
+        """Of the digest of what was read from a file and, where that was shortened, of the type."""
+        return hashlib.sha256(f"{weights} {self.values}".encode()).hexdigest() if self.values else weights
 
 
 DENSE = Form()
@@ -143,21 +143,22 @@ def sizes_of(ticket: Ticket) -> Sizes:
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
-    mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
+    mask = {name: kept.cpu() for name, kept in ticket.mask_in_file().items()}
     tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
 
 
 def _prune_tensors(ticket: Ticket) -> State:
     """All tensors of a ticket under its own program's names, in their order, a mask after its weight."""
-    masks = {ticket.own_names.get(name, name): kept for name, kept in ticket.mask.items()}
-    tensors: State = {}
-    for name, tensor in ticket.tensors().items():
-        if name in masks:
-            tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
+    masks, tensors = ticket.mask_in_file(), ticket.tensors()
+    found: State = {}
+    for name, tensor in tensors.items():
+        # A network that has such a mask of its own has its names already.
+        if name in masks and f"{name.removesuffix('_orig')}_mask" not in tensors:
+            found |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
         else:
-            tensors[name] = tensor
-    return tensors
+            found[name] = tensor
+    return found
 
 
 def _header(ticket: Ticket) -> dict[str, str]:

@@ -44,11 +44,14 @@ OPTIONS = {
             default=1,
             help="Runs, one after the other, with seeds from --seed on; each in a folder seed_N.",
         ),
-        option("--dry-run", is_flag=True, help="Check everything, print the plan as JSON, train and write nothing."),
+        option(
+            "--dry-run", is_flag=True, help="Check everything, try one step, print the plan as JSON, write nothing."
+        ),
     ],
     "What is trained": [
         PRESET_OPTION,
         shared.arch_option(f"{shared.ARCHITECTURES}. [{_DEFAULTS.arch}]"),
+        shared.ARCH_KWARGS,
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
         option(
             "--init-checkpoint",
@@ -118,7 +121,7 @@ OPTIONS = {
 
 
 # What says what is trained; `-o` too, so that a command that names a place trains what it always did.
-_SAY_WHAT = ("preset", "arch", "dataset", "data_dir", "pretrained", "init_checkpoint", "out")
+_SAY_WHAT = ("preset", "arch", "arch_kwargs", "dataset", "data_dir", "pretrained", "init_checkpoint", "out")
 QUICKSTART = "quickstart"
 
 

@@ -15,11 +15,11 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import decoded
 from lptool.device import go_on_with_threads, threads_on
-from lptool.networks.matching import fitted_state
+from lptool.networks.matching import fitted_ticket
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
-from lptool.pooling.finish import against_controls, finished, graded, pooled_metadata, scores_of
+from lptool.pooling.finish import against_controls, finished, graded, in_own_types, pooled_metadata, scores_of
 from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
@@ -231,7 +231,7 @@ def _finish(
     ranks: Ranks,
 ) -> PoolResult:
     start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
-    states = finished(bench, start, best, trace, ranks)
+    states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
     val = scores_of(graded(bench, states, bench.data.val, ranks))
     # The search saw other statistics than the finished model has: never write less than a control gives on val.
     shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
@@ -268,7 +268,7 @@ def _write(
     form.save(pooled, output, replace=may_replace(bench, trace.target, output, form, overwrite=end.overwrite))
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
-        rounded = bench.score(fitted_state(bench.model, load_ticket(output), bench.arch), bench.data.test)
+        rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)
     return PoolResult(
         output=output,
         sha256=file_sha256(output),

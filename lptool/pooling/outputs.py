@@ -56,7 +56,7 @@ def is_of(output: Path, key: str, form: Form) -> bool:
         checkpoint = open_checkpoint(file)
         trace, packed = checkpoint.metadata.trace, checkpoint.contents.format == PACKED
         of_this = trace.get("search") == key and packed == form.packed
-        return of_this and trace.get("weights") == form.digest(checkpoint.summary)
+        return of_this and trace.get("weights") == form.digest(checkpoint.summary.weights)
     except CheckpointError:  # none of ours
         return False
 

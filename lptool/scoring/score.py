@@ -18,6 +18,7 @@ from lptool.errors import DataError
 from lptool.ranks import Ranks
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
+from lptool.scoring.weights import put_weights
 
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]
@@ -92,7 +93,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
 
 def for_each_batch(model: nn.Module, batches: Iterable[Batch], take: Callable[[Tensor, Tensor], T]) -> list[T]:
     """What `take` makes of the float32 logits [B, C] and labels [B] of each batch, by a model in eval mode."""
-    with in_eval_mode(model), torch.inference_mode():
+    with in_eval_mode(model), torch.no_grad():
         return [take(model(images).float(), labels) for images, labels in batches]
 
 
@@ -212,7 +213,7 @@ def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Ite
 
     `num_batches_tracked` stays what it was: it counts training steps.
     """
-    model.load_state_dict(state)
+    put_weights(model, state)
     recalibrate_bn(model, (images for images, _ in calibration))
     return with_statistics_of(model, state)
 

@@ -172,7 +172,6 @@ class RunFolder:
         states = [state for state in (progress.model, progress.best) if state]
         *found, expected = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (*states, network))
         odd = [n for state in found for n in {**expected, **state} if state.get(n) != expected.get(n)]
-        odd += [key for key in progress.optimizer if key.rpartition("|")[0] not in network]
         if odd or not found:
             raise TrainError(
                 f"{self.path}: what it goes on from has {first_ten(odd, ', ')} otherwise than the network, in name, "

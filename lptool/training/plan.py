@@ -13,10 +13,12 @@ from torch import Tensor
 from lptool.data.images import InMemory, most_workers
 from lptool.device import pick_device, threads_on
 from lptool.ranks import ALONE, Ranks
+from lptool.scoring.weights import weights_of
 from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
 from lptool.training.setup import UNWATCHED, Run, open_run
+from lptool.training.trial import tried
 
 
 def plan_training(
@@ -36,7 +38,8 @@ def plan_training(
         LptoolError: as `train_tickets` does before its first step.
     """
     where = ranks.agree(lambda: pick_device(device))
-    run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED))
+    asked = (options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED)
+    run = ranks.first_ahead(lambda: tried(open_run(*asked)))
     ranks.on_first(lambda: run.folder.check(run.identity, run.sparsities))
     free = ranks.on_first(lambda: _free_bytes(run.folder))
     return {**plan_of(run), "disk": {**disk_of(run), "free_bytes": free}}
@@ -63,7 +66,7 @@ def plan_of(run: Run) -> dict[str, Any]:
 def _levels_of(run: Run) -> list[dict[str, Any]]:
     """What each level keeps and trains; all but the first begin at the rewind point."""
     options, steps, train = run.options, run.steps_per_epoch, len(run.data.train)
-    state = run.model.state_dict()
+    state = weights_of(run.model)
     sizes = {name: state[name].numel() for name in run.prunable}
     counts = planned_counts(sizes, run.levels, options.rate, options.scope)
     first_epoch, first_step = divmod(run.rewind_step, steps)

@@ -243,7 +243,6 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path, state: dict[str,
     for progress in (
         Progress(1, state),
         Progress(1, like, {}, state or {"x": torch.ones(1)}),
-        Progress(1, like, {"v|m": torch.ones(1)}),
     ):
         with pytest.raises(TrainError, match=r"what it goes on from has .*otherwise than the network"):
             folder.check_progress(progress, like)
