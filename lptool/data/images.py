@@ -120,7 +120,7 @@ class Streamed:
         try:
             for images, labels in _started(loader):
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+        except (DataError, OSError, SyntaxError) as error:
             # A traceback would keep the workers, and those that are started next would inherit them and complain.
             raise DataError(f"an image cannot be decoded: {_reason(error)}") from error.with_traceback(None)
         except RuntimeError as error:
@@ -224,7 +224,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:
 
 def _reason(error: BaseException) -> str:
     """The last line of an error: one that a worker passes on begins with that worker's traceback."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+    return str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")[:400]
 
 
 def decoded(images: Images, device: torch.device, limit: int = DECODED_BYTES) -> Images:

@@ -4,48 +4,69 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from lptool.data.augment import CROP_RATIO, CROP_SCALE
+from lptool.data.classes import MOST_CLASSES
+from lptool.data.colours import is_grey, plain, reason_of
 from lptool.data.images import Images, InMemory, Streamed, decoded
 from lptool.data.shards import Shards
 from lptool.device import import_timm
-from lptool.errors import DataError, first_line
+from lptool.errors import DataError
 
 IN_MEMORY_BYTES = 4 << 30  # a data set larger than this, decoded, streams from disk
-DAMAGED = (OSError, ValueError, SyntaxError)  # what Pillow raises on damaged files
+LOOKED_AT = 64  # training pictures, to see whether all are grey
+MOST_PIXELS = 178_956_970  # of a picture: what Pillow takes to be a bomb
+_DECODER = 2  # another one for each change of what pixels a picture becomes
 
 
-def decoded_pictures(sources: Mapping[str, Any], image_size: int | None) -> dict[str, Images]:
-    """Every part in the colours and size of the first training image: its shorter side, 224 pixels at most.
+def decoded_pictures(
+    sources: Mapping[str, Any], image_size: int | None, *, grey: bool | None = None, classes: int | None = None
+) -> dict[str, Images]:
+    """Every part in one number of channels and one size.
 
     Args:
         sources: `train` and other parts: data sets of PIL images and labels, map-style, or iterable where they fit
             in memory. A map-style one that takes more than IN_MEMORY_BYTES decoded is decoded as it is needed.
-        image_size: side of the images; None takes the first training image's.
+        image_size: side of the images; None takes the first training image's: its shorter side, 224 at most.
+        grey: whether all become grey, else RGB; None makes them grey where all training images that are looked at are.
+        classes: labels are below this, where it is known.
 
     Raises:
         DataError: an image cannot be decoded, or a part has no image.
     """
     try:
-        first, _ = next(iter(sources["train"]), (None, None))
-    except DAMAGED as error:
-        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
-    if first is None:
-        raise DataError("this data set has no training image")
-    side = image_size or min(int(first.size[0]), int(first.size[1]), 224)
-    grey = first.mode in ("L", "1")  # the first picture decides for all: a network takes one number of channels
-    return {part: _images(Pictures(source, side, grey)) for part, source in sources.items()}
+        first = next(_some(sources["train"]), None)
+        if first is None:
+            raise DataError("this data set has no training image")
+        grey = all(map(is_grey, _some(sources["train"]))) if grey is None else grey
+        side = image_size or max(1, min(*first.size, 224))
+    except DataError:
+        raise
+    except Exception as error:  # whatever Pillow and the source raise on damaged files
+        raise DataError(f"an image cannot be decoded: {reason_of(error)}") from error
+    return {part: _images(Pictures(source, side, grey, classes=classes)) for part, source in sources.items()}
+
+
+def _some(source: Any) -> Iterator[Image.Image]:
+    """Pictures from all over a source; the first of one that can only be read in order."""
+    if isinstance(source, IterableDataset):
+        return (picture for picture, _ in islice(source, 1))
+    places = range(0, len(source), max(1, len(source) // LOOKED_AT))
+    return (source[place][0] for place in places)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -56,11 +77,12 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     Neither flips: that is the augmentation's part.
     """
 
-    def __init__(self, source: Any, side: int, grey: bool, seed: int | None = None) -> None:
+    def __init__(
+        self, source: Any, side: int, grey: bool, seed: int | None = None, *, classes: int | None = None
+    ) -> None:
         from torchvision.transforms import v2
 
-        self.source, self.side, self.grey, self.seed = source, side, grey, seed
-        self.colours = v2.Grayscale() if grey else v2.RGB()
+        self.source, self.side, self.grey, self.seed, self.classes = source, side, grey, seed, classes
         self.squared = (
             v2.Compose([v2.Resize(side, antialias=True), v2.CenterCrop(side), v2.PILToTensor()])
             if seed is None
@@ -74,17 +96,25 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         with nullcontext() if self.seed is None else _seeded(self.seed, index):
             try:
                 return self.decode(self.source[index])
-            except DAMAGED as error:
-                raise OSError(f"{self._name(index)}: {first_line(error)}") from error
+            except DataError:
+                raise
+            except Exception as error:  # whatever Pillow and the source raise on damaged files
+                raise DataError(f"{self._name(index)}: {reason_of(error)}") from error
 
     def decode(self, item: tuple[Any, int]) -> tuple[Tensor, int]:
-        """One image and its label, as the source gives them."""
+        """One image and its label, as the source gives them. Raises Exception."""
         picture, label = item
-        return self.squared(self.colours(picture)), int(label)
+        label = operator.index(label)
+        if label < 0 or (self.classes is not None and label >= self.classes):
+            raise ValueError(f"has the class {label}, expected 0 to {(self.classes or MOST_CLASSES) - 1}")
+        found = plain(picture, self.grey)
+        if self.side**2 * max(found.size) > MOST_PIXELS * min(found.size):  # scaled as a whole, before it is cut
+            raise ValueError(f"{found.size[0]} × {found.size[1]} pixels are too long a strip")
+        return self.squared(found), label
 
     def crops(self, seed: int) -> Pictures:
         """The same pictures with random resized crops."""
-        return Pictures(self.source, self.side, self.grey, seed)
+        return Pictures(self.source, self.side, self.grey, seed, classes=self.classes)
 
     def identity(self, indices: Sequence[int]) -> str | None:
         """Hex digest of the files of these pictures (place, size, time of change) and of how they are decoded.
@@ -98,12 +128,14 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         if files is None:
             return None
         versions = [module.__version__ for module in (torch, torchvision, import_timm(), PIL)]
-        how = [self.side, self.grey, self.seed, *versions]
+        how = [_DECODER, self.side, self.grey, self.seed, *versions]
         return hashlib.sha256(json.dumps([how, files]).encode()).hexdigest()
 
     def _name(self, index: int) -> str:
         """The picture's file, where the source says it."""
-        files = getattr(self.source, "samples", None)  # of torchvision's ImageFolder
+        if isinstance(self.source, Shards):
+            return self.source.name(index)
+        files = getattr(self.source, "samples", None)  # of folders, ours and torchvision's
         return str(files[index][0]) if files else f"image {index}"
 
 
@@ -111,7 +143,7 @@ def _files_of(source: Any, indices: Sequence[int]) -> list[Any] | None:
     """What tells these pictures from others without reading them: of a folder of images, or of shards."""
     if isinstance(source, Shards):
         return [[_state_of(file, file.parent) for file in source.files], source.index[indices].tolist()]
-    samples, root = getattr(source, "samples", None), getattr(source, "root", None)  # of torchvision's ImageFolder
+    samples, root = getattr(source, "samples", None), getattr(source, "root", None)  # of folders
     if not samples or root is None:
         return None
     return [(*_state_of(samples[index][0], root), samples[index][1]) for index in indices]
@@ -179,8 +211,10 @@ def _stacked(pictures: Pictures) -> InMemory:
                     f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
                     "export it to image folders and use folder:DIR"
                 )
-    except DAMAGED as error:
-        raise DataError(f"an image cannot be decoded: {first_line(error)}") from error
+    except DataError:
+        raise
+    except Exception as error:  # whatever Pillow and the source raise on damaged files
+        raise DataError(f"an image cannot be decoded: image {len(found)}: {reason_of(error)}") from error
     if not found:
         raise DataError("a part of this data set has no image")
     images, labels = zip(*found, strict=True)

@@ -293,7 +293,7 @@ def test_npz_may_hold_its_own_val(tmp_path: Path) -> None:
             r"expected the arrays train_images and train_labels, found .*; .* images uint8 \[N, H, W\]",
         ),
         ({"val_images": random_pixels(1, 5, 4, 3)}, "expected the arrays val_images and val_labels, found"),
-        ({"train_images": np.zeros((6, 5, 4, 3), np.float32)}, "expected train_images uint8 .* found float32"),
+        ({"train_images": np.full((6, 5, 4, 3), 2, np.float32)}, "expected train_images uint8 .* found float32"),
         ({"train_labels": np.zeros(6)}, ".*train_labels integers .* found .* float64"),
         ({"train_labels": np.zeros(5, int)}, r".*found uint8 \[6, 5, 4, 3\] and int64 \[5\]"),
         ({"train_images": random_pixels(6, 5)}, r".*found uint8 \[6, 5\]"),
@@ -535,7 +535,7 @@ def timm_gives(monkeypatch: pytest.MonkeyPatch, **splits: Any) -> list[tuple[str
     """Let timm's create_dataset give these; returns where the names and roots it is asked for will be noted."""
     asked = []
 
-    def create_dataset(name: str, *, root: str | None, split: str, download: bool) -> Any:
+    def create_dataset(name: str, *, root: str | None, split: str, download: bool, **_: Any) -> Any:
         asked.append((name, root))
         return splits[split]
 
