@@ -162,7 +162,7 @@ def _from_floats(where: str, images: Array) -> Array:
     if not (low >= 0 and high <= 1):  # NaN is no more than 1 either
         path, _, name = where.rpartition(": ")
         raise DataError(
-            f"{path}: expected {name} uint8, or floats in [0, 1], found {images.dtype} from {low:g} to {high:g}"
+            f"{path}: expected {name} uint8 or floats in [0, 1], found {images.dtype} from {low:g} to {high:g}"
         )
     return np.round(images * 255).astype(np.uint8)
 

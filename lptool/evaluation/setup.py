@@ -14,6 +14,7 @@ from torch import nn
 from lptool.checkpoints.reading import load_ticket, summarise_file
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
+from lptool.data.classes import check_named
 from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
 from lptool.data.dataset import Data
 from lptool.data.images import channel_statistics
@@ -156,7 +157,7 @@ def _data(
         shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
         other = next(s.file for s, normalisation in zip(summaries, stated, strict=True) if normalisation)
         notes = [f"{notes[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
-    return data, normalised, [*_trained_on_others(summaries, data), *notes]
+    return data, normalised, [*data.notes, *_trained_on_others(summaries, data), *notes]
 
 
 def _place_of_test(folder: Path | None, data_dir: Path | None) -> Path | None:
@@ -191,7 +192,7 @@ def _networks(
         if repr((arch, kwargs)) not in built:
             with said_by(file):
                 model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
-                check_forward(model, data.shape, data.num_classes, arch)
+                check_named(data.class_names, check_forward(model, data.shape, data.num_classes, arch), data.name)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]

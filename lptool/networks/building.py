@@ -104,8 +104,12 @@ def _accepted(build: Callable[..., nn.Module], wanted: Mapping[str, Any]) -> dic
     return {name: value for name, value in wanted.items() if name in parameters}
 
 
-def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> None:
-    """Try the network, on the CPU, on two black images. Raises ArchError where it cannot take them or lacks classes."""
+def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> int:
+    """Try the network, on the CPU, on two black images; gives the number of its logits.
+
+    Raises:
+        ArchError: it cannot take them, or has fewer logits than there are classes.
+    """
     try:
         with torch.inference_mode(), in_eval_mode(model):
             logits = model(torch.zeros(2, *image_shape))
@@ -115,6 +119,7 @@ def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_class
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2 or logits.shape[1] < num_classes:
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ArchError(f"architecture {arch!r} gives {shape} for 2 images, expected logits of {num_classes} classes")
+    return logits.shape[1]
 
 
 def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:

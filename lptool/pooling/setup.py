@@ -16,6 +16,7 @@ from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_pool
+from lptool.data.classes import check_named
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
@@ -260,7 +261,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
         model = build_model(arch, **kwargs)
     names = fit_names(model, shapes, arch, first.file)
     with said_by(saying):
-        check_forward(model, data.shape, data.num_classes, arch)
+        check_named(data.class_names, check_forward(model, data.shape, data.num_classes, arch), data.name)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
