@@ -51,13 +51,13 @@ class State(NamedTuple):
     changed: int
 
 
-def state_of(file: BinaryIO) -> State:
-    """The state of an open file."""
-    found = os.fstat(file.fileno())
+def state_of(file: BinaryIO | int) -> State:
+    """The state of an open file, or of a descriptor."""
+    found = os.fstat(file if isinstance(file, int) else file.fileno())
     return State(found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
-def check_state(file: BinaryIO, path: str | Path, before: State) -> None:
+def check_state(file: BinaryIO | int, path: str | Path, before: State) -> None:
     """Refuse a file in another state than before. Raises DataError."""
     if state_of(file) != before:
         raise DataError(f"{path}: {_CHANGED}")

@@ -144,6 +144,7 @@ class Mapped:
         source: the same images in the same order, as they are decoded.
         rows: int64 [N], the row of each in the file; −1 where it has none.
         pixels: uint8 [M, C, H, W], not to be written. labels: int64 [M].
+        check: called before and after pixels are read; raises DataError where the file was changed.
         crops: seed → random resized crops of the same images.
     """
 
@@ -151,6 +152,7 @@ class Mapped:
     rows: Tensor
     pixels: Array
     labels: Tensor
+    check: Callable[[], None] = lambda: None
     crops: Mapping[int, Images] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -179,7 +181,9 @@ class Mapped:
     def _read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         pinned = device.type == "cuda"  # so that the device computes while a batch is on its way
         pixels = torch.empty(len(rows), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        self.check()
         np.take(self.pixels, rows.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
+        self.check()
         return pixels.to(device, non_blocking=True), self.labels[rows].to(device)
 
     def resized_crops(self, seed: int) -> Images | None:
