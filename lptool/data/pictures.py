@@ -9,7 +9,6 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +47,42 @@ def decoded_pictures(
     Raises:
         DataError: an image cannot be decoded, or a part has no image.
     """
-    try:
-        first = next(_some(sources["train"]), None)
-        if first is None:
-            raise DataError("this data set has no training image")
-        grey = all(map(is_grey, _some(sources["train"]))) if grey is None else grey
-        side = image_size or max(1, min(*first.size, 224))
-    except DataError:
-        raise
-    except Exception as error:  # whatever Pillow and the source raise on damaged files
-        raise DataError(f"an image cannot be decoded: {reason_of(error)}") from error
+    first = next(_some(sources["train"]), None)
+    if first is None:
+        raise DataError("this data set has no training image")
+    grey = all(map(is_grey, _some(sources["train"]))) if grey is None else grey
+    side = image_size or max(1, min(*first.size, 224))
     return {part: _images(Pictures(source, side, grey, classes=classes)) for part, source in sources.items()}
 
 
 def _some(source: Any) -> Iterator[Image.Image]:
-    """Pictures from all over a source; the first of one that can only be read in order."""
-    if isinstance(source, IterableDataset):
-        return (picture for picture, _ in islice(source, 1))
-    places = range(0, len(source), max(1, len(source) // LOOKED_AT))
-    return (source[place][0] for place in places)
+    """Pictures from all over a source; the first of one that can only be read in order. Raises DataError."""
+    in_order = isinstance(source, IterableDataset)
+    places = [0] if in_order else range(0, len(source), max(1, len(source) // LOOKED_AT))
+    for place in places:
+        with _naming(source, place, "an image cannot be decoded: "):
+            item = next(iter(source), None) if in_order else source[place]
+            if item is not None:
+                yield item[0]
+
+
+@contextmanager
+def _naming(source: Any, index: int, prefix: str = "") -> Iterator[None]:
+    """Turn whatever Pillow and a source raise on a damaged file into a DataError that names it."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{prefix}{error.text}") from error
+    except Exception as error:
+        raise DataError(f"{prefix}{_name(source, index)}: {reason_of(error)}") from error
+
+
+def _name(source: Any, index: int) -> str:
+    """The picture's file, where the source says it."""
+    if isinstance(source, Shards):
+        return source.name(index)
+    files = getattr(source, "samples", None)  # of folders, ours and torchvision's
+    return str(files[index][0]) if files else f"image {index}"
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -93,13 +109,8 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with nullcontext() if self.seed is None else _seeded(self.seed, index):
-            try:
-                return self.decode(self.source[index])
-            except DataError:
-                raise
-            except Exception as error:  # whatever Pillow and the source raise on damaged files
-                raise DataError(f"{self._name(index)}: {reason_of(error)}") from error
+        with nullcontext() if self.seed is None else _seeded(self.seed, index), _naming(self.source, index):
+            return self.decode(self.source[index])
 
     def decode(self, item: tuple[Any, int]) -> tuple[Tensor, int]:
         """One image and its label, as the source gives them. Raises Exception."""
@@ -130,13 +141,6 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         versions = [module.__version__ for module in (torch, torchvision, import_timm(), PIL)]
         how = [_DECODER, self.side, self.grey, self.seed, *versions]
         return hashlib.sha256(json.dumps([how, files]).encode()).hexdigest()
-
-    def _name(self, index: int) -> str:
-        """The picture's file, where the source says it."""
-        if isinstance(self.source, Shards):
-            return self.source.name(index)
-        files = getattr(self.source, "samples", None)  # of folders, ours and torchvision's
-        return str(files[index][0]) if files else f"image {index}"
 
 
 def _files_of(source: Any, indices: Sequence[int]) -> list[Any] | None:
@@ -202,19 +206,17 @@ def _images(pictures: Pictures) -> Images:
 
 def _stacked(pictures: Pictures) -> InMemory:
     """All images of a source that can only be read in order; it has to fit in memory."""
-    found: list[tuple[Tensor, int]] = []
-    try:
-        for item in map(pictures.decode, pictures.source):
-            found.append(item)
-            if len(found) * item[0].numel() > IN_MEMORY_BYTES:
-                raise DataError(
-                    f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
-                    "export it to image folders and use folder:DIR"
-                )
-    except DataError:
-        raise
-    except Exception as error:  # whatever Pillow and the source raise on damaged files
-        raise DataError(f"an image cannot be decoded: image {len(found)}: {reason_of(error)}") from error
+    found, items = list[tuple[Tensor, int]](), iter(pictures.source)
+    while True:
+        with _naming(pictures.source, len(found), "an image cannot be decoded: "):
+            if (item := next(items, None)) is None:
+                break
+            found.append(pictures.decode(item))
+        if len(found) * found[0][0].numel() > IN_MEMORY_BYTES:
+            raise DataError(
+                f"this data set can only be read in order and is larger than {IN_MEMORY_BYTES >> 30} GiB decoded; "
+                "export it to image folders and use folder:DIR"
+            )
     if not found:
         raise DataError("a part of this data set has no image")
     images, labels = zip(*found, strict=True)

@@ -16,7 +16,7 @@ from lptool.ranks import ALONE, Ranks
 from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
-from lptool.training.setup import UNWATCHED, Run, open_run
+from lptool.training.setup import UNWATCHED, Run, Watch, open_run
 
 
 def plan_training(
@@ -27,6 +27,7 @@ def plan_training(
     data_dir: str | Path | None = None,
     device: str = "auto",
     ranks: Ranks = ALONE,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, Any]:
     """What `train_tickets` would do with the same arguments, as JSON values; refuses what that would refuse.
 
@@ -36,7 +37,7 @@ def plan_training(
         LptoolError: as `train_tickets` does before its first step.
     """
     where = ranks.agree(lambda: pick_device(device))
-    run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED))
+    run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, None, ranks, watch))
     ranks.on_first(lambda: run.folder.check(run.identity, run.sparsities))
     free = ranks.on_first(lambda: _free_bytes(run.folder))
     return {**plan_of(run), "disk": {**disk_of(run), "free_bytes": free}}
