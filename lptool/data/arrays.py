@@ -150,7 +150,7 @@ def _hint(images: Array, labels: Array) -> str:
 def _channels_first(where: str, shape: tuple[int, ...]) -> bool:
     """Whether [N, a, b, c] has its channels in front: they are 1 or 3, or fewer than anything else."""
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-    if first == last:
+    if not first and not last:
         first, last = shape[1] < min(shape[2:]), shape[3] < min(shape[1:3])
     if first == last:
         raise DataError(f"{where}: {list(shape)} does not say which are the channels; save [N, H, W, C] with 1 or 3")

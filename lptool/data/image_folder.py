@@ -86,10 +86,8 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         empty = [name for name, files in pictures.items() if not files]
         if empty or not pictures:
             of = f" for the classes {first_ten(empty, ', ')}" if empty else ""
-            raise DataError(
-                f"folder:{self.root.parent}: {self.root.name}: Found no valid file{of}; expected CLASS/* with endings of "
-                f"{', '.join(PICTURES)}"
-            )
+            where, kinds = f"folder:{self.root.parent}: {self.root.name}", ", ".join(PICTURES)
+            raise DataError(f"{where}: Found no valid file{of}; expected CLASS/* with endings of {kinds}")
         odd = next((name for name in self.classes if name.encode(errors="replace") != os.fsencode(name)), None)
         if odd is not None:
             raise DataError(f"{self.root}: the name of the class {odd!r} is no UTF-8; rename the folder")
