@@ -83,7 +83,7 @@ def load_parts(
 ) -> Parts:
     """See `load_data`. Raises DataError."""
     if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
-        raise DataError(f"image_size: expected 1 to {LARGEST_SIDE} pixels, found {image_size}")
+        raise DataError(f"expected 1 to {LARGEST_SIDE} pixels, found {image_size}", "image_size")
     asked = Asked(Path(data_dir) if data_dir is not None else None, image_size, like, download)
     kind, _, place = name.partition(":")
     if name in NAMED:
@@ -119,7 +119,7 @@ def _resized(parts: Parts, side: int | None) -> Parts:
     counts = (len(images) for images in (parts.train, parts.test, parts.val) if images is not None)
     needed, free = sum(counts) * image_shape(parts.train)[0] * side**2, free_memory()
     if needed > free > 0:
-        raise DataError(f"image_size: images of {side} pixels take {needed:,} bytes of memory, and {free:,} are free")
+        raise DataError(f"images of {side} pixels take {needed:,} bytes of memory, and {free:,} are free", "image_size")
 
     def resize(images: Images) -> InMemory:
         assert isinstance(images, InMemory)
@@ -164,7 +164,7 @@ def _torchvision(name: str, root: Path | None, download: bool = True) -> Parts:
         looked = f"data set {name} not found: looked in {place} for torchvision's files"
         if not download:
             raise DataError(
-                f"{looked}; what a file names is downloaded only if you name it: --dataset {name}"
+                f"{looked}; name their folder with --data-dir, or have them downloaded with --dataset {name}"
             ) from error
         raise DataError(
             f"{looked}, and the download failed ({first_line(error)}); put them there or name their folder with "

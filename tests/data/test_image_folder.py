@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from lptool.checkpoints.header import DataSet, typed
 from lptool.data.dataset import load_data
 from lptool.data.image_folder import ImageFolder, part_folders
 from lptool.data.images import Images
@@ -185,3 +186,18 @@ def test_a_picture_that_is_replaced_while_it_streams_is_told(tmp_path: Path) -> 
     os.utime(path, ns=(folder.since, folder.since + 1))
     with pytest.raises(DataError, match=rf"{path}: was changed while it was in use"):
         folder[1]
+
+
+# Beside a network that was trained before
+
+
+def test_channels_and_classes_are_those_that_the_network_was_trained_on(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, mode="L", classes="ac")
+    like = typed(DataSet, {"class_names": ["c", "b", "a"], "num_classes": 3, "image_shape": [3, 8, 8]})
+    found = parts_of(root, like=like)
+    assert shape(found.train) == [4, 3, 8, 8]
+    assert (found.num_classes, found.class_names) == (3, ("c", "b", "a"))
+    assert next(found.test.raw([torch.arange(4)], torch.device("cpu")))[1].tolist() == [2, 2, 0, 0]
+    assert found.notes == (f"folder:{root}: has 2 of the 3 classes that the network tells apart; matched by name",)
+    with pytest.raises(DataError, match="classes that the network was not trained on: c"):
+        parts_of(root, like=typed(DataSet, {"class_names": ["a", "b"], "num_classes": 2}))

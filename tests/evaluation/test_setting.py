@@ -114,7 +114,7 @@ def test_nothing_is_downloaded_because_a_header_says_so(
     for attribute in ("CIFAR10", "CIFAR100", "FashionMNIST"):
         monkeypatch.setattr(datasets, attribute, absent)
     monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "no-such-package")
-    with pytest.raises(DataError, match=rf"data set {name} not found: .* download them with --dataset {name}"):
+    with pytest.raises(DataError, match=rf"data set {name} not found: .* have them downloaded with --dataset {name}"):
         setting.matching_data([said_to_be_of(told, name=name)], None, None, None)
 
 
@@ -138,7 +138,7 @@ def test_data_with_more_classes_than_the_header_says_are_refused(told: Summary) 
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ((76.5,), (0.5,), "found 76.5; of a scale to 255, give 0.3"),
+        ((76.5,), (0.5,), "76.5; of a scale to 255, give 0.3"),
         ((0.3,), (63.75,), "give 0.25"),
         ((-0.5,), (0.5,), "-0.5;"),
     ],
