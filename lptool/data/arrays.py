@@ -116,10 +116,9 @@ class _Head:
 def _part(path: Path, part: str, arrays: Mapping[str, Array], notes: list[str]) -> InMemory:
     names = _names(part)
     images, labels = (arrays[name] for name in names)
-    sound = images.dtype.kind in "uf" and images.ndim in (3, 4) and images.size and labels.shape == images.shape[:1]
-    if images.dtype.kind == "u" and images.dtype != np.uint8:
-        sound = False
-    if not sound or labels.dtype.kind not in "ui":
+    are_images = (images.dtype == np.uint8 or images.dtype.kind == "f") and images.ndim in (3, 4) and images.size
+    are_labels = labels.dtype.kind in "ui" and labels.shape == images.shape[:1]
+    if not (are_images and are_labels):
         raise DataError(
             f"{path}: expected {names[0]} uint8 [N, H, W] or [N, H, W, C] and {names[1]} integers [N], "
             f"found {images.dtype} {list(images.shape)} and {labels.dtype} {list(labels.shape)}"
@@ -141,9 +140,7 @@ def _hint(images: Array, labels: Array) -> str:
     if labels.ndim == 2 and labels.shape[0] == len(images) and labels.shape[1] > 1:
         return "; one-hot labels: save labels.argmax(1)"
     if labels.dtype.kind in "USO":
-        return (
-            "; labels are numbers from 0, in the order of the logits: save numpy.unique(labels, return_inverse=True)[1]"
-        )
+        return "; labels are numbers from 0, in the order of the logits: numpy.unique(labels, return_inverse=True)[1]"
     return "; save labels.astype(int)" if labels.dtype.kind == "f" else ""
 
 
