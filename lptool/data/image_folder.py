@@ -110,7 +110,7 @@ def left_out_note(where: str, parts: Sequence[ImageFolder]) -> list[str]:
     counts = sum((part.left_out for part in parts), Counter[str]())
     kinds = [f"{count:,} .{ending}" if ending else f"{count:,} without" for ending, count in counts.most_common()]
     return [
-        f"{where}: left out {counts.total():,} files that are no pictures of a class: {first_ten(kinds, ', ')}"
+        f"{where}: left out {counts.total():,} file(s) that are no picture of a class: {first_ten(kinds, ', ')}"
     ] * bool(counts)
 
 
