@@ -109,9 +109,8 @@ def left_out_note(where: str, parts: Sequence[ImageFolder]) -> list[str]:
     """A line on files that are no pictures, where there are any."""
     counts = sum((part.left_out for part in parts), Counter[str]())
     kinds = [f"{count:,} .{ending}" if ending else f"{count:,} without" for ending, count in counts.most_common()]
-    return [
-        f"{where}: left out {counts.total():,} file(s) that are no picture of a class: {first_ten(kinds, ', ')}"
-    ] * bool(counts)
+    said = f"{where}: files that are no pictures of a class are left out: {counts.total():,} ({first_ten(kinds, ', ')})"
+    return [said] * bool(counts)
 
 
 def _ending(name: str) -> str:

@@ -61,7 +61,7 @@ def test_the_next_command_names_the_data_that_a_header_alone_does_not_open(
     shape = ["--arch", "resnet8_cifar", "--epochs", 1, "--rewind-epoch", 0, "--levels", 1, "--batch-size", 16]
     done = lptool("train", "-o", "run", "--dataset", "folder:my photos", *shape, "--device", "cpu")
     assert done.exit_code == 0, done.output
-    assert "Warning: folder:my photos: left out 1 file(s) that are no picture of a class: 1 .txt" in done.stderr
+    assert "Warning: folder:my photos: files that are no pictures of a class are left out: 1 (1 .txt)" in done.stderr
     line = done.stdout.splitlines()[-1]
     assert line == "next: lptool pool run -o pooled.safetensors --dataset 'folder:my photos'"
     pooled = lptool(*shlex.split(line)[2:], *FAST)

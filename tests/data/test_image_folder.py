@@ -105,7 +105,7 @@ def test_files_that_are_no_pictures_are_counted_in_one_line(tmp_path: Path) -> N
     for name in ("train/a/1.gif", "train/a/2.gif", "test/b/notes.txt", "test/b/LICENSE", "train/stray.png"):
         (tmp_path / name).touch()
     [note] = parts_of(tmp_path).notes
-    assert "left out 5 file(s) that are no picture of a class: 2 .gif" in note
+    assert "files that are no pictures of a class are left out: 5 (2 .gif" in note
     assert load_data(f"folder:{tmp_path}", val_fraction=0.5).notes == (note,)
 
 
