@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.cli.options import POOLED, TICKETS, SectionedCommand, explicit, options_of
+from lptool.cli.options import DATA_SETS, POOLED, TICKETS, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, clear_errors, print_document, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
@@ -94,10 +94,15 @@ class RunToMake:
     def plan(self, ranks: Ranks, threads: int | None) -> Document:
         """What `--dry-run` prints; warns where the disk is too small."""
         from lptool.training.plan import plan_training
+        from lptool.training.setup import Watch
 
         self._go_on(ranks, threads)
         plan = plan_training(
-            self.options, self.levels, self.folder, data_dir=self.data_dir, device=self.device, ranks=ranks
+            *(self.options, self.levels, self.folder),
+            data_dir=self.data_dir,
+            device=self.device,
+            ranks=ranks,
+            watch=Watch(on_note=lambda note: warn([note] * (ranks.rank == 0))),
         )
         needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
         if ranks.rank == 0 and needed > free:
@@ -137,7 +142,10 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
     if ranks.rank == 0:
         arch = run.options.arch
         show(train_view(files, RunFolder(run.folder).records()))
-        code = f" --arch {arch}" if ":" in arch else ""  # a header's code is run only where the user names it
+        # What a header names is run, opened and downloaded only where the user names it too.
+        code = f" --arch {arch}" if ":" in arch else ""
+        code += "" if run.options.dataset in DATA_SETS else f" --dataset {shlex.quote(run.options.dataset)}"
+        code += f" --data-dir {shlex.quote(str(run.data_dir))}" if run.data_dir else ""
         tickets = shlex.quote(str(run.folder))
         named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
         if run.folder.parent == TICKETS:  # of several runs each has a pooled model of its own
@@ -179,7 +187,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
         val = f" val {100 * record['val_accuracy']:.2f} %"
 
     try:
-        yield Watch(on_step, on_epoch)
+        yield Watch(on_step, on_epoch, lambda note: warn([note] * shown))
     finally:
         if progress.live.is_started:
             progress.stop()
