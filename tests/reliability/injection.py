@@ -1,0 +1,384 @@
+"""A fault at every call to the file system of every command that writes; see `docs/reliability.md`.
+
+    python -m tests.reliability.injection --workers 2                      # all: an hour on two cores
+    python -m tests.reliability.injection --every 20 --seed 1              # each twentieth, other ones for another seed
+    python -m tests.reliability.injection --job 'pool, folder' --fault kill --event 12     # one, with all that it said
+
+After each fault: what was there is there as it was, what is new is whole or absent, and the error is one line. Then the
+same command, undisturbed: exit 0, the same bytes as if nothing had happened, and no other file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from tests.reliability.faults import FAULTS, Faults, install
+from tests.reliability.looks import looks_of
+from tests.reliability.material import ARCH, TRAIN, make_material
+
+LIMIT = 20  # seconds for one command
+POOL = ["pool", "in/run", *ARCH, "--method", "greedy", "--alphas", "0.5", "--calibration-size", "24"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command in a sandbox with `in/` and `net.py`; `before` are commands that leave what lies there already.
+
+    Attributes:
+        refuses: whether the command, run again, may say that its output exists.
+    """
+
+    words: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...] = ()
+    refuses: bool = False
+
+
+TRAIN_FIRST = ("--preset", "quickstart", "--levels", "1", "--arch", "net.py:certain", "--dataset", "npz:in/data.npz",
+               "--method", "average", "--device", "cpu", "--calibration-size", "24")  # fmt: skip
+
+
+def _convert(output: str, *more: str) -> tuple[str, ...]:
+    return ("convert", "in/run/level_02.safetensors", output, *ARCH, *more)
+
+
+_EVALUATE = ("evaluate", "in/run/level_01.safetensors", "in/run/level_02.safetensors", *ARCH)
+_OTHER = ("convert", "in/run/level_01.safetensors")
+JOBS = {
+    "train": Job(("train", "-o", "run", *TRAIN, "--levels", "1")),
+    "train, more levels": Job(
+        ("train", "-o", "run", *TRAIN, "--levels", "2"), (("train", "-o", "run", *TRAIN, "--levels", "1"),)
+    ),
+    "train, best": Job(("train", "-o", "run", *TRAIN, "--levels", "1", "--keep", "best", "--optimizer", "adamw")),
+    "pool": Job((*POOL, "-o", "a.safetensors")),
+    "pool, overwrite": Job(
+        (*POOL, "-o", "a.safetensors", "--overwrite"), ((*_OTHER, "a.safetensors"),)
+    ),
+    "pool, report": Job((*POOL, "-o", "a.safetensors", "--report", "a.html"), refuses=True),
+    "pool, folder": Job((*POOL, "-o", "a/"), refuses=True),
+    "pool, folder, overwrite": Job((*POOL, "-o", "a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
+    "pool, all targets": Job((*POOL, "-o", "a/", "--target", "all")),
+    "pool, packed": Job((*POOL, "-o", "a.safetensors", "--packed", "--values", "bf16")),
+    "pool, new folders": Job((*POOL, "-o", "b/c/a.safetensors")),
+    "pool, train first": Job(("pool", "--train", "run", "-o", "a.safetensors", *TRAIN_FIRST)),
+    "convert": Job(_convert("a.safetensors"), refuses=True),
+    "convert, packed, overwrite": Job(_convert("a.safetensors", "--packed", "--overwrite"), ((*_OTHER, "a.safetensors"),)),
+    "convert, folder": Job(_convert("a/"), refuses=True),
+    "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
+    "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
+    "convert, onnx": Job(_convert("a.onnx", "--overwrite")),
+    "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
+    "evaluate, report, overwrite": Job((*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit status, or minus a signal, and what it said."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(words: Sequence[str], sandbox: Path, faults: Faults) -> tuple[Ended, list[tuple[str, str]]]:
+    """Run a command in a fork of this process, in the sandbox; how it ended, and its events."""
+    with tempfile.TemporaryDirectory() as place:
+        said = [Path(place, name) for name in ("out", "err", "events")]
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            _command(words, sandbox, faults, *said)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        texts = [file.read_text(errors="surrogateescape") if file.exists() else "" for file in said]
+    events = [tuple(event) for event in json.loads(texts[2] or "[]")]
+    return Ended(status, texts[0], texts[1]), events  # type: ignore[return-value]
+
+
+def _command(words: Sequence[str], sandbox: Path, faults: Faults, out: Path, err: Path, events: Path) -> None:
+    """As the interpreter runs `python -m lptool`; never returns."""
+    status = 1
+    try:
+        for file, descriptor in ((out, 1), (err, 2)):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(sandbox)
+        from lptool.cli import main
+
+        install(faults)
+        main(list(words))
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        faults.held = True
+        sys.stdout.flush()
+        sys.stderr.flush()
+        events.write_text(json.dumps(faults.seen))
+        os._exit(status)
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A job as it should be: what lies in the sandbox before and after, by name, and what happens in between.
+
+    Attributes:
+        varying: names of files that differ from run to run, as they say how long it took.
+    """
+
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+    varying: frozenset[str]
+    events: list[tuple[str, str]]
+
+
+@cache
+def undisturbed(name: str, material: Path) -> Undisturbed:
+    """Run a job twice with nothing in its way."""
+    job, found = JOBS[name], list[tuple[dict[str, bytes], dict[str, bytes], list[tuple[str, str]]]]()
+    for _ in range(2):
+        with sandbox_of(job, material) as sandbox:
+            before = contents(sandbox)
+            ended, events = run(job.words, sandbox, Faults(str(sandbox)))
+            assert ended.status == 0, f"{name}: {ended}"
+            found.append((before, contents(sandbox), events))
+    (before, after, events), (_, again, _) = found
+    assert after.keys() == again.keys(), after.keys() ^ again.keys()
+    return Undisturbed(before, after, frozenset(n for n in after if after[n] != again[n]), events)
+
+
+class sandbox_of:  # noqa: N801  (a context manager)
+    """A fresh folder for a job, always under the same name for one process, as headers may hold names of files."""
+
+    def __init__(self, job: Job, material: Path) -> None:
+        self.place = Path(os.path.realpath(tempfile.gettempdir()), f"lptool-faults-{os.getpid()}")
+        self.job, self.material = job, material
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self.material, self.place)
+        made = _before(self.job, self.material)
+        for name, content in made.items():
+            file = self.place / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        return self.place
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+@cache
+def _before(job: Job, material: Path) -> dict[str, bytes]:
+    """What the commands before a job leave."""
+    if not job.before:
+        return {}
+    with sandbox_of(Job(job.words), material) as sandbox:
+        for words in job.before:
+            ended, _ = run(words, sandbox, Faults(str(sandbox)))
+            assert ended.status == 0, f"{words}: {ended}"
+        return contents(sandbox)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by name; a folder without any ends in a slash."""
+    found = {}
+    for place, _, files in os.walk(folder):
+        for file in files:
+            found[os.path.relpath(os.path.join(place, file), folder)] = Path(place, file).read_bytes()
+    return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fault at one event of one job."""
+
+    job: str
+    fault: str
+    event: int
+
+    def __str__(self) -> str:
+        return f"--job {self.job!r} --fault {self.fault} --event {self.event}"
+
+
+def tasks_of(job: str, material: Path, faults: Sequence[str] = tuple(FAULTS)) -> Iterator[Task]:
+    """Every event that each fault can meet."""
+    kinds = [kind for kind, _ in undisturbed(job, material).events]
+    for fault in faults:
+        yield from (Task(job, fault, number) for number in range(sum(kind in FAULTS[fault] for kind in kinds)))
+
+
+def problems_of(task: Task, material: Path, *, shown: bool = False) -> list[str]:
+    """What is not as promised after one fault, and after the same command once more."""
+    job, normal = JOBS[task.job], undisturbed(task.job, material)
+    with sandbox_of(job, material) as sandbox:
+        faults = Faults(str(sandbox), task.fault, task.event)
+        ended, events = run(job.words, sandbox, faults)
+        found = contents(sandbox)
+        again, _ = run(job.words, sandbox, Faults(str(sandbox)))
+        last = contents(sandbox)
+    met = [event for event in normal.events if event[0] in FAULTS[task.fault]][task.event]
+    if shown:
+        print(f"at {met}\n{ended}\nthen {sorted(found)}\nthen {again}\nthen {sorted(last)}")
+    problems = _ended_badly(task, ended)
+    problems += _half_written(normal, found, killed=task.fault == "kill")
+    problems += [f"right after it there is {name}" for name in left_behind(normal, found) if _tidies(task, ended, met)]
+    problems += _rerun(job, normal, found, again, last)
+    return [f"at {' '.join(met)}: {problem}" for problem in problems]
+
+
+def _tidies(task: Task, ended: Ended, met: tuple[str, str]) -> bool:
+    """Whether a command has to tidy up: it was not killed, and it was not the tidying itself that failed."""
+    return task.fault != "kill" and not (task.fault != "interrupt" and met[0] in ("unlink", "rmdir", "list", "open"))
+
+
+def _ended_badly(task: Task, ended: Ended) -> list[str]:
+    expected = {"kill": (-signal.SIGKILL,), "interrupt": (130, 0)}.get(task.fault, (1, 0))
+    found = [] if ended.status in expected else [f"ended with {ended.status}, expected {expected[0]}"]
+    if task.fault != "kill":
+        found += looks_of(ended.status, ended.stdout, ended.stderr, ())
+    return found
+
+
+def _half_written(normal: Undisturbed, found: dict[str, bytes], *, killed: bool) -> list[str]:
+    """Inputs as they were; what was there as it was or new; what is new whole."""
+    problems = []
+    for name, content in normal.before.items():
+        if name not in found:
+            problems.append(f"{name} is gone from its place")
+        elif not (content == found[name] or whole(name, found[name], normal)):
+            problems.append(f"{name} is neither as it was nor new")
+    for name, content in found.items():
+        if name in normal.after and name not in normal.before and not whole(name, content, normal):
+            problems.append(f"{name} is half-written")
+    return problems
+
+
+def whole(name: str, content: bytes, normal: Undisturbed) -> bool:
+    """Whether a file is as the command leaves it, or a journal on the way there, or what is hidden for a rerun."""
+    if name not in normal.after:
+        return False
+    if name.endswith(".jsonl"):
+        return name in normal.varying or normal.after[name].startswith(content) or content.startswith(normal.after[name])
+    if name not in normal.varying:
+        return content == normal.after[name] or ".resume/" in name
+    if name.endswith(".json"):
+        try:
+            json.loads(content)
+        except ValueError:
+            return False
+        return True
+    if name.endswith(".html"):
+        return content.endswith(b"</html>\n")
+    return abs(len(content) - len(normal.after[name])) < 100
+
+
+def left_behind(normal: Undisturbed, found: dict[str, bytes]) -> list[str]:
+    """Files that neither were there nor are made, but for what a run keeps to go on with."""
+    known = normal.before.keys() | normal.after.keys()
+    return [name for name in found if name not in known and not _for_rerun(name)]
+
+
+def _for_rerun(name: str) -> bool:
+    return name in ("run/.resume/epoch.safetensors", "run/.resume/options.json", "run/.resume/rewind.safetensors")
+
+
+def _rerun(
+    job: Job, normal: Undisturbed, found: dict[str, bytes], again: Ended, last: dict[str, bytes]
+) -> list[str]:
+    complete = job.refuses and all(name in found for name in normal.after)
+    if again.status == 1 and complete and "exists" in again.stderr:
+        return [f"after a rerun there is {name}" for name in last if name not in normal.after]
+    if again.status != 0:
+        return [f"the rerun ended with {again.status}: {again.stderr[-300:]!r}"]
+    problems = [f"after a rerun there is {name}" for name in last if name not in normal.after]
+    problems += [f"after a rerun there is no {name}" for name in normal.after if name not in last]
+    differing = [n for n in normal.after if n in last and n not in normal.varying and last[n] != normal.after[n]]
+    return problems + [f"after a rerun {name} has other bytes" for name in differing]
+
+
+def prepare() -> None:
+    """Import all that commands import, so that each fork finds it there."""
+    import importlib
+    import pkgutil
+
+    import lptool
+
+    for module in pkgutil.walk_packages(lptool.__path__, "lptool."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _one(given: tuple[Task, Path]) -> tuple[Task, list[str], float]:
+    started = time.perf_counter()
+    try:
+        problems = problems_of(*given)
+    except Exception:
+        problems = [f"the harness failed: {traceback.format_exc()}"]
+    return given[0], problems, time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", choices=JOBS, action="append")
+    parser.add_argument("--fault", choices=FAULTS, action="append")
+    parser.add_argument("--event", type=int)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="Write what was found there.")
+    given = parser.parse_args()
+    prepare()
+    with tempfile.TemporaryDirectory() as place:
+        material = make_material(Path(place, "material"))
+        if given.event is not None:
+            task = Task(given.job[0], given.fault[0], given.event)
+            print(*problems_of(task, material, shown=True), sep="\n")
+            return
+        tasks = [t for job in given.job or JOBS for t in tasks_of(job, material, given.fault or tuple(FAULTS))]
+        tasks = sorted(random.Random(given.seed).sample(tasks, -(-len(tasks) // given.every)), key=tasks.index)
+        with multiprocessing.get_context("fork").Pool(given.workers) as workers:
+            results = workers.imap_unordered(_one, [(task, material) for task in tasks])
+            document = summed_up(results, len(tasks))
+    if given.json:
+        given.json.write_text(json.dumps(document, indent=1) + "\n")
+    raise SystemExit(bool(document["failed"]))
+
+
+def summed_up(results: Iterator[tuple[Task, list[str], float]], count: int) -> dict[str, object]:
+    """Prints every failure as it comes, with the command that repeats it; then the numbers."""
+    started, done, failed = time.perf_counter(), Counter[str](), []
+    for task, problems, _ in results:
+        done[task.fault] += 1
+        if problems:
+            failed.append({**asdict(task), "problems": problems})
+            print(f"python -m tests.reliability.injection {task}", *problems, sep="\n  ", flush=True)
+    document = {"jobs": len(JOBS), "events": dict(done), "failed": failed, "seconds": round(time.perf_counter() - started)}
+    print(f"{count} events of {len(JOBS)} commands in {document['seconds']} s, {len(failed)} failed")
+    return document
+
+
+if __name__ == "__main__":
+    main()
