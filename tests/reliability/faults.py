@@ -3,10 +3,7 @@
 Every call that concerns a file of the sandbox is an event: of `open`, `mkdir`, `rename`, `unlink` and the like, which
 Python's audit hook reports, and of `read`, `write`, `fsync` and the native writers of tensors, which are wrapped. The
 undisturbed run counts them; in each further run, a fork of one process that has imported everything, the event number
-`k` ends the process, is interrupted, or fails as on a full or a broken disk.
-
-    python -m tests.reliability.faults --workers 2               # all events of all commands
-    python -m tests.reliability.faults --job 'pool to a folder' --fault kill --event 12
+`k` ends the process, is interrupted, or fails as on a full or a broken disk. See `injection`.
 """
 
 from __future__ import annotations
@@ -30,6 +27,10 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "interrupt": CHANGES + READS,
     "ENOSPC": ("create", "write", "fsync", "mkdir", "rename", "link"),
     "EIO": CHANGES + READS,
+    # What others do to files meanwhile: cut an input off, put another in its place, write something where output goes.
+    "cut": CHANGES + READS,
+    "replace": CHANGES + READS,
+    "appear": CHANGES + READS,
     "EACCES": ("create", "mkdir", "rename", "unlink", "rmdir", "chmod", "open", "list", "link", "swap"),
 }
 LASTING = ("ENOSPC",)  # a full disk stays full
@@ -55,7 +56,8 @@ class Faults:
 
     Attributes:
         root: the sandbox; what lies elsewhere is no event.
-        fault: one of FAULTS, None to count only. at: number of the event, from 0, among those that the fault can meet.
+        fault: one of FAULTS, None to count only. deed: what others do.
+        at: number of the event, from 0, among those that the fault can meet.
         seen: the events, as kind and path. held: no event is noted while the harness itself looks.
     """
 
@@ -64,6 +66,7 @@ class Faults:
     at: int = -1
     seen: list[tuple[str, str]] = field(default_factory=list)
     met: int = 0
+    deed: Callable[[], object] = lambda: None
     held: bool = False
 
     def note(self, kind: str, path: object, half: Callable[[], object] = lambda: None) -> None:
@@ -85,6 +88,10 @@ class Faults:
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.fault == "interrupt":
             os.kill(os.getpid(), signal.SIGINT)
+        elif self.fault in ("cut", "replace", "appear"):
+            self.held = True
+            self.deed()
+            self.held = False
         else:
             assert self.fault is not None
             code = getattr(errno, self.fault)
@@ -141,7 +148,9 @@ def install(faults: Faults) -> None:
                newline: Any = None, closefd: bool = True, opener: Any = None) -> Any:  # fmt: skip
         if faults._inside(file) is None or opener is not None:
             return _real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        return _layered(raw(file, mode.replace("t", "").replace("b", ""), closefd), mode, buffering, encoding, errors, newline)
+        return _layered(
+            raw(file, mode.replace("t", "").replace("b", ""), closefd), mode, buffering, encoding, errors, newline
+        )
 
     builtins.open = io.open = opened  # type: ignore[assignment]
     _wrap_system(faults)

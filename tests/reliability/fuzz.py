@@ -2,16 +2,17 @@
 
     python -m tests.reliability.fuzz --cases 6000 --seed 0 --workers 2       # twenty minutes on two cores
     python -m tests.reliability.fuzz --first 3000 --cases 3000 --seed 0      # the second half of it
-    python -m tests.reliability.fuzz --seed 0 --case 1234 --keep odd         # one case, its files left in odd/
+    python -m tests.reliability.fuzz --seed 0 --case pickles/12 --keep odd   # one case, its files left in odd/
 
 Each case calls the command line in the process of a worker. Whatever the files hold, the command ends within 20 seconds
-and a gigabyte, with an exit code of ours, without a traceback or control characters, an error is one line that names the
-file, no input is changed, no output is half-written, no hidden file is left, nothing is run and nothing is fetched.
+and a gigabyte, with an exit code of ours, without a traceback or control characters. An error is one line that names
+the file. No input is changed, no output is half-written, no hidden file is left, nothing is run and nothing is fetched.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import hashlib
 import importlib
@@ -20,33 +21,35 @@ import multiprocessing
 import os
 import random
 import resource
+import shlex
 import shutil
 import stat
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.reliability.families import FAMILIES, Case, material_in
+from tests.reliability.cases import Case, material_in
+from tests.reliability.families import FAMILIES
 from tests.reliability.looks import looks_of
+from tests.reliability.material import warm_up
 
 SECONDS = 20
 MEMORY = 1 << 30  # bytes that one case may take
-_LIMIT = 8 << 30  # of data of a worker, so that the machine survives what takes more
+_LIMIT = 4 << 30  # of data of a worker, so that the machine survives what takes more
 
 
 @dataclass(frozen=True)
 class Finding:
     """What one case showed: its problems, none where all is well."""
 
-    number: int
-    family: str
+    case: str
     words: tuple[str, ...]
     status: int | None
     problems: list[str]
@@ -74,20 +77,28 @@ class Watch:
                 self.noted.append(f"wrote {place}")
 
 
-def run_case(seed: int, number: int, folder: Path, material: Path, watch: Watch) -> Finding:
+def named(number: int) -> str:
+    """The families in turn: `pickles/12` is the thirteenth of its family."""
+    return f"{list(FAMILIES)[number % len(FAMILIES)]}/{number // len(FAMILIES)}"
+
+
+def made(seed: int, name: str, folder: Path, material: Path) -> Case:
+    """A case by its name, its files in a folder."""
+    return FAMILIES[name.partition("/")[0]](random.Random(f"{seed}/{name}"), folder, material_in(material))
+
+
+def run_case(seed: int, name: str, folder: Path, material: Path, watch: Watch) -> Finding:
     """Make a case in an empty folder, run it, and look at everything."""
     from click.testing import CliRunner
 
     from lptool.cli import main
 
-    rng = random.Random(f"{seed}/{number}")
-    family = list(FAMILIES)[number % len(FAMILIES)]
-    case = FAMILIES[family](rng, folder, material_in(material))
+    case = made(seed, name, folder, material)
     before = _state_of(folder)
     os.chdir(folder)
     _forget_peak()
     used = _peak()
-    watch.folder, watch.noted = str(folder), []
+    watch.folder, watch.noted = str(folder.parent), []  # beside the case lies what is for a moment
     try:
         with _patched(case):
             ended = CliRunner().invoke(main, list(case.words))
@@ -101,7 +112,7 @@ def run_case(seed: int, number: int, folder: Path, material: Path, watch: Watch)
     problems += _files(case, before, after, ended.exit_code)
     if ended.exit_code == 0:
         problems += _readable(case, folder, main)
-    return Finding(number, family, case.words, ended.exit_code, problems)
+    return Finding(name, case.words, ended.exit_code, problems)
 
 
 def _ended(ended: Any, case: Case) -> list[str]:
@@ -116,8 +127,6 @@ def _ended(ended: Any, case: Case) -> list[str]:
 
 
 def _patched(case: Case) -> Any:
-    import contextlib
-
     stack = contextlib.ExitStack()
     for name, value in case.patches.items():
         module, _, attribute = name.rpartition(".")
@@ -172,10 +181,8 @@ def _readable(case: Case, folder: Path, main: Any) -> list[str]:
 
 
 def _forget_peak() -> None:
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _peak() -> int:
@@ -191,34 +198,28 @@ def _peak() -> int:
 
 
 def _work(seed: int, place: Path, tasks: Connection) -> None:
-    """Cases by number from the pipe, findings back into it, until there are no more."""
+    """Cases by name from the pipe, findings back into it, until there are no more."""
     resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT, _LIMIT))
     os.environ |= {"TMPDIR": str(place), "XDG_CACHE_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
     tempfile.tempdir = None
-    warm_up()
-    watch, dump = Watch(), open(place / "hang.txt", "w")
-    for number in iter(tasks.recv, None):
+    material = place.parent / "material"
+    material_in(material)
+    watch, dump = Watch(), open(place / "hang.txt", "w")  # noqa: SIM115
+    for name in iter(tasks.recv, None):
         folder = place / "case"
         folder.mkdir(parents=True)
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=dump)
-        tasks.send(run_case(seed, number, folder, place / "material", watch))
+        tasks.send(run_case(seed, name, folder, material, watch))
         faulthandler.cancel_dump_traceback_later()
         os.chdir(place)
         shutil.rmtree(folder)
-
-
-def warm_up() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    import matplotlib.font_manager  # noqa: F401  (which looks for fonts by a program, once)
 
 
 class Worker:
     """A process for cases, begun again where one ends it."""
 
     def __init__(self, seed: int, place: Path) -> None:
-        self.seed, self.place, self.number = seed, place, -1
+        self.seed, self.place, self.name = seed, place, ""
         self._begin()
 
     def _begin(self) -> None:
@@ -230,9 +231,9 @@ class Worker:
         self.process.start()
         there.close()
 
-    def give(self, number: int | None) -> None:
-        self.number = -1 if number is None else number
-        self.pipe.send(number)
+    def give(self, name: str | None) -> None:
+        self.name = name or self.name
+        self.pipe.send(name)
 
     def take(self) -> Finding:
         """What it found; where it died, that is the finding, and another takes its place."""
@@ -242,18 +243,21 @@ class Worker:
         except (EOFError, ConnectionError):
             self.process.join()
             code, hang = self.process.exitcode or 0, (self.place / "hang.txt").read_text()
-            ours = [line.strip() for line in hang.splitlines() if "lptool/lptool/" in line or "/lptool/" in line]
+            ours = [line.rpartition("/lptool/")[2] for line in hang.splitlines() if "/lptool/" in line]
             what = f"no end within {SECONDS} s: {ours[:1]}" if hang else f"the process ended with {code}"
-            family = list(FAMILIES)[self.number % len(FAMILIES)]
-            found = Finding(self.number, family, (), None, [what])
+            found = Finding(self.name, (), None, [what])
             self._begin()
             return found
 
 
-def findings_of(seed: int, numbers: list[int], workers: int, place: Path) -> Iterator[Finding]:
-    """Run cases by number."""
-    team = [Worker(seed, place / f"worker{n}") for n in range(min(workers, len(numbers)))]
-    left = iter(numbers)
+def findings_of(seed: int, names: Sequence[str], workers: int, place: Path) -> Iterator[Finding]:
+    """Run cases by name, in workers; the findings as they come."""
+    warm_up()
+    maker = multiprocessing.get_context("fork").Process(target=material_in, args=(place / "material",))
+    maker.start()
+    maker.join()
+    team = [Worker(seed, place / f"worker{n}") for n in range(min(workers, len(names)))]
+    left = iter(names)
     busy = {}
     for worker in team:
         worker.give(next(left))
@@ -276,7 +280,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--case", type=int, help="One alone, in this process.")
+    parser.add_argument("--case", metavar="FAMILY/N", help="One alone, in this process.")
     parser.add_argument("--keep", type=Path, help="With --case: leave its files there.")
     parser.add_argument("--json", type=Path, help="Write what was found there.")
     given = parser.parse_args()
@@ -284,23 +288,23 @@ def main() -> None:
         if given.case is not None:
             alone(given.seed, given.case, Path(place), given.keep)
             return
-        numbers = list(range(given.first, given.first + given.cases))
-        document = summed_up(findings_of(given.seed, numbers, given.workers, Path(place)), given.seed)
+        names = [named(number) for number in range(given.first, given.first + given.cases)]
+        document = summed_up(findings_of(given.seed, names, given.workers, Path(place)), given.seed)
     if given.json:
         given.json.write_text(json.dumps(document, indent=1) + "\n")
     raise SystemExit(bool(document["failed"]))
 
 
-def alone(seed: int, number: int, place: Path, keep: Path | None) -> None:
+def alone(seed: int, name: str, place: Path, keep: Path | None) -> None:
     """One case, with all that it says."""
     folder = (keep or place / "case").absolute()
     folder.mkdir(parents=True)
-    family = list(FAMILIES)[number % len(FAMILIES)]
-    case = FAMILIES[family](random.Random(f"{seed}/{number}"), folder, material_in(place / "material"))
-    print(f"{family}: lptool {' '.join(case.words)}", flush=True)
+    case = made(seed, name, folder, place / "material")
+    print(f"lptool {shlex.join(case.words)}", flush=True)
     os.chdir(folder)
     from lptool.cli import main as lptool
 
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
     with _patched(case):
         lptool(list(case.words))
 
@@ -309,12 +313,13 @@ def summed_up(findings: Iterator[Finding], seed: int) -> dict[str, Any]:
     """Prints every failure as it comes, and how to repeat it; then the numbers."""
     started, cases, ends, failed = time.perf_counter(), Counter[str](), Counter[str](), []
     for finding in findings:
-        cases[finding.family] += 1
+        cases[finding.case.partition("/")[0]] += 1
         ends[str(finding.status)] += 1
         if finding.problems:
             failed.append(vars(finding))
-            print(f"python -m tests.reliability.fuzz --seed {seed} --case {finding.number}  # {finding.family}: "
-                  f"{' '.join(finding.words)}", *finding.problems, sep="\n  ", flush=True)  # fmt: skip
+            words = shlex.join(finding.words)
+            print(f"python -m tests.reliability.fuzz --seed {seed} --case {finding.case}  # lptool {words}", flush=True)
+            print(*[f"  {problem}" for problem in finding.problems], sep="\n", flush=True)
     seconds = round(time.perf_counter() - started)
     print(f"{sum(cases.values())} cases in {seconds} s, {len(failed)} failed; exit codes {dict(ends)}")
     return {"seed": seed, "cases": dict(cases), "exit codes": dict(ends), "failed": failed, "seconds": seconds}

@@ -29,62 +29,11 @@ from functools import cache
 from pathlib import Path
 
 from tests.reliability.faults import FAULTS, Faults, install
+from tests.reliability.jobs import JOBS, Job
 from tests.reliability.looks import looks_of
-from tests.reliability.material import ARCH, TRAIN, make_material
+from tests.reliability.material import make_material, warm_up
 
 LIMIT = 20  # seconds for one command
-POOL = ["pool", "in/run", *ARCH, "--method", "greedy", "--alphas", "0.5", "--calibration-size", "24"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command in a sandbox with `in/` and `net.py`; `before` are commands that leave what lies there already.
-
-    Attributes:
-        refuses: whether the command, run again, may say that its output exists.
-    """
-
-    words: tuple[str, ...]
-    before: tuple[tuple[str, ...], ...] = ()
-    refuses: bool = False
-
-
-TRAIN_FIRST = ("--preset", "quickstart", "--levels", "1", "--arch", "net.py:certain", "--dataset", "npz:in/data.npz",
-               "--method", "average", "--device", "cpu", "--calibration-size", "24")  # fmt: skip
-
-
-def _convert(output: str, *more: str) -> tuple[str, ...]:
-    return ("convert", "in/run/level_02.safetensors", output, *ARCH, *more)
-
-
-_EVALUATE = ("evaluate", "in/run/level_01.safetensors", "in/run/level_02.safetensors", *ARCH)
-_OTHER = ("convert", "in/run/level_01.safetensors")
-JOBS = {
-    "train": Job(("train", "-o", "run", *TRAIN, "--levels", "1")),
-    "train, more levels": Job(
-        ("train", "-o", "run", *TRAIN, "--levels", "2"), (("train", "-o", "run", *TRAIN, "--levels", "1"),)
-    ),
-    "train, best": Job(("train", "-o", "run", *TRAIN, "--levels", "1", "--keep", "best", "--optimizer", "adamw")),
-    "pool": Job((*POOL, "-o", "a.safetensors")),
-    "pool, overwrite": Job(
-        (*POOL, "-o", "a.safetensors", "--overwrite"), ((*_OTHER, "a.safetensors"),)
-    ),
-    "pool, report": Job((*POOL, "-o", "a.safetensors", "--report", "a.html"), refuses=True),
-    "pool, folder": Job((*POOL, "-o", "a/"), refuses=True),
-    "pool, folder, overwrite": Job((*POOL, "-o", "a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
-    "pool, all targets": Job((*POOL, "-o", "a/", "--target", "all")),
-    "pool, packed": Job((*POOL, "-o", "a.safetensors", "--packed", "--values", "bf16")),
-    "pool, new folders": Job((*POOL, "-o", "b/c/a.safetensors")),
-    "pool, train first": Job(("pool", "--train", "run", "-o", "a.safetensors", *TRAIN_FIRST)),
-    "convert": Job(_convert("a.safetensors"), refuses=True),
-    "convert, packed, overwrite": Job(_convert("a.safetensors", "--packed", "--overwrite"), ((*_OTHER, "a.safetensors"),)),
-    "convert, folder": Job(_convert("a/"), refuses=True),
-    "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
-    "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
-    "convert, onnx": Job(_convert("a.onnx", "--overwrite")),
-    "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
-    "evaluate, report, overwrite": Job((*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +65,7 @@ def _command(words: Sequence[str], sandbox: Path, faults: Faults, out: Path, err
     try:
         for file, descriptor in ((out, 1), (err, 2)):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         faulthandler.dump_traceback_later(LIMIT, exit=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(sandbox)
@@ -166,7 +115,17 @@ def undisturbed(name: str, material: Path) -> Undisturbed:
     return Undisturbed(before, after, frozenset(n for n in after if after[n] != again[n]), events)
 
 
-class sandbox_of:  # noqa: N801  (a context manager)
+@cache
+def swapped(name: str, material: Path) -> dict[str, bytes]:
+    """What the job leaves where its input was the other one from the start."""
+    job = JOBS[name]
+    with sandbox_of(job, material) as sandbox:
+        _put(sandbox / INPUT, (sandbox / OTHER).read_bytes())
+        run(job.words, sandbox, Faults(str(sandbox)))
+        return contents(sandbox)
+
+
+class sandbox_of:
     """A fresh folder for a job, always under the same name for one process, as headers may hold names of files."""
 
     def __init__(self, job: Job, material: Path) -> None:
@@ -222,27 +181,76 @@ class Task:
 
 def tasks_of(job: str, material: Path, faults: Sequence[str] = tuple(FAULTS)) -> Iterator[Task]:
     """Every event that each fault can meet."""
-    kinds = [kind for kind, _ in undisturbed(job, material).events]
-    for fault in faults:
+    normal = undisturbed(job, material)
+    kinds, trains = [kind for kind, _ in normal.events], "train" in job
+    idle = {"cut", "replace"} if trains else set()
+    idle |= set() if _new_output(normal) else {"appear"}
+    for fault in (fault for fault in faults if fault not in idle):
         yield from (Task(job, fault, number) for number in range(sum(kind in FAULTS[fault] for kind in kinds)))
+
+
+INPUT, OTHER = "in/run/level_02.safetensors", "in/run/level_00.safetensors"  # of all jobs but those that train
+
+
+def _deed(fault: str, sandbox: Path, normal: Undisturbed) -> Callable[[], object]:
+    """What somebody else does to files at the event."""
+    if fault == "cut":
+        return lambda: os.truncate(sandbox / INPUT, 100)
+    if fault == "replace":
+        return lambda: _put(sandbox / INPUT, normal.before[OTHER])
+    return lambda: _put_if_new(sandbox / (_new_output(normal) or ""), b"mine", _marker(sandbox))
+
+
+def _put(file: Path, content: bytes) -> None:
+    """As most programs do: beside it, and renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.parent / "beside"
+    beside.write_bytes(content)
+    beside.rename(file)
+
+
+def _put_if_new(file: Path, content: bytes, marker: Path) -> None:
+    if not file.exists():
+        _put(file, content)
+        marker.touch()
+
+
+def _marker(sandbox: Path) -> Path:
+    return sandbox.with_suffix(".put")
+
+
+def _new_output(normal: Undisturbed) -> str | None:
+    """A file that was not there before; None where the command replaces what was."""
+    new = [n for n in normal.after if n not in normal.before and not n.endswith(".jsonl") and ".resume" not in n]
+    return min(new, key=lambda name: not name.endswith(".safetensors"), default=None)
 
 
 def problems_of(task: Task, material: Path, *, shown: bool = False) -> list[str]:
     """What is not as promised after one fault, and after the same command once more."""
     job, normal = JOBS[task.job], undisturbed(task.job, material)
     with sandbox_of(job, material) as sandbox:
-        faults = Faults(str(sandbox), task.fault, task.event)
-        ended, events = run(job.words, sandbox, faults)
+        _marker(sandbox).unlink(missing_ok=True)
+        faults = Faults(str(sandbox), task.fault, task.event, deed=_deed(task.fault, sandbox, normal))
+        ended, _ = run(job.words, sandbox, faults)
         found = contents(sandbox)
+        if task.fault in ("cut", "replace"):
+            _put(sandbox / INPUT, normal.before[INPUT])
+            found[INPUT] = normal.before[INPUT]
         again, _ = run(job.words, sandbox, Faults(str(sandbox)))
         last = contents(sandbox)
+        put = _marker(sandbox).exists()
     met = [event for event in normal.events if event[0] in FAULTS[task.fault]][task.event]
     if shown:
         print(f"at {met}\n{ended}\nthen {sorted(found)}\nthen {again}\nthen {sorted(last)}")
     problems = _ended_badly(task, ended)
-    problems += _half_written(normal, found, killed=task.fault == "kill")
-    problems += [f"right after it there is {name}" for name in left_behind(normal, found) if _tidies(task, ended, met)]
-    problems += _rerun(job, normal, found, again, last)
+    if task.fault == "appear" and put:
+        problems += _taken(normal, ended, found)
+    elif task.fault == "replace":
+        problems += _replaced(normal, swapped(task.job, material), ended, found)
+    else:
+        problems += _half_written(normal, found)
+        problems += [f"right after it there is {n}" for n in left_behind(normal, found) if _tidies(task, ended, met)]
+        problems += _rerun(job, normal, found, again, last)
     return [f"at {' '.join(met)}: {problem}" for problem in problems]
 
 
@@ -259,7 +267,26 @@ def _ended_badly(task: Task, ended: Ended) -> list[str]:
     return found
 
 
-def _half_written(normal: Undisturbed, found: dict[str, bytes], *, killed: bool) -> list[str]:
+def _taken(normal: Undisturbed, ended: Ended, found: dict[str, bytes]) -> list[str]:
+    """Somebody's file at the output is still there, and the command says so."""
+    name = _new_output(normal) or ""
+    problems = [f"{name}, which somebody put there, is gone"] * (found.get(name) != b"mine")
+    return problems + [f"{name} is somebody else's, and it ended with {ended.status}"] * (ended.status != 1)
+
+
+def _replaced(normal: Undisturbed, swapped: dict[str, bytes], ended: Ended, found: dict[str, bytes]) -> list[str]:
+    """What is written is all of the one input or all of the other, or an error says that it was changed."""
+    made = {
+        name: content for name, content in found.items() if name not in normal.before and not name.endswith(".jsonl")
+    }
+    made = {name: content for name, content in made.items() if name not in normal.varying}
+    for kind in (normal.after, swapped):
+        if all(kind.get(name) == content for name, content in made.items()):
+            return []
+    return [f"ended with {ended.status}, and {', '.join(made)} are neither of the one input nor of the other"]
+
+
+def _half_written(normal: Undisturbed, found: dict[str, bytes]) -> list[str]:
     """Inputs as they were; what was there as it was or new; what is new whole."""
     problems = []
     for name, content in normal.before.items():
@@ -278,7 +305,9 @@ def whole(name: str, content: bytes, normal: Undisturbed) -> bool:
     if name not in normal.after:
         return False
     if name.endswith(".jsonl"):
-        return name in normal.varying or normal.after[name].startswith(content) or content.startswith(normal.after[name])
+        return (
+            name in normal.varying or normal.after[name].startswith(content) or content.startswith(normal.after[name])
+        )
     if name not in normal.varying:
         return content == normal.after[name] or ".resume/" in name
     if name.endswith(".json"):
@@ -302,9 +331,7 @@ def _for_rerun(name: str) -> bool:
     return name in ("run/.resume/epoch.safetensors", "run/.resume/options.json", "run/.resume/rewind.safetensors")
 
 
-def _rerun(
-    job: Job, normal: Undisturbed, found: dict[str, bytes], again: Ended, last: dict[str, bytes]
-) -> list[str]:
+def _rerun(job: Job, normal: Undisturbed, found: dict[str, bytes], again: Ended, last: dict[str, bytes]) -> list[str]:
     complete = job.refuses and all(name in found for name in normal.after)
     if again.status == 1 and complete and "exists" in again.stderr:
         return [f"after a rerun there is {name}" for name in last if name not in normal.after]
@@ -314,21 +341,6 @@ def _rerun(
     problems += [f"after a rerun there is no {name}" for name in normal.after if name not in last]
     differing = [n for n in normal.after if n in last and n not in normal.varying and last[n] != normal.after[n]]
     return problems + [f"after a rerun {name} has other bytes" for name in differing]
-
-
-def prepare() -> None:
-    """Import all that commands import, so that each fork finds it there."""
-    import importlib
-    import pkgutil
-
-    import lptool
-
-    for module in pkgutil.walk_packages(lptool.__path__, "lptool."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _one(given: tuple[Task, Path]) -> tuple[Task, list[str], float]:
@@ -350,7 +362,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path, help="Write what was found there.")
     given = parser.parse_args()
-    prepare()
+    warm_up()
     with tempfile.TemporaryDirectory() as place:
         material = make_material(Path(place, "material"))
         if given.event is not None:
@@ -375,7 +387,12 @@ def summed_up(results: Iterator[tuple[Task, list[str], float]], count: int) -> d
         if problems:
             failed.append({**asdict(task), "problems": problems})
             print(f"python -m tests.reliability.injection {task}", *problems, sep="\n  ", flush=True)
-    document = {"jobs": len(JOBS), "events": dict(done), "failed": failed, "seconds": round(time.perf_counter() - started)}
+    document = {
+        "jobs": len(JOBS),
+        "events": dict(done),
+        "failed": failed,
+        "seconds": round(time.perf_counter() - started),
+    }
     print(f"{count} events of {len(JOBS)} commands in {document['seconds']} s, {len(failed)} failed")
     return document
 

@@ -18,11 +18,14 @@ def looks_of(status: int, stdout: str, stderr: str, names: Sequence[str]) -> lis
         names: of which an error has to hold one; none where it need not.
     """
     problems = []
-    if status not in CODES:
+    usage = status == 2 and any(name in stderr for name in names)  # a folder in place of a file is seen by click
+    if status not in CODES and not usage:
         problems.append(f"exit status {status}")
     errors = [line for line in stderr.splitlines() if line.startswith("Error: ")]
     if found := _FRAMES.search(stdout + stderr):
-        problems.append(f"a traceback: {_where(stdout + stderr)}" if "Traceback" in stdout + stderr else f"{found[0]!r}")
+        problems.append(
+            f"a traceback: {_where(stdout + stderr)}" if "Traceback" in stdout + stderr else f"{found[0]!r}"
+        )
     elif status == 1 and len(errors) != 1:
         problems.append(f"{len(errors)} lines of error")
     raw = {c for c in stdout + stderr if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"}

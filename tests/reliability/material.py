@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,18 @@ def make_material(folder: Path) -> Path:
         os.chdir(here)
     assert made.exit_code == 0, made.output
     return folder
+
+
+def warm_up() -> None:
+    """Import all that commands import, so that each fork of this process finds it there."""
+    import lptool
+
+    for module in pkgutil.walk_packages(lptool.__path__, "lptool."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    import matplotlib.font_manager  # which looks for fonts by a program, once
+    import sklearn.datasets
+    import torch
+
+    torch.set_num_threads(1)
+    _ = matplotlib, sklearn

@@ -142,7 +142,18 @@ DTYPES = ["F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F
           "F4", "F6_E2M3", "F8_E8M0", "", "X"]  # fmt: skip
 SHAPES: list[list[Any]] = [[], [0], [1], [-1], [1] * 65, [2**62], [2**40, 2**40], [0, 2**63], [10**10], [1.5], [None],
                            ["a"], [True]]  # fmt: skip
-NAMES = ["", HOSTILE, "x" * 100_000, "__metadata__", "0.weight_mask", "1.weight.mask", "..", "module.0.weight", "\x1b]0;x\x07", "weight"]
+NAMES = [
+    "",
+    HOSTILE,
+    "x" * 100_000,
+    "__metadata__",
+    "0.weight_mask",
+    "1.weight.mask",
+    "..",
+    "module.0.weight",
+    "\x1b]0;x\x07",
+    "weight",
+]
 
 
 def odd_safetensors(rng: random.Random, content: bytes) -> bytes:
@@ -199,11 +210,13 @@ GLOBALS = [
     "builtins range", "builtins slice", "builtins bytearray", "builtins complex", "builtins int", "_codecs encode",
     "torch FloatStorage", "torch LongStorage", "torch BoolStorage", "torch QInt8Storage", "torch Size", "torch device",
     "torch float8_e4m3fn", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
-    "torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_meta_tensor_no_storage",
+    "torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor",
+    "torch._utils _rebuild_meta_tensor_no_storage",
     "torch._tensor _rebuild_from_type_v2", "torch.nn.parameter Parameter", "torch.optim.sgd SGD", "pathlib PosixPath",
     "torch.nn.modules.linear Linear", "torch.torch_version TorchVersion", "datetime datetime", "datetime timedelta",
     "argparse Namespace", "numpy.core.multiarray scalar", "numpy._core.multiarray _reconstruct", "numpy dtype",
-    "numpy ndarray", "functools partial", "__main__ Args", "no.such.module Thing", "x\x1b[31m y", "types SimpleNamespace",
+    "numpy ndarray", "functools partial", "__main__ Args", "no.such.module Thing", "x\x1b[31m y",
+    "types SimpleNamespace",
 ]  # fmt: skip
 
 
@@ -224,12 +237,19 @@ def odd_pickle(rng: random.Random, content: bytes) -> bytes:
                 steps[place] = b"\x8a\x09" + (2**64 + 3).to_bytes(9, "little", signed=True)
         elif kind == 2:
             place = rng.choice([i for i, step in enumerate(steps) if step[:1] == b"X"] or [place])
-            text = rng.choice(["", "cpu", "cuda:0", "meta", "mps", "x", "state_dict", "weight_mask", "é" * 500, "\x1b[2J"])
+            text = rng.choice(
+                ["", "cpu", "cuda:0", "meta", "mps", "x", "state_dict", "weight_mask", "é" * 500, "\x1b[2J"]
+            )
             steps[place] = b"X" + struct.pack("<I", len(text.encode())) + text.encode()
         elif kind == 3:
             del steps[place]
         elif kind == 4:
-            steps.insert(place, rng.choice([*steps, b"N", b"\x88", b"}", b"]", b")", b"0", b"(", b"t", b"R", b"b", b"Q", b"a", b"s", b"2"]))
+            steps.insert(
+                place,
+                rng.choice(
+                    [*steps, b"N", b"\x88", b"}", b"]", b")", b"0", b"(", b"t", b"R", b"b", b"Q", b"a", b"s", b"2"]
+                ),
+            )
         else:
             other = rng.randrange(1, len(steps))
             steps[place], steps[other] = steps[other], steps[place]
@@ -253,7 +273,10 @@ def odd_zip(rng: random.Random, content: bytes, inner: Callable[[random.Random, 
     elif kind == 3:
         del records[place]
     elif kind == 4:
-        records[place] = (rng.choice(["../x", "/etc/x", "archive/data.pkl", name + "x", "constants.pkl", "a" * 5000]), data)
+        records[place] = (
+            rng.choice(["../x", "/etc/x", "archive/data.pkl", name + "x", "constants.pkl", "a" * 5000]),
+            data,
+        )
     elif kind == 5:
         records[place] = (name, damaged(rng, data))
     elif kind == 6:
@@ -278,7 +301,9 @@ def odd_zip(rng: random.Random, content: bytes, inner: Callable[[random.Random, 
 def odd_tar(rng: random.Random, files: list[tuple[str, bytes]]) -> bytes:
     """A tar file of these files with one odd member, or one odd number in a header."""
     out, place = io.BytesIO(), rng.randrange(len(files))
-    with tarfile.open(fileobj=out, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])) as tar:
+    with tarfile.open(
+        fileobj=out, mode="w", format=rng.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    ) as tar:
         for number, (name, content) in enumerate(files):
             info = tarfile.TarInfo(name)
             if number == place:
@@ -290,7 +315,9 @@ def odd_tar(rng: random.Random, files: list[tuple[str, bytes]]) -> bytes:
     if kind == 0:  # the size in a header, or its kind, with a checksum that fits
         start = rng.choice([at for at in range(0, len(whole), 512) if whole[at + 257 : at + 262] == b"ustar"])
         if rng.random() < 0.5:
-            whole[start + 124 : start + 136] = rng.choice([b"77777777777\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"\xff" * 12, b"zzzzzzzzzzz\0"])
+            whole[start + 124 : start + 136] = rng.choice(
+                [b"77777777777\0", b"\x80" + b"\xff" * 11, b"-0000000001\0", b"\xff" * 12, b"zzzzzzzzzzz\0"]
+            )
         else:
             whole[start + 156 : start + 157] = rng.choice([b"S", b"1", b"2", b"5", b"L", b"x", b"g", b"7", b"Z"])
         whole[start + 148 : start + 156] = b" " * 8
@@ -301,8 +328,13 @@ def odd_tar(rng: random.Random, files: list[tuple[str, bytes]]) -> bytes:
 def _make_odd(rng: random.Random, info: tarfile.TarInfo) -> None:
     kind = rng.randrange(5)
     if kind == 0:
-        info.type, info.linkname = rng.choice([tarfile.SYMTYPE, tarfile.LNKTYPE]), rng.choice(["/etc/passwd", "a/0.cls", info.name])
+        info.type, info.linkname = (
+            rng.choice([tarfile.SYMTYPE, tarfile.LNKTYPE]),
+            rng.choice(["/etc/passwd", "a/0.cls", info.name]),
+        )
     elif kind == 1:
         info.type = rng.choice([tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.CONTTYPE])
     elif kind == 2:
-        info.name = rng.choice(["../../x.png", "/abs.png", "a/.png", "a.v2.png", "x" * 90 + ".png", "\x1b[31m.png", "é.png", "a/0"])
+        info.name = rng.choice(
+            ["../../x.png", "/abs.png", "a/.png", "a.v2.png", "x" * 90 + ".png", "\x1b[31m.png", "é.png", "a/0"]
+        )
