@@ -36,9 +36,9 @@ def npz(rng: random.Random, folder: Path, material: Material) -> Case:
         old = arrays[name]
         arrays[name] = rng.choice(
             [old.astype(float), old[:0], old[:3], old[..., None], old.astype("U3"), old - 1,
-             old.astype(np.uint64) + 2**63, old.astype(">i8"), old.reshape(-1), np.float16(old), old.T, np.array(3), old.astype(bool),
-             old.astype(np.int64) * 100_000, old.astype(np.int64) - 100, np.zeros((3, *old.shape), np.uint8),
-             old.astype(complex), np.array(["x"] * len(old))]
+             old.astype(np.uint64) + 2**63, old.astype(">i8"), old.reshape(-1), np.float16(old), old.T, np.array(3),
+             old.astype(bool), old.astype(np.int64) * 100_000, old.astype(np.int64) - 100,
+             np.zeros((3, *old.shape), np.uint8), old.astype(complex), np.array(["x"] * len(old))]
         )  # fmt: skip
     out = io.BytesIO()
     np.savez(out, **arrays)

@@ -162,7 +162,7 @@ def _audited(faults: Faults, event: str, arguments: tuple[Any, ...]) -> None:
         path, _, flags = arguments
         faults.note("create" if (flags or 0) & _WRITING else "open", path)
     elif event in _OF_AUDIT:
-        faults.note(_OF_AUDIT[event], arguments[0])
+        faults.note(_OF_AUDIT[event], arguments[1 if _OF_AUDIT[event] == "link" else 0])
 
 
 def _layered(raw: io.FileIO, mode: str, buffering: int, encoding: Any, errors: Any, newline: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -46,19 +47,10 @@ def run_folder(rng: random.Random, folder: Path, material: Material) -> Case:
         put(folder / name, b"".join(lines))
     else:
         put(folder / name, m.odd_json(rng, json.loads(content)))
-    if rng.random() < 0.2:
-        put(
-            folder
-            / rng.choice(
-                [
-                    "out/run/.mine",
-                    "out/run/.resume/.mine.x",
-                    "out/run/level_01.safetensors",
-                    "out/run/level_02.safetensors",
-                ]
-            ),
-            rng.choice([b"x", material.files["pooled.safetensors"]]),
-        )
+    names = ("out/run/.mine", "out/run/.resume/.mine.x", "out/run/level_01.safetensors", "out/run/level_02.safetensors")
+    more = folder / rng.choice(names)
+    if rng.random() < 0.2 and not os.path.lexists(more):
+        put(more, rng.choice([b"x", material.files["pooled.safetensors"]]))
     words = ("train", "-o", "out/run", *TRAIN, "--levels", "2", *rng.choice([(), (), ("--dry-run",)]))
     return Case(words, ("out/run",))
 

@@ -184,7 +184,7 @@ def tasks_of(job: str, material: Path, faults: Sequence[str] = tuple(FAULTS)) ->
     normal = undisturbed(job, material)
     kinds, trains = [kind for kind, _ in normal.events], "train" in job
     idle = {"cut", "replace"} if trains else set()
-    idle |= set() if _new_output(normal) else {"appear"}
+    idle |= {"appear"} if "--overwrite" in JOBS[job].words or _new_output(normal) is None else set()
     for fault in (fault for fault in faults if fault not in idle):
         yield from (Task(job, fault, number) for number in range(sum(kind in FAULTS[fault] for kind in kinds)))
 

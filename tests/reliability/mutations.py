@@ -18,6 +18,7 @@ GONE = object()  # in place of a value: takes the key out
 HOSTILE = "a\n\ud800\x1b[31m{{ x }}|`<b>"
 # In place of a value, as what Python's own JSON cannot write.
 _TEXTS = {
+    "@nested": b"[" * 900 + b"]" * 900,
     "@deep": b"[" * 100_000 + b"]" * 100_000,
     "@long": b"9" * 5000,
     "@bytes": b'"\xff\xfe\x80"',
@@ -32,8 +33,10 @@ def nested(depth: int) -> Any:
 
 
 NUMBERS = [-1, 0, 1.5, math.nan, math.inf, 10**400, 10**20, True]
-VALUES = [None, *NUMBERS, "", "x", HOSTILE, [], {}, [3], ["x"], [{}], {"arch": "x"}, nested(60), nested(900), GONE]
-ODD = [*VALUES, *_TEXTS, 2**31, 2**63, 20_000_000, -(2**63), "\x00", "../../etc/passwd", "é" * 300, "%s%n", "nan"]
+_PLAIN = [None, *NUMBERS, "", "x", HOSTILE, [], {}, [3], ["x"], [{}], {"arch": "x"}, nested(60), GONE]
+VALUES = [*_PLAIN, nested(900)]
+_HUGE = [2**31, 2**63, 20_000_000, -(2**63)]
+ODD = [*_PLAIN, *_TEXTS, *_HUGE, "\x00", "../../etc/passwd", "é" * 300, "%s%n", "nan"]
 
 
 def places(value: Any, at: Place = ()) -> Iterator[Place]:
