@@ -107,7 +107,7 @@ class Faults:
             whole = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             return None
-        return os.path.relpath(whole, self.root) if whole.startswith(self.root + os.sep) else None
+        return os.path.relpath(whole, self.root) if f"{whole}/".startswith(f"{self.root}/") else None
 
 
 class _Raw(io.FileIO):
