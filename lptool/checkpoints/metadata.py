@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, Training, score_in, typed, whole_number
 from lptool.errors import CheckpointError, one_line
+from lptool.provenance import arch_name, data_name, without_folders
 
 FORMAT_VERSION = 1
 _DEEPEST = 50  # of objects and lists in one another; ours have four, and Python's JSON fails at some hundreds
@@ -67,6 +68,13 @@ class Metadata:
     def score(self, part: str, row: str) -> SavedScore | None:
         """A score of a pooled model or its controls; None where there is no sound one: see `score_in`."""
         return score_in(self.scores, part, row)
+
+    def without_folders(self) -> Metadata:
+        """The same for others to read: files by their last names, nothing of where they lie on this machine."""
+        arch = None if self.arch is None else arch_name(self.arch)
+        dataset = without_folders(self.dataset) | ({"name": data_name(self.data.name)} if self.data.name else {})
+        train, trace = without_folders(self.train), without_folders(self.trace)
+        return replace(self, arch=arch, dataset=dataset, train=train, trace=trace)
 
     def to_json(self, sparsity: float) -> str:
         """The header document, with the sparsity of the state it describes."""

@@ -32,6 +32,7 @@ from lptool.evaluation.setting import (
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.cost import Flops, count_flops
 
@@ -177,7 +178,7 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     return [
         f"{s.file}: was trained on {one_line(name)}, and is scored on {data.name}"
         for s in summaries
-        if (name := s.metadata.data.name or data.name) != data.name
+        if data_name(name := s.metadata.data.name or data.name) != data_name(data.name)
     ]
 
 
