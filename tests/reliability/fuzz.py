@@ -27,6 +27,7 @@ import stat
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def named(number: int) -> str:
 
 def made(seed: int, name: str, folder: Path, material: Path) -> Case:
     """A case by its name, its files in a folder."""
-    return FAMILIES[name.partition("/")[0]](random.Random(f"{seed}/{name}"), folder, material_in(material))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of types that torch means to give up
+        return FAMILIES[name.partition("/")[0]](random.Random(f"{seed}/{name}"), folder, material_in(material))
 
 
 def run_case(seed: int, name: str, folder: Path, material: Path, watch: Watch) -> Finding:

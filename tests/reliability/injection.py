@@ -24,25 +24,28 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 from tests.reliability.faults import FAULTS, Faults, install
 from tests.reliability.jobs import JOBS, Job
-from tests.reliability.looks import looks_of
 from tests.reliability.material import make_material, warm_up
+from tests.reliability.verdicts import (
+    Ended,
+    Undisturbed,
+    ended_badly,
+    half_written,
+    left_behind,
+    new_output,
+    replaced,
+    rerun,
+    taken,
+    tidies,
+)
 
 LIMIT = 20  # seconds for one command
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: its exit status, or minus a signal, and what it said."""
-
-    status: int
-    stdout: str
-    stderr: str
 
 
 def run(words: Sequence[str], sandbox: Path, faults: Faults) -> tuple[Ended, list[tuple[str, str]]]:
@@ -86,20 +89,6 @@ def _command(words: Sequence[str], sandbox: Path, faults: Faults, out: Path, err
         os._exit(status)
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """A job as it should be: what lies in the sandbox before and after, by name, and what happens in between.
-
-    Attributes:
-        varying: names of files that differ from run to run, as they say how long it took.
-    """
-
-    before: dict[str, bytes]
-    after: dict[str, bytes]
-    varying: frozenset[str]
-    events: list[tuple[str, str]]
-
-
 @cache
 def undisturbed(name: str, material: Path) -> Undisturbed:
     """Run a job twice with nothing in its way."""
@@ -125,25 +114,19 @@ def swapped(name: str, material: Path) -> dict[str, bytes]:
         return contents(sandbox)
 
 
-class sandbox_of:
+@contextmanager
+def sandbox_of(job: Job, material: Path) -> Iterator[Path]:
     """A fresh folder for a job, always under the same name for one process, as headers may hold names of files."""
-
-    def __init__(self, job: Job, material: Path) -> None:
-        self.place = Path(os.path.realpath(tempfile.gettempdir()), f"lptool-faults-{os.getpid()}")
-        self.job, self.material = job, material
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.place, ignore_errors=True)
-        shutil.copytree(self.material, self.place)
-        made = _before(self.job, self.material)
-        for name, content in made.items():
-            file = self.place / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        return self.place
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.place, ignore_errors=True)
+    place = Path(os.path.realpath(tempfile.gettempdir()), f"lptool-faults-{os.getpid()}")
+    before = _before(job, material)  # which uses the same place
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(material, place)
+    try:
+        for name, content in before.items():
+            _put(place / name, content)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @cache
@@ -184,7 +167,7 @@ def tasks_of(job: str, material: Path, faults: Sequence[str] = tuple(FAULTS)) ->
     normal = undisturbed(job, material)
     kinds, trains = [kind for kind, _ in normal.events], "train" in job
     idle = {"cut", "replace"} if trains else set()
-    idle |= {"appear"} if "--overwrite" in JOBS[job].words or _new_output(normal) is None else set()
+    idle |= {"appear"} if "--overwrite" in JOBS[job].words or new_output(normal) is None else set()
     for fault in (fault for fault in faults if fault not in idle):
         yield from (Task(job, fault, number) for number in range(sum(kind in FAULTS[fault] for kind in kinds)))
 
@@ -198,7 +181,7 @@ def _deed(fault: str, sandbox: Path, normal: Undisturbed) -> Callable[[], object
         return lambda: os.truncate(sandbox / INPUT, 100)
     if fault == "replace":
         return lambda: _put(sandbox / INPUT, normal.before[OTHER])
-    return lambda: _put_if_new(sandbox / (_new_output(normal) or ""), b"mine", _marker(sandbox))
+    return lambda: _put_if_new(sandbox / (new_output(normal) or ""), b"mine", _marker(sandbox))
 
 
 def _put(file: Path, content: bytes) -> None:
@@ -219,12 +202,6 @@ def _marker(sandbox: Path) -> Path:
     return sandbox.with_suffix(".put")
 
 
-def _new_output(normal: Undisturbed) -> str | None:
-    """A file that was not there before; None where the command replaces what was."""
-    new = [n for n in normal.after if n not in normal.before and not n.endswith(".jsonl") and ".resume" not in n]
-    return min(new, key=lambda name: not name.endswith(".safetensors"), default=None)
-
-
 def problems_of(task: Task, material: Path, *, shown: bool = False) -> list[str]:
     """What is not as promised after one fault, and after the same command once more."""
     job, normal = JOBS[task.job], undisturbed(task.job, material)
@@ -242,105 +219,16 @@ def problems_of(task: Task, material: Path, *, shown: bool = False) -> list[str]
     met = [event for event in normal.events if event[0] in FAULTS[task.fault]][task.event]
     if shown:
         print(f"at {met}\n{ended}\nthen {sorted(found)}\nthen {again}\nthen {sorted(last)}")
-    problems = _ended_badly(task, ended)
+    problems = ended_badly(task.fault, ended)
     if task.fault == "appear" and put:
-        problems += _taken(normal, ended, found)
+        problems += taken(normal, ended, found)
     elif task.fault == "replace":
-        problems += _replaced(normal, swapped(task.job, material), ended, found)
+        problems += replaced(normal, swapped(task.job, material), ended, found)
     else:
-        problems += _half_written(normal, found)
-        problems += [f"right after it there is {n}" for n in left_behind(normal, found) if _tidies(task, ended, met)]
-        problems += _rerun(job, normal, found, again, last)
+        problems += half_written(normal, found)
+        problems += [f"right after it there is {n}" for n in left_behind(normal, found) if tidies(task.fault, met)]
+        problems += rerun(job, normal, found, again, last)
     return [f"at {' '.join(met)}: {problem}" for problem in problems]
-
-
-def _tidies(task: Task, ended: Ended, met: tuple[str, str]) -> bool:
-    """Whether a command has to tidy up: it was not killed, and it was not the tidying itself that failed."""
-    return task.fault != "kill" and not (task.fault != "interrupt" and met[0] in ("unlink", "rmdir", "list", "open"))
-
-
-def _ended_badly(task: Task, ended: Ended) -> list[str]:
-    expected = {"kill": (-signal.SIGKILL,), "interrupt": (130, 0)}.get(task.fault, (1, 0))
-    found = [] if ended.status in expected else [f"ended with {ended.status}, expected {expected[0]}"]
-    if task.fault != "kill":
-        found += looks_of(ended.status, ended.stdout, ended.stderr, ())
-    return found
-
-
-def _taken(normal: Undisturbed, ended: Ended, found: dict[str, bytes]) -> list[str]:
-    """Somebody's file at the output is still there, and the command says so."""
-    name = _new_output(normal) or ""
-    problems = [f"{name}, which somebody put there, is gone"] * (found.get(name) != b"mine")
-    return problems + [f"{name} is somebody else's, and it ended with {ended.status}"] * (ended.status != 1)
-
-
-def _replaced(normal: Undisturbed, swapped: dict[str, bytes], ended: Ended, found: dict[str, bytes]) -> list[str]:
-    """What is written is all of the one input or all of the other, or an error says that it was changed."""
-    made = {
-        name: content for name, content in found.items() if name not in normal.before and not name.endswith(".jsonl")
-    }
-    made = {name: content for name, content in made.items() if name not in normal.varying}
-    for kind in (normal.after, swapped):
-        if all(kind.get(name) == content for name, content in made.items()):
-            return []
-    return [f"ended with {ended.status}, and {', '.join(made)} are neither of the one input nor of the other"]
-
-
-def _half_written(normal: Undisturbed, found: dict[str, bytes]) -> list[str]:
-    """Inputs as they were; what was there as it was or new; what is new whole."""
-    problems = []
-    for name, content in normal.before.items():
-        if name not in found:
-            problems.append(f"{name} is gone from its place")
-        elif not (content == found[name] or whole(name, found[name], normal)):
-            problems.append(f"{name} is neither as it was nor new")
-    for name, content in found.items():
-        if name in normal.after and name not in normal.before and not whole(name, content, normal):
-            problems.append(f"{name} is half-written")
-    return problems
-
-
-def whole(name: str, content: bytes, normal: Undisturbed) -> bool:
-    """Whether a file is as the command leaves it, or a journal on the way there, or what is hidden for a rerun."""
-    if name not in normal.after:
-        return False
-    if name.endswith(".jsonl"):
-        return (
-            name in normal.varying or normal.after[name].startswith(content) or content.startswith(normal.after[name])
-        )
-    if name not in normal.varying:
-        return content == normal.after[name] or ".resume/" in name
-    if name.endswith(".json"):
-        try:
-            json.loads(content)
-        except ValueError:
-            return False
-        return True
-    if name.endswith(".html"):
-        return content.endswith(b"</html>\n")
-    return abs(len(content) - len(normal.after[name])) < 100
-
-
-def left_behind(normal: Undisturbed, found: dict[str, bytes]) -> list[str]:
-    """Files that neither were there nor are made, but for what a run keeps to go on with."""
-    known = normal.before.keys() | normal.after.keys()
-    return [name for name in found if name not in known and not _for_rerun(name)]
-
-
-def _for_rerun(name: str) -> bool:
-    return name in ("run/.resume/epoch.safetensors", "run/.resume/options.json", "run/.resume/rewind.safetensors")
-
-
-def _rerun(job: Job, normal: Undisturbed, found: dict[str, bytes], again: Ended, last: dict[str, bytes]) -> list[str]:
-    complete = job.refuses and all(name in found for name in normal.after)
-    if again.status == 1 and complete and "exists" in again.stderr:
-        return [f"after a rerun there is {name}" for name in last if name not in normal.after]
-    if again.status != 0:
-        return [f"the rerun ended with {again.status}: {again.stderr[-300:]!r}"]
-    problems = [f"after a rerun there is {name}" for name in last if name not in normal.after]
-    problems += [f"after a rerun there is no {name}" for name in normal.after if name not in last]
-    differing = [n for n in normal.after if n in last and n not in normal.varying and last[n] != normal.after[n]]
-    return problems + [f"after a rerun {name} has other bytes" for name in differing]
 
 
 def _one(given: tuple[Task, Path]) -> tuple[Task, list[str], float]:

@@ -9,6 +9,7 @@ import pickletools
 import random
 import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -288,8 +289,6 @@ def odd_zip(rng: random.Random, content: bytes, inner: Callable[[random.Random, 
         return damaged(rng, content)
     out = io.BytesIO()
     how = zipfile.ZIP_DEFLATED if rng.random() < 0.1 else zipfile.ZIP_STORED
-    import warnings
-
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", how) as archive:
         warnings.simplefilter("ignore")  # of names that are there twice
         for name, data in records:

@@ -13,6 +13,7 @@ from tests.helpers.processes import begin
 from tests.reliability import injection
 from tests.reliability.faults import FAULTS, Faults, install
 from tests.reliability.material import make_material, warm_up
+from tests.reliability.verdicts import Undisturbed, half_written
 
 JOBS = ("train, more levels", "pool", "pool, folder, overwrite", "convert, folder, overwrite")
 EVENTS = 6  # of each job
@@ -99,5 +100,5 @@ OLD, NEW = b"old", b"new and longer"
 )
 def test_harm_is_noticed(found: dict[str, bytes], problem: str | None) -> None:
     after = {"in": b"in", "a": NEW, "b": NEW, "a.search.jsonl": b"one\ntwo\n"}
-    normal = injection.Undisturbed({"in": b"in", "a": OLD}, after, frozenset(), [])
-    assert injection._half_written(normal, found) == ([problem] if problem else [])
+    normal = Undisturbed({"in": b"in", "a": OLD}, after, frozenset(), [])
+    assert half_written(normal, found) == ([problem] if problem else [])
