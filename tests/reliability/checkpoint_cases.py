@@ -42,7 +42,11 @@ def _commands(rng: random.Random, file: str) -> Case:
             (("train", "-o", "out", *TRAIN, "--levels", "1", "--init-checkpoint", file), ("out",)),
         ]
     )
-    return Case(words, (os.path.basename(file), f"{os.path.dirname(file) or file}/", file), outputs)
+    # Where weights are not finite, `convert` names what it does not write, and `train` the epoch that shows it.
+    lies_in = os.path.dirname(file) or file
+    return Case(
+        words, (file, os.path.basename(file), f"{lies_in}/", f"{lies_in}:", "not written", "loss became"), outputs
+    )
 
 
 def _checkpoint(rng: random.Random, folder: Path, material: Material, name: str, content: bytes) -> Case:
