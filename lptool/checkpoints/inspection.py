@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lptool.checkpoints.pool import find_problems, in_order, prunable_names, unusual, without_duplicates
-from lptool.checkpoints.reading import Checkpoint, open_checkpoint, summarise_file
+from lptool.checkpoints.reading import Checkpoint, reopened, summarise_file
 from lptool.checkpoints.summary import Summary, l2_distance
 from lptool.errors import first_ten
 
@@ -88,7 +88,7 @@ def not_nested(summaries: Sequence[Summary]) -> list[str]:
     names = prunable_names(summaries)
     lines = []
     for summary, denser in zip(summaries[1:], summaries, strict=False):
-        kept, shared = _kept_and_shared(open_checkpoint(summary.file), open_checkpoint(denser.file), names)
+        kept, shared = _kept_and_shared(reopened(summary), reopened(denser), names)
         if shared < kept:
             lines.append(_not_nested_in(denser, summary))
     return lines
@@ -113,7 +113,7 @@ def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbo
     shapes, others = ([found.get(name) for name in names] for found in (summary.shapes, denser.shapes))
     if shapes != others or None in shapes:
         return None
-    mine, theirs = open_checkpoint(summary.file), open_checkpoint(denser.file)
+    mine, theirs = reopened(summary), reopened(denser)
     kept, shared = _kept_and_shared(mine, theirs, names)
     smaller = min(kept, denser.kept(names))
     distance = l2_distance((mine.tensor(name), theirs.tensor(name)) for name in names)

@@ -12,6 +12,7 @@ from lptool.errors import CheckpointError, one_line
 from lptool.provenance import arch_name, data_name, without_folders
 
 FORMAT_VERSION = 1
+_LONGEST_NAME = 5000  # letters of an architecture, which may be a path
 _DEEPEST = 50  # of objects and lists in one another; ours have four, and Python's JSON fails at some hundreds
 
 
@@ -88,7 +89,7 @@ class Metadata:
         """Read a header document. Raises CheckpointError where it is not one of ours, or of a later version."""
         try:
             document = json.loads(text)
-            _check_depth(document)
+            check_depth(document)
             version = document["version"]
             if version != FORMAT_VERSION:
                 found = one_line(str(version))[:40]
@@ -111,7 +112,7 @@ class Metadata:
         documents = (self.arch_kwargs, self.dataset, self.train, self.trace, self.scores)
         sound = (
             self.kind in ("ticket", "pooled")
-            and isinstance(self.arch, str | None)
+            and (self.arch is None or (isinstance(self.arch, str) and len(self.arch) <= _LONGEST_NAME))
             and (self.level is None or whole_number(self.level) is not None)
             and all(isinstance(name, str) for name in self.prunable)
             and all(isinstance(document, dict) for document in documents)
@@ -134,9 +135,10 @@ def check_arguments(kwargs: Any, file: str) -> None:
         )
 
 
-def _check_depth(document: Any, left: int = _DEEPEST) -> None:
+def check_depth(document: Any, left: int = _DEEPEST) -> None:
+    """Raises ValueError for a document of JSON that is nested deeper than any of use."""
     inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
     if not left:
         raise ValueError(f"more than {_DEEPEST} objects in one another")
     for value in inner:
-        _check_depth(value, left - 1)
+        check_depth(value, left - 1)

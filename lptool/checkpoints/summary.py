@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.files import Stamp
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 
@@ -52,7 +53,7 @@ class Summary:
             `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
-        files: all that were read for it, such as shards and masks.
+        files: all that were read for it, such as shards and masks. stamps: what tells whether each is still the same.
     """
 
     file: str
@@ -65,6 +66,7 @@ class Summary:
     weights: str
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
 
     @classmethod
     def of(cls, ticket: Ticket) -> Summary:

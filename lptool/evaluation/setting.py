@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.reading import reopened
 from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
 from lptool.errors import DataError, said_by
@@ -112,7 +112,7 @@ def normalisation_of(
     trained_on = (named[0].metadata if named else Metadata()).data
     mean, std = mean or trained_on.mean, std or trained_on.std
     if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
-        state = load_ticket(summaries[0].file).state
+        state = reopened(summaries[0]).ticket().state
         mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
     return (mean, std) if mean and std else None
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lptool.checkpoints.reading import load_ticket, summarise_file
+from lptool.checkpoints.reading import reopened, summarise_file
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
@@ -80,7 +80,7 @@ class Subject:
 
     def load(self) -> Ticket:
         """Put the file's weights into the network."""
-        ticket = load_ticket(self.summary.file).renamed(self.names)
+        ticket = reopened(self.summary).ticket().renamed(self.names)
         self.network.model.load_state_dict(ticket.state)
         return ticket
 
