@@ -34,7 +34,7 @@ class Contents:
         tensors: read when asked for.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
-        config: timm's `config.json` beside the file, else empty.
+        config: timm's `config.json` beside the file, or the `arch` that a PyTorch file names; else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: the named one, then those that lie beside it and hold part of its tensors.
     """
@@ -69,7 +69,8 @@ def open_file(path: Path) -> Contents:
     if start.startswith((ZIP, b"\x80")):  # torch's zip, or its format before 1.6
         content, file = read_torch(path)
         state, notes = _state_dict_in(content, path)
-        return Contents(tensors_of(state, file), "torch", (file,), notes=notes)
+        said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
+        return Contents(tensors_of(state, file), "torch", (file,), config=said, notes=notes)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
