@@ -25,6 +25,8 @@ PROCESSES = (
     "test_structure.py",
     "data/test_cache.py",
     "pooling/test_decoding.py",
+    "reliability/test_fuzz.py",
+    "reliability/test_injection.py",
 )
 
 
