@@ -19,6 +19,6 @@ for dry in --dry-run ""; do # first the plan, then the tickets
     train -o "$runs/imagenet" --preset "$preset" --dataset "folder:$data" $on $train "$@" $dry
 done
 torchrun --standalone --nproc-per-node "$processes" -m lptool \
-  pool "$runs/imagenet" -o "$runs/imagenet.safetensors" $on $pool --overwrite
+  pool "$runs/imagenet" -o "$runs/imagenet.safetensors" --dataset "folder:$data" $on $pool --overwrite
 torchrun --standalone --nproc-per-node "$processes" -m lptool \
-  evaluate "$runs/imagenet.safetensors" "$runs/imagenet" $on --json > "$runs/imagenet.json"
+  evaluate "$runs/imagenet.safetensors" "$runs/imagenet" --dataset "folder:$data" $on --json > "$runs/imagenet.json"

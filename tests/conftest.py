@@ -26,6 +26,8 @@ PROCESSES = (
     "cli/test_ending.py",
     "data/test_cache.py",
     "pooling/test_decoding.py",
+    "reliability/test_fuzz.py",
+    "reliability/test_injection.py",
 )
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,38 +22,7 @@ from lptool.pooling.job import PoolResult
 from lptool.report.inspect import inspect_document, inspect_view, to_json
 from tests.helpers.commands import lptool
 from tests.helpers.reading import text
-
-Place = tuple[str | int, ...]  # keys and indices, from the outside in
-GONE = object()  # in place of a value: takes the key out
-HOSTILE = "a\n\ud800\x1b[31m{{ x }}|`<b>"
-
-
-def nested(depth: int) -> Any:
-    return [nested(depth - 1)] if depth else []
-
-
-NUMBERS = [-1, 0, 1.5, math.nan, math.inf, 10**400, 10**20, True]
-VALUES = [None, *NUMBERS, "", "x", HOSTILE, [], {}, [3], ["x"], [{}], {"arch": "x"}, nested(60), nested(900), GONE]
-
-
-def places(value: Any, at: Place = ()) -> Iterator[Place]:
-    """The way to each value in a document, its own first."""
-    yield at
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inside in inner:
-        yield from places(inside, (*at, key))
-
-
-def mutated(document: Any, at: Place, value: Any) -> Any:
-    """The document with another value at a place."""
-    if not at:
-        return None if value is GONE else value
-    found, (key, *rest) = document.copy(), at
-    if value is GONE and not rest:
-        del found[key]
-    else:
-        found[key] = mutated(document[key], tuple(rest), value)
-    return found
+from tests.reliability.mutations import VALUES, Place, mutated, places
 
 
 def mutations(document: Any) -> list[tuple[Place, Any]]:

@@ -19,7 +19,8 @@ ROOMS = {
     "safetensors_file pickles stored torch_file containers dialects finding reading places writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
     "networks": "cifar building matching running architecture",
-    "data": "images augment shards pictures pixel_file cache sources dataset corruptions",
+    "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
+    "corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "

@@ -7,13 +7,13 @@ shift 2
 
 lptool train -o "$out/tickets" --dataset "folder:$photos" --arch test_resnet --image-size 32 \
   --batch-size 32 --lr 0.05 --epochs 4 --rewind-epoch 1 --rate 0.5 --levels 3 "$@"
-lptool pool "$out/tickets" -o "$out/model" --method window
+lptool pool "$out/tickets" -o "$out/model" --method window --dataset "folder:$photos"
 lptool convert "$out/model" "$out/dense.safetensors"
 lptool convert "$out/model" "$out/packed.safetensors" --packed
-lptool convert "$out/model" "$out/bf16.safetensors" --packed --values bf16
+lptool convert "$out/model" "$out/bf16.safetensors" --packed --values bf16 --dataset "folder:$photos"
 files=(model dense.safetensors packed.safetensors bf16.safetensors)
 if python -c 'import onnx, onnxscript, onnxruntime' 2>/dev/null; then
-  lptool convert "$out/model" "$out/model.onnx"
+  lptool convert "$out/model" "$out/model.onnx" --dataset "folder:$photos"
   files+=(model.onnx)
 fi
 for file in "${files[@]}"; do

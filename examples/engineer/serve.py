@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 Array = np.ndarray[Any, Any]
 
 
 def prepared(picture: str | Path, config: dict[str, Any]) -> Array:
-    """One picture as the network takes it: float32 [C, H, W]; the shorter side scaled, the centre cut out."""
+    """One picture of 8 bits as the network takes it: float32 [C, H, W]; upright, the shorter side scaled, cut out."""
     said = config["pretrained_cfg"]
     channels, height, width = said["input_size"]
     if height != width or said["crop_pct"] != 1 or said["interpolation"] != "bilinear":
         raise ValueError("this service knows square images, bilinear, without a margin")
     with Image.open(picture) as opened:
-        image = opened.convert("L" if channels == 1 else "RGB")
+        image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     scale = min(image.size)
     image = image.resize((width * image.width // scale, height * image.height // scale), Image.Resampling.BILINEAR)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)

@@ -15,7 +15,7 @@ from lptool.cli.threads import choose_threads
 
 OPTIONS = {
     "Data": [
-        shared.dataset_option("Whose test images: as for train. [as the files say]"),
+        shared.dataset_option("Whose test images: as for train. [as the files say, where lptool knows it by name]"),
         shared.data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
         shared.arch_option(f"{shared.ARCHITECTURES}. [as each file says]"),
         shared.ARCH_KWARGS,

@@ -117,6 +117,8 @@ def pool(
     threads = choose_threads(threads, options.device, ranks)
     tickets, notes = ranks.agree(lambda: _tickets(checkpoints, run, out, options, ranks, threads, overwrite))
     warn(notes * (ranks.rank == 0))
+    if run is not None:  # on what its tickets were trained on, which a header alone does not open
+        options = replace(options, dataset=run.options.dataset)
     bench = ranks.agree(lambda: open_bench(tickets, options))
     warn(bench.warnings * (ranks.rank == 0))  # once, and not by each process
     scores_first = options.target == "matching" and not dry_run

@@ -149,7 +149,7 @@ OPTIONS = {
     "Data": [
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
         shared.ARCH_KWARGS,
-        shared.dataset_option(f"{DATASETS}. [as the tickets say]"),
+        shared.dataset_option(f"{DATASETS}. [as the tickets say, of the first four]"),
         shared.data_dir_option(),
         shared.CACHE_DIR,
         option("--val-fraction", type=float, help="Share of train held out as val. [as the tickets say, else 0.1]"),

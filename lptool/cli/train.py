@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.ending import clear_errors, stop_if_interrupted
-from lptool.cli.options import POOLED, TICKETS, SectionedCommand, explicit, options_of
+from lptool.cli.options import DATA_SETS, POOLED, TICKETS, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, print_document, say, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
@@ -95,10 +95,15 @@ class RunToMake:
     def plan(self, ranks: Ranks, threads: int | None) -> Document:
         """What `--dry-run` prints; warns where the disk is too small."""
         from lptool.training.plan import plan_training
+        from lptool.training.setup import Watch
 
         self._go_on(ranks, threads)
         plan = plan_training(
-            self.options, self.levels, self.folder, data_dir=self.data_dir, device=self.device, ranks=ranks
+            *(self.options, self.levels, self.folder),
+            data_dir=self.data_dir,
+            device=self.device,
+            ranks=ranks,
+            watch=Watch(on_note=lambda note: warn([note] * (ranks.rank == 0))),
         )
         needed, free = plan["disk"]["to_write_bytes"], plan["disk"]["free_bytes"]
         if ranks.rank == 0 and needed > free:
@@ -144,13 +149,16 @@ def _next(run: RunToMake) -> str:
     """The command that pools the tickets of a run."""
     from lptool.provenance import for_a_shell
 
-    arch = run.options.arch
-    code = ["--arch", arch] if ":" in arch else []  # a header's code is run only where the user names it
+    arch, dataset = run.options.arch, run.options.dataset
+    # What a header names is run, opened and downloaded only where the user names it too.
+    named = ["--arch", arch] if ":" in arch else []
+    named += [] if dataset in DATA_SETS else ["--dataset", dataset]
+    named += ["--data-dir", str(run.data_dir)] if run.data_dir else []
     if run.folder == TICKETS and not explicit("out"):
-        return " ".join([for_a_shell("pool"), f"{TICKETS}/*.safetensors", *map(shlex.quote, code)])
+        return " ".join([for_a_shell("pool"), f"{TICKETS}/*.safetensors", *map(shlex.quote, named)])
     # Of several runs each has a pooled model of its own.
     pooled = f"pooled_{run.folder.name}.safetensors" if run.folder.parent == TICKETS else POOLED
-    return for_a_shell("pool", str(run.folder), "-o", pooled, *code)
+    return for_a_shell("pool", str(run.folder), "-o", pooled, *named)
 
 
 @contextmanager
@@ -188,7 +196,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
         val = f" val {100 * record['val_accuracy']:.2f} %"
 
     try:
-        yield Watch(on_step, on_epoch)
+        yield Watch(on_step, on_epoch, lambda note: warn([note] * shown))
     finally:
         if progress.live.is_started:
             progress.stop()

@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +22,7 @@ from typing import BinaryIO
 import torch
 
 from lptool.data.images import Streamed
-from lptool.data.pixel_file import Decoded, PixelFile
+from lptool.data.pixel_file import Decoded, PixelFile, Unchanged
 from lptool.device import free_memory, is_memory, local_rank, local_ranks
 from lptool.errors import first_line
 from lptool.ranks import ALONE, Ranks
@@ -118,11 +119,12 @@ class _Team:
 def _found(content: PixelFile, path: Path | None, team: _Team) -> tuple[Decoded | None, list[str]]:
     """What an earlier job left, of which each rank checks its share; and what is wrong with it."""
     there = team.first(lambda: "there" if path is not None and os.path.lexists(path) else None) is not None
-    opened = list[BinaryIO]()
+    opened, watches = list[BinaryIO](), list[Unchanged]()
 
     def check() -> None:
         assert path is not None
         opened.append(file := _open(path, os.O_RDONLY))
+        watches.append(Unchanged(file, path))  # from before the checksums are looked at
         if os.fstat(file.fileno()).st_uid != os.geteuid():
             raise OSError("is of another user")  # who may have put anything there, checksums and all
         content.check(file, range(team.local.rank, len(content.blocks), team.local.count))
@@ -134,7 +136,7 @@ def _found(content: PixelFile, path: Path | None, team: _Team) -> tuple[Decoded 
             problem = "another job put a new one there just now"
         if problem or not there:
             return None, [f"{path}: {problem}; the pictures are decoded anew"] * there
-        return content.mapped(opened[0]), []
+        return content.mapped(opened[0], watches[0]), []
     finally:
         for file in opened:
             file.close()
@@ -159,7 +161,10 @@ class _Draft:
                 problem = self.team.agree(step, wanted=needed and problem is None) or problem
             whole = needed and problem is None
             unkept = self.team.agree(self._keep, wanted=whole)
-            return (self.content.mapped(self.file), unkept) if whole and self.file else (None, problem)
+            if not whole or self.file is None:
+                return None, problem
+            check = () if self.kept is None or unkept else (Unchanged(self.file, self.kept),)
+            return self.content.mapped(self.file, *check), unkept
         finally:
             if self.file is not None:
                 self.file.close()
@@ -205,7 +210,10 @@ class _Draft:
 
 
 def _open(path: Path, flags: int) -> BinaryIO:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)  # a pipe would wait for ever
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("is no file")
     return open(descriptor, "rb" if flags == os.O_RDONLY else "r+b", buffering=0)
 
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 
+from lptool.data.arrays import Rows
 from lptool.data.dataset import Data
 from lptool.data.images import Array, Images, decoded, in_memory
-from lptool.errors import DataError, first_line, first_ten
+from lptool.errors import DataError, first_ten
 
 SEVERITIES = (1, 2, 3, 4, 5)
 GENERATED = "C-style, torchvision v2"
@@ -185,7 +185,7 @@ def _holds(folder: Path, names: set[str]) -> bool:
 
 
 def standard(folder: Path, data: Data, rows: int = ROWS) -> Corruptions:
-    """The standard files, mapped and not read; all are checked here.
+    """The standard files, of which the headers are read and checked here, and the images as they are needed.
 
     Args:
         data: what they are the corrupted test images of: its image shape and classes count.
@@ -199,13 +199,13 @@ def standard(folder: Path, data: Data, rows: int = ROWS) -> Corruptions:
         raise DataError(f"{folder}: lacks {first_ten(absent, ', ')}; expected labels.npy and the 15 standard files")
     if data.num_classes not in _SOURCES:
         raise DataError(f"{folder}: is for the 10 or 100 classes of CIFAR, but {data.name} has {data.num_classes}")
-    labels = _mapped(folder / "labels.npy", (5 * rows,))
+    labels = Rows(folder / "labels.npy", (5 * rows,))[:]
     _check_labels(folder / "labels.npy", labels, data.num_classes)
     channels, height, width = data.shape
     names = [*STANDARD, *(name for name in EXTRA if (folder / f"{name}.npy").is_file())]
-    arrays = {name: _mapped(folder / f"{name}.npy", (5 * rows, height, width, channels)) for name in names}
+    arrays = {name: Rows(folder / f"{name}.npy", (5 * rows, height, width, channels)) for name in names}
     sets = [
-        CorruptedSet(name, severity, partial(in_memory, array[own], labels[own]), name in EXTRA)
+        CorruptedSet(name, severity, partial(_images, array, labels, own), name in EXTRA)
         for name, array in arrays.items()
         for severity in SEVERITIES
         for own in [slice((severity - 1) * rows, severity * rows)]
@@ -213,16 +213,8 @@ def standard(folder: Path, data: Data, rows: int = ROWS) -> Corruptions:
     return Corruptions(_SOURCES[data.num_classes], tuple(sets))
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> Array:
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: all files take 2.9 GB
-    except (OSError, ValueError, EOFError) as error:  # a short file among them
-        raise DataError(f"{path}: not a whole .npy file ({first_line(error)}); download it again") from error
-    expected = "uint8" if len(shape) > 1 else "integers"
-    sound = array.dtype == np.uint8 if expected == "uint8" else array.dtype.kind in "ui"
-    if array.shape != shape or not sound:
-        raise DataError(f"{path}: expected {expected} {list(shape)}, found {array.dtype} {list(array.shape)}")
-    return array
+def _images(array: Rows, labels: Array, own: slice) -> Images:
+    return in_memory(array[own], labels[own])
 
 
 def _check_labels(path: Path, labels: Array, num_classes: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.header import DataSet
 from lptool.data.images import Images, InMemory, channel_statistics, image_shape
 from lptool.data.sources import Parts, load_parts
 from lptool.errors import DataError
@@ -27,6 +28,7 @@ class Data:
         split: how train and val were parted: `fraction`, `seed`, the `hash` of val's indices, and a digest of the
             `labels` of the images they were chosen from.
         class_names: in the order of the labels; empty where the source does not say.
+        notes: what a person should know of how it was read.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Data:
     std: tuple[float, ...]
     split: dict[str, Any]
     class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """What a ticket's metadata says of its data."""
@@ -120,6 +123,8 @@ def load_data(
     split_seed: int = 0,
     image_size: int | None = None,
     normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    like: DataSet | None = None,
+    download: bool = True,
 ) -> Data:
     """A data set by name, split into train, val and test.
 
@@ -133,17 +138,19 @@ def load_data(
         split_seed: of the choice of val.
         image_size: side in pixels; None takes the data set's own (for folders, the first image's, 224 at most).
         normalisation: mean and std per channel on the scale [0, 1]; None measures them on train.
+        like: what a file says of the data that its network was trained on: the classes, matched by name, and the
+            channels are to be the same.
+        download: whether missing files of a data set that has a name of its own may be downloaded.
 
     Raises:
-        DataError: the data set is unknown, missing or damaged.
+        DataError: the data set is unknown, missing or damaged, or has other classes.
     """
-    parts = load_parts(name, data_dir, image_size)
+    parts = load_parts(name, data_dir, image_size, like, download=download)
     train, val, split = _split(parts, val_fraction, split_seed)
     shape = image_shape(parts.train)
     mean, std = normalisation or channel_statistics(train)
-    return Data(
-        name, train, val, parts.test, parts.num_classes, shape, tuple(mean), tuple(std), split, parts.class_names
-    )
+    names, notes = parts.class_names, parts.notes
+    return Data(name, train, val, parts.test, parts.num_classes, shape, tuple(mean), tuple(std), split, names, notes)
 
 
 def _split(parts: Parts, fraction: float, seed: int) -> tuple[Images, Images, dict[str, Any]]:

@@ -120,7 +120,7 @@ class Streamed:
         try:
             for images, labels in _started(loader):
                 yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        except (OSError, SyntaxError) as error:  # what Pillow raises on damaged files
+        except (DataError, OSError, SyntaxError) as error:
             # A traceback would keep the workers, and those that are started next would inherit them and complain.
             raise DataError(f"an image cannot be decoded: {_reason(error)}") from error.with_traceback(None)
         except RuntimeError as error:
@@ -144,6 +144,7 @@ class Mapped:
         source: the same images in the same order, as they are decoded.
         rows: int64 [N], the row of each in the file; −1 where it has none.
         pixels: uint8 [M, C, H, W], not to be written. labels: int64 [M].
+        check: called before and after pixels are read; raises DataError where the file was changed.
         crops: seed → random resized crops of the same images.
     """
 
@@ -151,6 +152,7 @@ class Mapped:
     rows: Tensor
     pixels: Array
     labels: Tensor
+    check: Callable[[], None] = lambda: None
     crops: Mapping[int, Images] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -179,7 +181,9 @@ class Mapped:
     def _read(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         pinned = device.type == "cuda"  # so that the device computes while a batch is on its way
         pixels = torch.empty(len(rows), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        self.check()
         np.take(self.pixels, rows.numpy(), axis=0, out=pixels.numpy(), mode="clip")  # "raise" would copy once more
+        self.check()
         return pixels.to(device, non_blocking=True), self.labels[rows].to(device)
 
     def resized_crops(self, seed: int) -> Images | None:
@@ -224,7 +228,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[list[Tensor]]:
 
 def _reason(error: BaseException) -> str:
     """The last line of an error: one that a worker passes on begins with that worker's traceback."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+    return str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")[:400]
 
 
 def decoded(images: Images, device: torch.device, limit: int = DECODED_BYTES) -> Images:

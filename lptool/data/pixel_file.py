@@ -12,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lptool.data.files import check_state, state_of
 from lptool.data.images import Array
 
 BLOCK = 64  # pictures: each worker keeps two such batches in shared memory, of 10 MB each at 224 pixels
@@ -27,10 +29,27 @@ _FORMAT, _DIGEST = "lptool pixels 1", 32  # bytes
 
 
 class Decoded(NamedTuple):
-    """Pixels uint8 [N, C, H, W], mapped and not to be written, and labels int64 [N]."""
+    """Pixels uint8 [N, C, H, W], mapped and not to be written, and labels int64 [N].
+
+    `check` is to be called before and after pixels are read: it raises DataError where the file was changed.
+    """
 
     pixels: Array
     labels: Tensor
+    check: Callable[[], None] = lambda: None
+
+
+class Unchanged:
+    """Refuses a file that stays for others when it was changed: one that is cut off would end this process."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self.descriptor, self.path, self.state = os.dup(file.fileno()), path, state_of(file)
+
+    def __call__(self) -> None:
+        check_state(self.descriptor, self.path, self.state)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
@@ -84,11 +103,11 @@ class PixelFile:
             if self._digest(block, (labels, pixels)) != digest:
                 raise OSError("its checksums do not fit, so it was changed or damaged")
 
-    def mapped(self, file: BinaryIO) -> Decoded:
-        """What a whole file holds."""
+    def mapped(self, file: BinaryIO, check: Callable[[], None] = lambda: None) -> Decoded:
+        """What a whole file holds; `check` as in `Decoded`."""
         labels = np.frombuffer(os.pread(file.fileno(), 8 * self.count, 0), "<i8").astype(np.int64)
         pixels = np.memmap(file, np.uint8, "r", self.before, (self.count, *self.shape))
-        return Decoded(np.asarray(pixels), torch.from_numpy(labels))
+        return Decoded(np.asarray(pixels), torch.from_numpy(labels), check)
 
     def _places(self, block: int) -> list[tuple[int, int]]:
         """Offset and length of a block's labels, digest and pixels."""

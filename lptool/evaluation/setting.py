@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import reopened
 from lptool.checkpoints.summary import Summary
+from lptool.data.classes import check_named, names_known
 from lptool.data.dataset import Data, load_data
-from lptool.errors import DataError, said_by
+from lptool.errors import DataError, one_line, said_by
 from lptool.networks.architecture import architecture_of
+from lptool.networks.running import check_forward
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
@@ -58,6 +64,15 @@ def architecture(summaries: Sequence[Summary], options: SettingOptions) -> tuple
     return architecture_of(summary.metadata, summary.shapes, summary.file, options.arch, options.arch_kwargs)
 
 
+def try_scoring(model: nn.Module, data: Data, arch: str, device: torch.device) -> None:
+    """Let a network see two black images of the data.
+
+    Raises:
+        ArchError: it cannot take them, or lacks classes. DataError: the classes have names, and it knows more of them.
+    """
+    check_named(data.class_names, check_forward(model, data.shape, data.num_classes, arch, device), data.name)
+
+
 def naming_data(summaries: Sequence[Summary]) -> list[Summary]:
     """Those that say which data they were trained on."""
     return [summary for summary in summaries if summary.metadata.dataset]
@@ -71,16 +86,20 @@ def matching_data(
     val_fraction: float | None = None,
     split_seed: int | None = None,
 ) -> Data:
-    """The data set named, else the one that the files say, split and sized as it was when they were trained.
+    """The data set named, else the one that the files say, split, sized and numbered as when they were trained.
 
     Raises:
-        DataError: neither names a data set, or it is missing or damaged.
+        DataError: neither names a data set; or it is missing or damaged, has other classes, or is named by a file alone
+            and would be downloaded or lies anywhere.
     """
     named = naming_data(summaries)
     metadata = named[0].metadata if named else Metadata()
     name, split = dataset or metadata.data.name, metadata.data.split
     if not name:
         raise DataError(f"{(named or summaries)[0].file}: does not say its data set; name it with --dataset {EXAMPLES}")
+    if not dataset:
+        _check_allowed(name, data_dir, named[0].file)
+    _check_same_classes(named)
     # Where the user says what to load, the file is not to blame.
     with said_by(None if dataset or val_fraction is not None else named[0].file):
         return load_data(
@@ -90,7 +109,38 @@ def matching_data(
             split_seed=_first(split_seed, split.seed, 0),
             image_size=metadata.image_size,
             normalisation=normalisation,
+            like=metadata.data,
+            download=bool(dataset or data_dir),
         )
+
+
+def _check_allowed(name: str, data_dir: Path | None, file: str) -> None:
+    """Refuse a data set that only a file names, unless it has a name of its own or lies where the user said.
+
+    Whoever wrote the file chose the name: to read it shall download nothing, and open no path that they chose.
+
+    Raises:
+        DataError: says what to add.
+    """
+    kind, _, place = name.partition(":")
+    if kind in ("npz", "folder"):
+        allowed = data_dir is not None and Path(place).resolve().is_relative_to(data_dir.resolve())
+    else:
+        allowed = data_dir is not None or "/" not in name
+    if not allowed:
+        shown = one_line(name)
+        raise DataError(
+            f"{file}: says that its data set is {shown}, which is read or downloaded only if you name it: "
+            f"--dataset {shlex.quote(shown)}"
+        )
+
+
+def _check_same_classes(named: Sequence[Summary]) -> None:
+    """Refuse files that were trained on classes of other names. Raises DataError."""
+    listing = [(summary.file, names) for summary in named if (names := names_known(summary.metadata.data))]
+    odd = next((file for file, names in listing if names != listing[0][1]), None)
+    if odd is not None:
+        raise DataError(f"{odd}: was trained on other classes than {listing[0][0]}, or on another order of them")
 
 
 def normalisation_of(
@@ -118,6 +168,10 @@ def check_normalisation(data: Data) -> None:
         )
     if not all(map(math.isfinite, (*data.mean, *data.std))) or min(data.std) <= 0:
         raise DataError("the normalisation needs finite means and standard deviations above 0; check --mean and --std")
+    odd = next((value for value in (*data.mean, *data.std) if not 0 <= value <= 1), None)
+    if odd is not None:
+        scaled = f"; of a scale to 255, give {odd / 255:.4g}" if odd > 1 else ""
+        raise DataError(f"mean and std are of pixels scaled to [0, 1], found {odd:g}{scaled}; check --mean and --std")
 
 
 def check_image_shape(data: Data, summaries: Sequence[Summary]) -> None:

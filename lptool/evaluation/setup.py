@@ -30,10 +30,11 @@ from lptool.evaluation.setting import (
     matching_data,
     measured_note,
     normalisation_of,
+    try_scoring,
 )
 from lptool.networks.building import Shapes, build_for
 from lptool.networks.matching import differing_copies, fit_names
-from lptool.networks.running import check_forward, make_ready
+from lptool.networks.running import make_ready
 from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.cost import Flops, count_flops
@@ -166,7 +167,7 @@ def _data(
         shown = ", ".join(f"{value:.4f}" for value in (*known[0], *known[1]))
         other = next(s.file for s, normalisation in zip(summaries, stated, strict=True) if normalisation)
         notes = [f"{notes[0]}; {other} says {shown}: give one to all, to compare them on the same inputs"]
-    return data, normalised, [*_trained_on_others(summaries, data), *notes]
+    return data, normalised, [*data.notes, *_trained_on_others(summaries, data), *notes]
 
 
 def _place_of_test(folder: Path | None, data_dir: Path | None) -> Path | None:
@@ -205,7 +206,7 @@ def _networks(
         if repr((arch, kwargs)) not in built:
             with said_by(file):
                 model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, tensors)
-                make_ready(model, device, partial(check_forward, model, data.shape, data.num_classes, arch, device))
+                make_ready(model, device, partial(try_scoring, model, data, arch, device))
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]
 

@@ -17,6 +17,7 @@ from lptool.checkpoints.reading import file_sha256, open_checkpoint
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
+from lptool.data.classes import check_named
 from lptool.errors import ArchError, LptoolError, OutputError
 from lptool.evaluation.job import carry_out
 from lptool.evaluation.setting import (
@@ -162,7 +163,7 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
             check_fit(arch, kwargs, summary.shapes, summary.file)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
     if options.dataset and not metadata.dataset:
-        data, measured = _images(summary, options)
+        data, measured = _images(summary, options, metadata.arch_kwargs.get("num_classes"))
         metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
     return _with_all_names(replace(ticket, metadata=metadata), options.arch), tuple(notes)
 
@@ -179,13 +180,14 @@ def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
     return ticket.renamed(names) if names.copies or names.mask_names else ticket
 
 
-def _images(summary: Summary, options: SettingOptions) -> tuple[dict[str, Any], list[str]]:
+def _images(summary: Summary, options: SettingOptions, logits: int | None) -> tuple[dict[str, Any], list[str]]:
     """What the header says of data that were named; not how they were split, which is not known. And warnings."""
     known = normalisation_of([summary], options.mean, options.std)
     data = matching_data([summary], options.dataset, options.data_dir, known)
     check_normalisation(data)
+    check_named(data.class_names, logits or len(data.class_names), data.name)
     document = {key: value for key, value in data.describe().items() if key != "split"}
-    return document, [] if known else [f"{summary.file}: {measured_note(data)}"]
+    return document, [*data.notes, *([] if known else [f"{summary.file}: {measured_note(data)}"])]
 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:

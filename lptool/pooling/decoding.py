@@ -75,7 +75,7 @@ class _Decoder:
             return train
         rows = torch.full([len(train)], -1)
         rows[places] = torch.arange(len(places))
-        return Mapped(origin, rows, *found, train.crops if isinstance(train, Mapped) else {})
+        return Mapped(origin, rows, *found, crops=train.crops if isinstance(train, Mapped) else {})
 
     def with_crops(self, train: Images, size: int, seed: int) -> Images:
         """Training images of whose random crops a sample is decoded; also of pictures whose squares are in memory."""
@@ -98,4 +98,4 @@ class _Decoder:
 def _undecoded(images: Images, crops: dict[int, Images]) -> Mapped:
     """Images of which none is decoded, but crops of them are."""
     pixels, labels = torch.empty(0, 0, dtype=torch.uint8).numpy(), torch.empty(0, dtype=torch.int64)
-    return Mapped(images, torch.full([len(images)], -1), pixels, labels, crops)
+    return Mapped(images, torch.full([len(images)], -1), pixels, labels, crops=crops)

@@ -38,7 +38,7 @@ def data_of(
     unknown = "does not say which images it was trained on; if val's are among them, its scores are flattered"
     # One line is enough: the tickets are of one run, and mostly of one program.
     assumed = [f"{s.file} {unknown}" for s in pool.summaries if not s.metadata.dataset][:1]
-    return data, assumed + [measured_note(data)] * (normalisation is None)
+    return data, [*data.notes, *assumed, *[measured_note(data)] * (normalisation is None)]
 
 
 def _check_unseen(data: Data, summaries: Sequence[Summary]) -> None:

@@ -7,7 +7,8 @@ from torch import nn
 
 from lptool.data.dataset import Data
 from lptool.errors import ArchError, first_line
-from lptool.networks.running import blank_images, check_forward
+from lptool.evaluation.setting import try_scoring
+from lptool.networks.running import blank_images
 from lptool.pooling.gradient import Slope
 from lptool.scoring.batchnorm import recalibrate_bn
 
@@ -20,7 +21,7 @@ def try_search(
     Raises:
         ArchError: the network cannot do it.
     """
-    check_forward(model, data.shape, data.num_classes, arch, device)
+    try_scoring(model, data, arch, device)
     images, labels = blank_images(data.shape, device), torch.zeros(2, dtype=torch.long, device=device)
     try:
         if recalibrates:

@@ -17,7 +17,7 @@ from lptool.scoring.weights import weights_of
 from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
-from lptool.training.setup import UNWATCHED, Run, open_run
+from lptool.training.setup import UNWATCHED, Run, Watch, open_run
 from lptool.training.trial import tried
 
 
@@ -29,6 +29,7 @@ def plan_training(
     data_dir: str | Path | None = None,
     device: str = "auto",
     ranks: Ranks = ALONE,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, Any]:
     """What `train_tickets` would do with the same arguments, as JSON values; refuses what that would refuse.
 
@@ -38,7 +39,7 @@ def plan_training(
         LptoolError: as `train_tickets` does before its first step.
     """
     where = ranks.agree(lambda: pick_device(device))
-    asked = (options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED)
+    asked = (options, levels, Path(out), data_dir, where, None, ranks, watch)
     run = ranks.first_ahead(lambda: tried(open_run(*asked)))
     ranks.on_first(lambda: run.folder.check(run.identity, run.sparsities))
     free = ranks.on_first(lambda: _free_bytes(run.folder))

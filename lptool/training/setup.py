@@ -41,10 +41,11 @@ class Where:
 
 @dataclass(frozen=True)
 class Watch:
-    """Called as a run goes on: after each step, and with each record of `train.jsonl`."""
+    """Called as a run goes on: after each step, with each record of `train.jsonl`, with what is odd in the data."""
 
     on_step: Callable[[Where], None] = lambda where: None
     on_epoch: Callable[[Record], None] = lambda record: None
+    on_note: Callable[[str], None] = lambda note: None
 
 
 UNWATCHED = Watch()
@@ -135,6 +136,8 @@ def open_run(
         split_seed=options.split_seed,
         image_size=options.image_size,
     )
+    for note in data.notes:
+        watch.on_note(note)
     model, origin = initial_model(options, data.num_classes, data.shape)
     prunable = prunable_weights(model, options.prune)
     if not prunable:

@@ -200,15 +200,16 @@ def test_images_that_are_not_square_are_scored_as_they_were_trained(tmp_path: Pa
     arrays = {f"{part}_images": rng.integers(0, 256, (n, 8, 16, 3), np.uint8) for part, n in parts.items()}
     labels = {f"{part}_labels": np.arange(n) % 2 for part, n in parts.items()}
     np.savez(tmp_path / "a.npz", **arrays, **labels)
+    data = ["--dataset", f"npz:{tmp_path}/a.npz"]
     shape = ["--arch", "resnet8_cifar", "--epochs", 2, "--rewind-epoch", 1, "--levels", 1, "--batch-size", 32]
     run = tmp_path / "run"
-    assert lptool("train", "-o", run, "--dataset", f"npz:{tmp_path}/a.npz", *shape, "--device", "cpu").exit_code == 0
+    assert lptool("train", "-o", run, *data, *shape, "--device", "cpu").exit_code == 0
     out = tmp_path / "a.safetensors"
-    assert lptool("pool", run, "-o", out, *FAST).exit_code == 0
+    assert lptool("pool", run, "-o", out, *data, *FAST).exit_code == 0
     assert load_ticket(out).metadata.dataset["image_shape"] == [3, 8, 16]
     labels["train_labels"] = labels["train_labels"][::-1].copy()  # another data set of the same size
     np.savez(tmp_path / "a.npz", **arrays, **labels)
-    result = lptool("pool", run, "-o", tmp_path / "b.safetensors", *FAST)
+    result = lptool("pool", run, "-o", tmp_path / "b.safetensors", *data, *FAST)
     assert "was trained on another split" in refused(result)
 
 
@@ -233,13 +234,14 @@ def test_other_images_under_the_same_labels_are_another_search(tmp_path: Path) -
     arrays = {f"{p}_images": rng.integers(0, 256, (n, 8, 8), np.uint8) for p, n in {"train": 80, "test": 20}.items()}
     arrays |= {"train_labels": np.arange(80) % 2, "test_labels": np.arange(20) % 2}
     np.savez(tmp_path / "a.npz", **arrays)
+    data = ["--dataset", f"npz:{tmp_path}/a.npz"]
     shape = ["--arch", "resnet8_cifar", "--epochs", 2, "--rewind-epoch", 1, "--levels", 1, "--batch-size", 32]
     run, out = tmp_path / "run", tmp_path / "a.safetensors"
-    assert lptool("train", "-o", run, "--dataset", f"npz:{tmp_path}/a.npz", *shape, "--device", "cpu").exit_code == 0
-    assert lptool("pool", run, "-o", out, *FAST).exit_code == 0
+    assert lptool("train", "-o", run, *data, *shape, "--device", "cpu").exit_code == 0
+    assert lptool("pool", run, "-o", out, *data, *FAST).exit_code == 0
     out.unlink()
     np.savez(tmp_path / "a.npz", **arrays | {"train_images": arrays["train_images"] + 1})
-    assert "another search (it differs in images" in refused(lptool("pool", run, "-o", out, *FAST))
+    assert "another search (it differs in images" in refused(lptool("pool", run, "-o", out, *data, *FAST))
 
 
 def test_not_finite_scores_are_counted_and_said(tmp_path: Path, copies: list[Path]) -> None:

@@ -9,16 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.core import ParameterSource
+from PIL import Image
 
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.cli.train import RunToMake, _next
 from lptool.training.options import TrainOptions
-from tests.helpers.commands import lptool, refused
+from tests.helpers.commands import FAST, lptool, refused
 
 SHORT = ["--preset", "quickstart", "--epochs", 2, "--rewind-epoch", 1, "--device", "cpu"]
 
@@ -56,6 +58,29 @@ def test_of_several_runs_each_is_pooled_into_a_file_of_its_own(tmp_path: Path, m
     done = lptool("train", *SHORT, "--epochs", 1, "--rewind-epoch", 0, "--levels", 1, "--replicates", 2)
     nexts = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
     assert nexts == [f"next: lptool pool ckpts/seed_{n} -o pooled_seed_{n}.safetensors" for n in (0, 1)]
+
+
+def test_the_next_command_names_the_data_that_a_header_alone_does_not_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run as it was printed; and odd files are told before it."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number in range(40):
+            path = tmp_path / "my photos" / part / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, (8, 8), np.uint8)).save(path)
+    (path.parent / "notes.txt").touch()
+    shape = ["--arch", "resnet8_cifar", "--epochs", 1, "--rewind-epoch", 0, "--levels", 1, "--batch-size", 16]
+    done = lptool("train", "-o", "run", "--dataset", "folder:my photos", *shape, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "Warning: folder:my photos: files that are no pictures of a class are left out: 1 (1 .txt)" in done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line == "next: lptool pool run -o pooled.safetensors --dataset 'folder:my photos'"
+    pooled = lptool(*shlex.split(line)[2:], *FAST)
+    assert pooled.exit_code == 0, pooled.output
+    assert "only if you name it: --dataset 'folder:my photos'" in refused(lptool("evaluate", "pooled.safetensors"))
 
 
 def test_sparsities_are_reached_exactly(run: Path) -> None:

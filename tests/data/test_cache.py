@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from lptool.data import cache, pixel_file
 from lptool.data.cache import decode_once
-from lptool.data.images import Streamed, image_shape
+from lptool.data.images import Mapped, Streamed, image_shape
 from lptool.data.pictures import Pictures
 from lptool.data.pixel_file import Decoded
 from lptool.data.shards import Shards, shard_files
@@ -457,6 +457,62 @@ def test_the_last_place_that_fills_up_leaves_streaming(
     assert found is None
     assert "have no room" in note
     assert places.files() == []
+
+
+ODD: dict[str, Callable[[Path], Any]] = {
+    "link": lambda path: path.symlink_to("elsewhere"),
+    "link to a file that fits": lambda path: path.symlink_to(path.with_name("real")),
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "empty": Path.touch,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_of_ours_is_told_and_not_waited_for(kind: str, folder: Path, places: Places) -> None:
+    images = stream(folder)
+    decode_once(images, SHAPE, folder=places.asked)
+    [path] = places.asked.iterdir()
+    path.rename(path.with_name("real"))
+    ODD[kind](path)
+    found, notes = decode_once(images, SHAPE, folder=places.asked)
+    assert is_right(found, images)
+    assert len(notes) == (2 if kind == "folder" else 1)
+    assert notes[0].startswith(f"{path}: ")
+    assert "decoded anew" in notes[0]
+
+
+@pytest.mark.parametrize("change", ["cut off", "written"])
+@pytest.mark.parametrize("found_there", [False, True])
+def test_a_kept_file_that_changes_meanwhile_is_one_line_and_no_signal(
+    change: str, found_there: bool, folder: Path, places: Places
+) -> None:
+    images = stream(folder)
+    for _ in range(1 + found_there):
+        decoded, _ = decode_once(images, SHAPE, folder=places.asked)
+    assert decoded is not None
+    [path] = places.asked.iterdir()
+    mapped = Mapped(images, torch.arange(COUNT), *decoded)
+    assert len(next(mapped.raw([torch.arange(COUNT)], torch.device("cpu")))[0]) == COUNT
+    if change == "cut off":
+        os.truncate(path, 1)
+    else:
+        changed_at(-1)(path)
+        os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=rf"{path}: was changed while it was in use"):
+        next(mapped.raw([torch.arange(COUNT)], torch.device("cpu")))
+
+
+def test_a_kept_file_that_another_job_replaces_stays_what_it_was(folder: Path, places: Places) -> None:
+    images = stream(folder)
+    decoded, _ = decode_once(images, SHAPE, folder=places.asked)
+    assert decoded is not None
+    [path] = places.asked.iterdir()
+    path.with_name("new").write_bytes(b"")
+    path.with_name("new").replace(path)
+    decoded.check()
+    assert is_right(decoded, images)
 
 
 # Pictures that cannot be decoded, and jobs that end too early

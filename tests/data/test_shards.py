@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -99,7 +100,7 @@ def test_pictures_are_found_by_index_in_any_order(shards: Path, image_folder: Pa
     assert len(ours) == len(folder) == 24
     assert ours.classes.tolist() == folder.targets
     for index in (23, 0, 9, 10):
-        assert np.array_equal(np.asarray(ours[index][0]), np.asarray(folder[index][0]))
+        assert np.array_equal(np.asarray(ours[index][0].convert("RGB")), np.asarray(folder[index][0]))
         assert ours[index][1] == folder[index][1]
 
 
@@ -215,5 +216,142 @@ def test_a_class_that_train_has_not_is_refused(jpeg: Path, tmp_path: Path) -> No
 def test_a_part_without_a_picture_is_refused(jpeg: Path, tmp_path: Path) -> None:
     write_tar(tmp_path / "train.tar", sample("0", jpeg, 0))
     write_tar(tmp_path / "val.tar", [("0.txt", b"")])
-    with pytest.raises(DataError, match=r"the shards of val hold no picture \(jpg, jpeg, png, webp\)"):
+    with pytest.raises(DataError, match=r"the shards of val hold no picture \(jpg, jpeg, png, webp, .*\)"):
+        load_parts("wds/x", tmp_path, None)
+
+
+# Samples as other writers lay them out
+
+
+def shard_of(tmp_path: Path, members: Iterable[tuple[str, bytes]]) -> Shards:
+    return Shards([write_tar(tmp_path / "x.tar", members)])
+
+
+def test_a_class_need_not_follow_its_picture(jpeg: Path, tmp_path: Path) -> None:
+    content, keys = jpeg.read_bytes(), ["b", "a", "c"]
+    pictures_first = [(f"{key}.jpg", content) for key in keys] + [
+        (f"{key}.cls", b"%d" % n) for n, key in enumerate(keys)
+    ]
+    assert shard_of(tmp_path, pictures_first).classes.tolist() == [0, 1, 2]
+    assert shard_of(tmp_path, pictures_first[::-1]).classes.tolist() == [2, 1, 0]
+
+
+def test_one_name_twice_is_two_samples(jpeg: Path, tmp_path: Path) -> None:
+    assert shard_of(
+        tmp_path, [*sample("a", jpeg, 0), *sample("b", jpeg, 1), *sample("a", jpeg, 2)]
+    ).classes.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["s1.v2.jpg", "s1.v2.cls"], [1]),
+        (["s1.v2.jpg", "s1.cls"], [1]),
+        (["s1.v1.jpg", "s1.v1.cls", "s1.v2.jpg", "s1.v2.cls"], [1, 3]),
+        (["s1.jpg", "s1.cls", "s1.mask.png"], [1]),
+        (["s1.jpg", "s1.png", "s1.cls"], [2]),
+    ],
+)
+def test_pictures_with_points_in_their_names_are_not_dropped(
+    names: list[str], classes: list[int], jpeg: Path, tmp_path: Path
+) -> None:
+    members = [(name, b"%d" % n if name.endswith("cls") else jpeg.read_bytes()) for n, name in enumerate(names)]
+    assert shard_of(tmp_path, members).classes.tolist() == classes
+
+
+def test_of_two_pictures_with_one_class_none_is_guessed(jpeg: Path, tmp_path: Path) -> None:
+    members = [("s.left.jpg", jpeg.read_bytes()), ("s.right.jpg", jpeg.read_bytes()), ("s.cls", b"1")]
+    with pytest.raises(
+        DataError, match=r"x\.tar: s: expected one picture, or a class .* found s\.left\.jpg, s\.right\.jpg"
+    ):
+        shard_of(tmp_path, members)
+
+
+def test_samples_with_a_class_and_no_picture_are_counted(jpeg: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / f"{part}.tar", [*sample("0", jpeg, 0), ("1.gif", b"GIF89a"), ("1.cls", b"0")])
+    [note] = load_parts("wds/x", tmp_path, None).notes
+    assert "left out 2 samples with a class and no picture (jpg, " in note
+
+
+@pytest.mark.parametrize("text", [b"9" * 30, b"9" * 5000, b"1" + b" " * 10**6 + b"x", "Ⅷ".encode(), b"\xff"])
+def test_a_class_that_no_network_could_have_is_named(text: bytes, jpeg: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / f"{part}.tar", [("7.jpg", jpeg.read_bytes()), ("7.cls", text)])
+    with pytest.raises(DataError, match=r"class"):
+        load_parts("wds/x", tmp_path, None)
+
+
+def test_labels_from_one_are_refused(jpeg: Path, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / f"{part}.tar", [*sample("0", jpeg, 1), *sample("1", jpeg, 2)])
+    with pytest.raises(DataError, match="labels go from 1 to 2, expected from 0; subtract 1"):
+        load_parts("wds/x", tmp_path, None)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_a_member_without_content_is_named(kind: bytes, jpeg: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        header = tarfile.TarInfo("a.jpg")
+        header.type, header.linkname = kind, "/etc/passwd"
+        tar.addfile(header)
+    with pytest.raises(DataError, match=r"x\.tar: a\.jpg: has holes or is a link"):
+        Shards([tmp_path / "x.tar"])
+
+
+def test_a_sparse_member_is_named(tmp_path: Path) -> None:
+    """As GNU tar 1.0 writes it: the map of what is no hole comes first in the content."""
+    content = b"1\n0\n4\n".ljust(512, b"\0") + b"1234"
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        header = tarfile.TarInfo("GNUSparseFile.0/a.jpg")
+        header.size = len(content)
+        sparse = {"major": "1", "minor": "0", "name": "a.jpg", "realsize": "99999999999"}
+        header.pax_headers = {f"GNU.sparse.{key}": value for key, value in sparse.items()}
+        tar.addfile(header, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"x\.tar: a\.jpg: has holes or is a link"):
+        Shards([tmp_path / "x.tar"])
+
+
+@pytest.mark.parametrize("size", ["-512", "-1024", str(10**13)])
+@pytest.mark.parametrize("name", ["a.jpg", "other"])
+def test_a_size_that_leads_back_or_out_of_the_file_is_refused(size: str, name: str, tmp_path: Path) -> None:
+    """A size below 0 would make tarfile read the same header for ever."""
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        header = tarfile.TarInfo(name)
+        header.pax_headers = {"size": size}
+        tar.addfile(header)
+    with pytest.raises(DataError, match=r"x\.tar: not a whole, uncompressed tar file"):
+        Shards([tmp_path / "x.tar"])
+
+
+@pytest.mark.parametrize("file", ["/etc/hosts", "../x.tar", "a/../../x.tar"])
+def test_an_info_file_names_no_file_elsewhere(file: str, tmp_path: Path) -> None:
+    (tmp_path / "_info.json").write_text(json.dumps({"splits": {"train": {"filenames": [file]}}}))
+    with pytest.raises(DataError, match=r"_info\.json: names '.*', expected files beside it"):
+        shard_files(tmp_path)
+
+
+def test_hidden_shards_are_passed_over_and_pipes_refused(jpeg: Path, tmp_path: Path) -> None:
+    touch(tmp_path, "._train-0.tar", ".git/train.tar")
+    os.mkfifo(tmp_path / "train-0.tar")
+    write_tar(tmp_path / "val-0.tar", sample("0", jpeg, 0))
+    with pytest.raises(DataError, match=r"[^_]train-0\.tar: is a pipe, expected a file"):
+        load_parts("wds/x", tmp_path, None)
+
+
+@pytest.mark.parametrize("change", ["cut off", "replaced"])
+def test_a_shard_that_changes_while_it_is_read_is_told(change: str, jpeg: Path, tmp_path: Path) -> None:
+    found = shard_of(tmp_path, sample("0", jpeg, 0))
+    if change == "cut off":
+        os.truncate(tmp_path / "x.tar", 1100)
+    else:
+        write_tar(tmp_path / "y.tar", sample("0", jpeg, 1)).replace(tmp_path / "x.tar")
+    with pytest.raises(DataError, match=r"x\.tar: was changed while it was in use"):
+        found[0]
+
+
+def test_a_damaged_picture_in_a_shard_is_named(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_tar(tmp_path / f"{part}.tar", [("0.jpg", b"no picture"), ("0.cls", b"0")])
+    with pytest.raises(DataError, match=r"train\.tar: the picture at byte 512: no picture that Pillow can read"):
         load_parts("wds/x", tmp_path, None)

@@ -293,7 +293,7 @@ def test_npz_may_hold_its_own_val(tmp_path: Path) -> None:
             r"expected the arrays train_images and train_labels, found .*; .* images uint8 \[N, H, W\]",
         ),
         ({"val_images": random_pixels(1, 5, 4, 3)}, "expected the arrays val_images and val_labels, found"),
-        ({"train_images": np.zeros((6, 5, 4, 3), np.float32)}, "expected train_images uint8 .* found float32"),
+        ({"train_images": np.full((6, 5, 4, 3), 2, np.float32)}, "expected train_images uint8 .* found float32"),
         ({"train_labels": np.zeros(6)}, ".*train_labels integers .* found .* float64"),
         ({"train_labels": np.zeros(5, int)}, r".*found uint8 \[6, 5, 4, 3\] and int64 \[5\]"),
         ({"train_images": random_pixels(6, 5)}, r".*found uint8 \[6, 5\]"),
@@ -400,6 +400,18 @@ def test_own_image_size_leaves_images_untouched(tmp_path: Path) -> None:
     images = random_pixels(6, 5, 5, 3)
     write_npz(tmp_path / "a.npz", train_images=images, test_images=images[:3])
     assert np.array_equal(pixels_of(load_parts(f"npz:{tmp_path}/a.npz", None, 5).train), images)
+
+
+@pytest.mark.parametrize("side", [0, -1, 8193, 10**14])
+def test_a_side_that_no_image_has_is_refused_before_anything_is_read(side: int) -> None:
+    with pytest.raises(DataError, match=f"image_size: expected 1 to 8192 pixels, found {side}"):
+        load_parts("npz:gone.npz", None, side)
+
+
+def test_images_that_would_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "free_memory", lambda: 10**9)
+    with pytest.raises(DataError, match="image_size: images of 1000 pixels take 1,797,000,000 bytes of memory"):
+        load_parts("digits", None, 1000)
 
 
 # folders of images
@@ -535,7 +547,7 @@ def timm_gives(monkeypatch: pytest.MonkeyPatch, **splits: Any) -> list[tuple[str
     """Let timm's create_dataset give these; returns where the names and roots it is asked for will be noted."""
     asked = []
 
-    def create_dataset(name: str, *, root: str | None, split: str, download: bool) -> Any:
+    def create_dataset(name: str, *, root: str | None, split: str, download: bool, **_: Any) -> Any:
         asked.append((name, root))
         return splits[split]
 
@@ -605,6 +617,34 @@ def test_timm_data_set_without_a_test_image_is_refused(
 ) -> None:
     timm_gives(monkeypatch, train=kind(random_pixels(2, 4, 4), [0, 1]), test=kind(random_pixels(0, 4, 4), []))
     with pytest.raises(DataError, match="a part of this data set has no image"):
+        load_parts("hfds/x", tmp_path, None)
+
+
+def test_torchvisions_folders_are_decoded_as_ours_are(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            ramp = np.arange(0, 65_536, 1028, dtype=np.uint16).reshape(8, 8)
+            Image.fromarray(ramp).save(tmp_path / part / name / "0.png", exif=exif)
+    parts = load_parts("torch/image_folder", tmp_path, None)
+    assert np.array_equal(pixels_of(parts.train)[0, :, :, 0], np.arange(0, 256, 4)[::-1].reshape(8, 8))
+    assert np.array_equal(pixels_of(parts.test), pixels_of(load_parts(f"folder:{tmp_path}", None, None).test))
+
+
+@pytest.mark.parametrize("label", [-1, -100, 4])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_label_of_timms_that_is_no_class_is_refused(
+    label: int, part: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = {name: MapStyle(random_pixels(2, 4, 4), [0, 1]) for name in ("train", "test", "validation")}
+    given["train"].classes = list("abcd")
+    given[part].labels[1] = label
+    if part == "test":
+        given["validation"].labels[1] = label
+    timm_gives(monkeypatch, **given)
+    with pytest.raises(DataError, match=f"image 1: has the class {label}, expected 0 to 3"):
         load_parts("hfds/x", tmp_path, None)
 
 

@@ -62,3 +62,93 @@ def test_images_of_another_shape_are_refused(told: Summary, silent: Summary) -> 
     told = replace(told, metadata=metadata)
     with pytest.raises(DataError, match=r"images are \[1, 8, 8\], the tickets were trained on \[3, 8, 8\]"):
         setting.check_image_shape(data, [silent, told])
+
+
+# What a header alone may not start
+
+
+def said_to_be_of(summary: Summary, **dataset: object) -> Summary:
+    return replace(summary, metadata=replace(summary.metadata, dataset=summary.metadata.dataset | dataset))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["npz:/etc/shadow", "folder:/", "folder:photos", "wds//root", "torch/places365", "hfds/a/b", "tfds/x", "hfids/x"],
+)
+def test_a_data_set_that_a_header_alone_names_is_not_opened(
+    name: str, told: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setting, "load_data", lambda *given, **named: pytest.fail("opened"))
+    with pytest.raises(DataError, match=rf"{told.file}: says that its data set is {name}, .* --dataset {name}"):
+        setting.matching_data([said_to_be_of(told, name=name)], None, None, None)
+    if name.startswith(("npz:", "folder:")):  # `--data-dir` names a folder, and this lies elsewhere
+        with pytest.raises(DataError, match="which is read or downloaded only if you name it"):
+            setting.matching_data([said_to_be_of(told, name=name)], None, tmp_path, None)
+
+
+def test_what_lies_where_the_user_said_is_opened(
+    told: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(setting, "load_data", lambda name, data_dir, **named: asked.append((name, named["download"])))
+    for name in (f"folder:{tmp_path}", f"npz:{tmp_path}/x/a.npz", "wds/anything", "torch/mnist", "cifar10"):
+        setting.matching_data([said_to_be_of(told, name=name)], None, tmp_path, None)
+    setting.matching_data([said_to_be_of(told, name="cifar10")], None, None, None)
+    setting.matching_data([said_to_be_of(told, name="cifar10")], "npz:a.npz", None, None)
+    assert [download for _, download in asked] == [True] * 5 + [False, True]
+    with pytest.raises(DataError, match="only if you name it"):
+        setting.matching_data([said_to_be_of(told, name=f"npz:{tmp_path}/../a.npz")], None, tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
+def test_nothing_is_downloaded_because_a_header_says_so(
+    name: str, told: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision import datasets
+
+    from lptool.data import sources
+
+    def absent(root: Path, train: bool, download: bool) -> None:
+        assert not download
+        raise RuntimeError("Dataset not found")
+
+    for attribute in ("CIFAR10", "CIFAR100", "FashionMNIST"):
+        monkeypatch.setattr(datasets, attribute, absent)
+    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "no-such-package")
+    with pytest.raises(DataError, match=rf"data set {name} not found: .* have them downloaded with --dataset {name}"):
+        setting.matching_data([said_to_be_of(told, name=name)], None, None, None)
+
+
+# Classes and normalisation
+
+
+def test_files_of_other_classes_are_refused(told: Summary) -> None:
+    one, other = (said_to_be_of(told, class_names=list(names)) for names in ("abcdefghij", "bacdefghij"))
+    with pytest.raises(DataError, match="was trained on other classes than"):
+        setting.matching_data([one, other], "digits", None, None)
+    assert setting.matching_data([one, told], "digits", None, None).num_classes == 10
+
+
+def test_data_with_more_classes_than_the_header_says_are_refused(told: Summary) -> None:
+    with pytest.raises(
+        DataError, match="digits: train_labels has the class 9, expected 0 to 6 as the network was trained"
+    ):
+        setting.matching_data([said_to_be_of(told, num_classes=7)], "digits", None, None)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ((76.5,), (0.5,), "76.5; of a scale to 255, give 0.3"),
+        ((0.3,), (63.75,), "give 0.25"),
+        ((-0.5,), (0.5,), "-0.5;"),
+    ],
+)
+def test_a_normalisation_of_another_scale_is_refused(
+    mean: tuple[float, ...], std: tuple[float, ...], message: str, told: Summary
+) -> None:
+    data = setting.matching_data([told], None, None, (mean, std))
+    with pytest.raises(DataError, match=rf"mean and std are of pixels scaled to \[0, 1\], found .*{message}"):
+        setting.check_normalisation(data)
+    setting.check_normalisation(replace(data, mean=(0.0,), std=(1.0,)))
+    setting.check_normalisation(replace(data, mean=(0.5,), std=(1 / 255,)))

@@ -1,5 +1,6 @@
 """Files and images before anything is computed: what fits, what is said, what is refused."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lptool.checkpoints.metadata import Metadata
@@ -15,7 +17,9 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_ticket
 from lptool.data.images import channel_statistics
 from lptool.errors import ArchError, CheckpointError, DataError
+from lptool.evaluation.job import carry_out
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
+from tests.helpers.commands import lptool, refused
 
 CPU = EvaluateOptions(device="cpu")
 
@@ -178,3 +182,78 @@ def test_the_uncorrupted_images_lie_beside_the_standard_folder(
     with pytest.raises(DataError, match="lacks"):
         plan_evaluation(tickets, replace(CPU, corruptions=True, data_dir=folder))
     assert looked == [folder, tmp_path, tmp_path]
+
+
+# Classes by name, for every command that looks at images
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grey pictures of three classes."""
+    root, draw = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in "abc":
+            (root / part / name).mkdir(parents=True)
+            for number in range(10):
+                Image.fromarray(draw.integers(0, 256, (16, 16), np.uint8)).save(root / part / name / f"{number}.png")
+    return root
+
+
+def without(photos: Path, place: Path, name: str, instead: str | None = None) -> str:
+    """The name of the same data without a class, or with another name for it."""
+    for part in ("train", "test"):
+        shutil.copytree(photos / part, place / part)
+        left = place / part / name
+        left.rename(place / part / instead) if instead else shutil.rmtree(left)
+    return f"folder:{place}"
+
+
+def of_photos(path: Path, *class_names: str, level: int = 0) -> Path:
+    dataset = {"name": "folder:photos", "num_classes": 3, "mean": [0.5], "std": [0.3], "image_shape": [1, 16, 16]}
+    kwargs = {"num_classes": 3, "in_chans": 1}
+    said = {"dataset": dataset | {"class_names": list(class_names)}} if class_names else {}
+    metadata = Metadata(arch="resnet8_cifar", arch_kwargs=kwargs, level=level, **said)
+    state = load_ticket(ticket_of("resnet8_cifar", path, 3, metadata)).state
+    weight = state["conv1.weight"]
+    kept = torch.arange(weight.numel()).reshape(weight.shape) >= level  # as many are pruned as there were levels
+    save_ticket(Ticket(state | {"conv1.weight": weight * kept}, {"conv1.weight": kept}, metadata), path)
+    return path
+
+
+def test_data_that_lack_a_class_are_scored_under_the_networks_own_numbers(photos: Path, tmp_path: Path) -> None:
+    ticket = of_photos(tmp_path / "a.safetensors", "a", "b", "c")
+    whole = carry_out(plan_evaluation([ticket], replace(CPU, dataset=f"folder:{photos}")))
+    plan = plan_evaluation([ticket], replace(CPU, dataset=without(photos, tmp_path / "part", "b")))
+    assert any("has 2 of the 3 classes that the network tells apart; matched by name" in line for line in plan.warnings)
+    assert plan.data.class_names == ("a", "b", "c")
+    right = whole.files[0].test.right
+    assert torch.equal(carry_out(plan).files[0].test.right, torch.cat([right[:10], right[20:]]))
+
+
+COMMANDS = {
+    "evaluate": ["evaluate", "0.safetensors", "--dataset"],
+    "pool": ["pool", "0.safetensors", "1.safetensors", "-o", "out", "--dataset"],
+    "inspect": ["inspect", "0.safetensors", "1.safetensors", "--data"],
+    "convert to a folder": ["convert", "0.safetensors", "out/", "--dataset"],
+    "convert to ONNX": ["convert", "0.safetensors", "out.onnx", "--dataset"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_command_refuses_other_classes(
+    command: str, named: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the files list the classes, others; where they do not, another number of them."""
+    monkeypatch.chdir(tmp_path)
+    for number in "01":
+        of_photos(tmp_path / f"{number}.safetensors", *("abc" if named else ""), level=int(number))
+    if command == "convert to a folder" and named:
+        return  # its header says the data, and the images are not looked at
+    if command == "convert to ONNX":
+        pytest.importorskip("onnxscript")
+    data = without(photos, tmp_path / "other", "b", "d" if named else None)
+    message = refused(lptool(*COMMANDS[command], data, *["--device", "cpu"] * ("convert" not in command)))
+    expected = "was not trained on: d; it knows instead: b" if named else "2 classes"
+    assert expected in message
+    assert not (tmp_path / "out").exists()

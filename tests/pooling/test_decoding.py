@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lptool.checkpoints.reading import file_sha256
+from lptool.checkpoints.reading import file_sha256, metadata_of
 from lptool.data import cache, pictures, pixel_file
 from lptool.data.images import InMemory, Mapped, Streamed, places_of_sample
 from lptool.data.pictures import Pictures
@@ -55,6 +55,15 @@ def made(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
     return train_tickets(options, 1, tmp_path_factory.mktemp("run"))
 
 
+def dataset_of(made: list[Path]) -> str:
+    """The name of the data: a folder that a header alone names is not opened."""
+    return str(metadata_of(made[0]).data.name)
+
+
+def bench_of(made: list[Path], options: PoolOptions = OPTIONS) -> Bench:
+    return open_bench(made, replace(options, dataset=dataset_of(made)))
+
+
 @pytest.fixture
 def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 1)
@@ -91,9 +100,9 @@ def test_each_is_decoded_once_and_the_file_is_the_same(
     kind: str, made: list[Path], tmp_path: Path, streaming: None, decodes: Decodes
 ) -> None:
     options = replace(OPTIONS, **KINDS[kind])
-    first = pool_target(open_bench(made, options), 1, tmp_path / "a.safetensors")
+    first = pool_target(bench_of(made, options), 1, tmp_path / "a.safetensors")
     for name, folder in (("b", None), ("c", tmp_path / "cache"), ("d", tmp_path / "cache")):
-        opened = open_bench(made, options)
+        opened = bench_of(made, options)
         decodes.clear()
         bench, notes = decoded_once(opened, folder=folder)
         result = pool_target(bench, 1, tmp_path / f"{name}.safetensors")
@@ -107,9 +116,9 @@ def test_each_is_decoded_once_and_the_file_is_the_same(
 def test_the_weights_are_those_of_the_same_pictures_in_memory(
     made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = open_bench(made, OPTIONS)
+    memory = bench_of(made)
     monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 1)
-    stream, _ = decoded_once(open_bench(made, OPTIONS))
+    stream, _ = decoded_once(bench_of(made))
     assert isinstance(memory.data.val, InMemory)
     assert isinstance(stream.data.val, Mapped)
     for name, bench in (("a", memory), ("b", stream)):
@@ -121,7 +130,7 @@ def test_the_weights_are_those_of_the_same_pictures_in_memory(
 def test_crops_of_pictures_whose_squares_are_in_memory_are_decoded_once_too(
     made: list[Path], tmp_path: Path, decodes: Decodes
 ) -> None:
-    opened = open_bench(made, OPTIONS)
+    opened = bench_of(made)
     first = pool_target(opened, 1, tmp_path / "a.safetensors")
     decodes.clear()
     bench, _ = decoded_once(opened)
@@ -136,7 +145,7 @@ def test_crops_of_pictures_whose_squares_are_in_memory_are_decoded_once_too(
 
 def test_the_largest_sample_holds_the_smaller_ones(made: list[Path], streaming: None, decodes: Decodes) -> None:
     options = replace(OPTIONS, method="reconstruct", bn_images="plain", augment="crop", fit_images=7)
-    bench, _ = decoded_once(open_bench(made, options))
+    bench, _ = decoded_once(bench_of(made, options))
     decodes.clear()
     for size in (1, 7, 10):
         list(bench.training_sample(size).raw([torch.arange(size)], torch.device("cpu")))
@@ -155,7 +164,7 @@ def test_without_room_all_streams_as_before_and_each_part_says_so(
     made: list[Path], tmp_path: Path, streaming: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_room", lambda folder: 0)
-    opened = open_bench(made, OPTIONS)
+    opened = bench_of(made)
     bench, notes = decoded_once(opened)
     assert [note.partition(":")[0] for note in notes] == ["val", "test", "training images of the search"]
     assert all("have no room" in note for note in notes)
@@ -176,7 +185,17 @@ def test_the_command_keeps_what_it_decoded_where_it_is_told(
     found = []
     for name in "ab":
         decodes.clear()
-        result = lptool("pool", *made, "-o", tmp_path / f"{name}.safetensors", "--cache-dir", tmp_path / "c", *COMMAND)
+        result = lptool(
+            "pool",
+            *made,
+            "-o",
+            tmp_path / f"{name}.safetensors",
+            "--cache-dir",
+            tmp_path / "c",
+            *COMMAND,
+            "--dataset",
+            dataset_of(made),
+        )
         assert (result.exit_code, result.stderr.count("Warning")) == (0, 0), result.output
         found.append((json.loads(result.stdout)["sha256"], decodes["val", None, 5], decodes["train", 3, 5]))
     assert found[0][0] == found[1][0]
@@ -186,7 +205,17 @@ def test_the_command_keeps_what_it_decoded_where_it_is_told(
 
 def test_a_folder_that_cannot_be_used_is_a_warning(made: list[Path], tmp_path: Path, streaming: None) -> None:
     (tmp_path / "c").touch()
-    result = lptool("pool", *made, "-o", tmp_path / "a.safetensors", "--cache-dir", tmp_path / "c", *COMMAND)
+    result = lptool(
+        "pool",
+        *made,
+        "-o",
+        tmp_path / "a.safetensors",
+        "--cache-dir",
+        tmp_path / "c",
+        *COMMAND,
+        "--dataset",
+        dataset_of(made),
+    )
     assert result.exit_code == 0, result.output
     said = [line for line in result.stderr.splitlines() if line.startswith("Warning")]
     assert len(said) == 3
@@ -195,14 +224,16 @@ def test_a_folder_that_cannot_be_used_is_a_warning(made: list[Path], tmp_path: P
 
 @pytest.mark.parametrize("target", ["sparsest", "matching"])
 def test_a_dry_run_keeps_nothing(target: str, made: list[Path], tmp_path: Path, streaming: None) -> None:
-    given = ["--target", target, "--cache-dir", tmp_path / "c", "--dry-run", *COMMAND]
+    given = ["--target", target, "--cache-dir", tmp_path / "c", "--dry-run", *COMMAND, "--dataset", dataset_of(made)]
     result = lptool("pool", *made, "-o", tmp_path / "a.safetensors", *given)
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_matching_scores_what_was_decoded(made: list[Path], tmp_path: Path, streaming: None, decodes: Decodes) -> None:
-    result = lptool("pool", *made, "-o", tmp_path / "a.safetensors", "--target", "matching", *COMMAND)
+    result = lptool(
+        "pool", *made, "-o", tmp_path / "a.safetensors", "--target", "matching", *COMMAND, "--dataset", dataset_of(made)
+    )
     assert result.exit_code == 0, result.output
     assert {decodes["val", None, index] for index in range(24)} == {1}
 
@@ -224,7 +255,16 @@ def test_two_ranks_decode_each_picture_once_between_them(
     made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranks = on_two_ranks(
-        tmp_path / "rank", counting, tmp_path / "decodes", "pool", *made, "-o", tmp_path / "a.safetensors", *COMMAND
+        tmp_path / "rank",
+        counting,
+        tmp_path / "decodes",
+        "pool",
+        *made,
+        "-o",
+        tmp_path / "a.safetensors",
+        *COMMAND,
+        "--dataset",
+        dataset_of(made),
     )
     assert [rank.end() for rank in ranks] == [0, 0], ranks[0].stderr
     found, on_val = Decodes(), list[int]()
@@ -235,7 +275,7 @@ def test_two_ranks_decode_each_picture_once_between_them(
     assert on_val == [14, 10]  # of five blocks, three and two
     monkeypatch.setattr(pictures, "IN_MEMORY_BYTES", 1)
     options = replace(OPTIONS, alphas=(0.5, 0.9))
-    bench = open_bench(made, options)
+    bench = bench_of(made, options)
     assert set(again_and_again(found, bench).values()) == {1}
     alone = pool_target(bench, 1, tmp_path / "alone.safetensors")
     assert file_sha256(tmp_path / "a.safetensors") == alone.sha256

@@ -37,13 +37,13 @@ def test_networks_of_all_habits_are_trained_pooled_and_evaluated(kind: str, plac
     options = TrainOptions(arch=arch, dataset=data, epochs=2, rewind_epoch=1, batch_size=12, precision="fp32")
     tickets = train_tickets(options, 1, place / kind, device="cpu")
     method = "learned" if kind in ("Counting", "ViewsInTraining") else "window"
-    search = PoolOptions(arch=arch, method=method, learning_steps=1, batch_size=12, device="cpu")
+    search = PoolOptions(arch=arch, dataset=data, method=method, learning_steps=1, batch_size=12, device="cpu")
     bench = open_bench(tickets, search)
     result = pool_target(bench, 1, place / f"{kind}.safetensors")
     written, target = load_ticket(result.output), load_ticket(tickets[1])
     assert written.shapes == target.shapes
     assert result.sparsity == pytest.approx(0.2, abs=0.05)
-    evaluation = evaluate_files([result.output], EvaluateOptions(arch=arch, device="cpu"))
+    evaluation = evaluate_files([result.output], EvaluateOptions(arch=arch, dataset=data, device="cpu"))
     assert evaluation.files[0].test.score.correct == result.test["pooled"].correct
     assert evaluation.files[0].test.score.nll == pytest.approx(result.test["pooled"].nll, rel=1e-5)
 
@@ -67,7 +67,7 @@ Breaks = with_norm(BreaksAwake)
     (place / "broken.py").write_text(broken)
     options = TrainOptions(arch=f"{place}/zoo.py:Counting", dataset=f"npz:{place}/data.npz", epochs=1, rewind_epoch=0)
     tickets = train_tickets(replace(options, batch_size=12), 1, place / "broken", device="cpu")
-    search = PoolOptions(arch=f"{place}/broken.py:Breaks", device="cpu")
+    search = PoolOptions(arch=f"{place}/broken.py:Breaks", dataset=options.dataset, device="cpu")
     with pytest.raises(ArchError, match=r"broken\.py:Breaks' cannot be pooled: 'awake'"):
         open_bench(tickets, search)
     assert open_bench(tickets, replace(search, bn_images="none")).model is not None

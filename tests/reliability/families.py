@@ -1,0 +1,31 @@
+"""The families of cases by name; in turn, a case of each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.reliability import checkpoint_cases, data_cases, folder_cases
+from tests.reliability.cases import Case, Material
+
+FAMILIES: dict[str, Callable[[random.Random, Path, Material], Case]] = {
+    "safetensors": checkpoint_cases.safetensors,
+    "packed": checkpoint_cases.packed,
+    "metadata": checkpoint_cases.metadata,
+    "headers": checkpoint_cases.header_names,
+    "pickles": checkpoint_cases.pickles,
+    "objects": checkpoint_cases.objects,
+    "openlth": checkpoint_cases.openlth,
+    "folders": checkpoint_cases.hugging_face,
+    "kinds": checkpoint_cases.kinds,
+    "runs": folder_cases.run_folder,
+    "journals": folder_cases.journals,
+    "outputs": folder_cases.outputs,
+    "npz": data_cases.npz,
+    "idx": data_cases.idx,
+    "pictures": data_cases.picture_folder,
+    "shards": data_cases.shards,
+    "places": data_cases.kinds,
+    "cache": data_cases.cache_file,
+}
