@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 from tests.reliability.material import ARCH, TRAIN
 
-POOL = ["pool", "in/run", *ARCH, "--method", "greedy", "--alphas", "0.5", "--calibration-size", "24"]
+POOL = [
+    "pool",
+    "in/run",
+    *ARCH,
+    "--dataset",
+    "npz:in/data.npz",
+    "--method",
+    "greedy",
+    "--alphas",
+    "0.5",
+    "--calibration-size",
+    "24",
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,14 @@ def _convert(output: str, *more: str) -> tuple[str, ...]:
     return ("convert", "in/run/level_02.safetensors", output, *ARCH, *more)
 
 
-_EVALUATE = ("evaluate", "in/run/level_01.safetensors", "in/run/level_02.safetensors", *ARCH)
+_EVALUATE = (
+    "evaluate",
+    "in/run/level_01.safetensors",
+    "in/run/level_02.safetensors",
+    *ARCH,
+    "--dataset",
+    "npz:in/data.npz",
+)
 _OTHER = ("convert", "in/run/level_01.safetensors")
 JOBS = {
     "train": Job(("train", "-o", "run", *TRAIN, "--levels", "1")),
