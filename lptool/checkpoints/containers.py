@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lptool.checkpoints.nested import HELP, USUAL, Keys, at, masks_in
 from lptool.checkpoints.packed import LAYOUT_KEY, LazyTensors, PackedTensors
 from lptool.errors import CheckpointError, first_line, first_ten
 
@@ -41,6 +42,7 @@ class Contents:
         config: timm's `config.json` beside the file, else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: those that lie beside the named one and hold part of its tensors.
+        masks: what a PyTorch file keeps apart from its weights, and where; see `masks_in`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -49,9 +51,10 @@ class Contents:
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    masks: tuple[str, Any] | None = None
 
 
-def open_file(path: Path) -> Contents:
+def open_file(path: Path, keys: Keys = USUAL) -> Contents:
     """Open a checkpoint, whatever its name; its content says what it is. Raises CheckpointError."""
     try:
         with open(path, "rb") as file:
@@ -69,8 +72,9 @@ def open_file(path: Path) -> Contents:
             return Contents(unpacked, PACKED, tensors.header, config)
         return Contents(tensors, "safetensors", tensors.header, config)
     if start.startswith((_ZIP, b"\x80")):  # torch's zip, or its format before 1.6
-        state, notes = _state_dict_in(read_torch(path), path)
-        return Contents(state, "torch", notes=notes)
+        content = read_torch(path)
+        state, notes = _state_dict_in(at(content, keys.state, "--state-key", str(path)), path)
+        return Contents(state, "torch", notes=notes, masks=masks_in(content, keys, str(path)))
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
@@ -216,7 +220,7 @@ def _state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[s
     found = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
     raise CheckpointError(
         f"{path}: no state dict in it; expected tensors by name, bare or under {', '.join(_NESTED_UNDER)}; "
-        f"found {first_ten(found, ', ') or 'nothing'}"
+        f"found {first_ten(found, ', ') or 'nothing'}; say where with --state-key (masks: --mask-key), {HELP}"
     )
 
 

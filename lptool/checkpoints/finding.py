@@ -38,8 +38,8 @@ _SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar"}
 
 # What words in a name say of a file or folder that is no ticket.
 _NO_TICKETS = {
-    "starting or rewind weights": {"init", "initial", "initialization", "rewind", "rewound", "rewinding", "pretrain"},
     "training states": {"optimizer", "optimiser", "optim", "optimizers", "scheduler", "scaler", "rng"},
+    "starting or rewind weights": {"init", "initial", "initialization", "rewind", "rewound", "rewinding", "pretrain"},
     "masks alone": {"mask", "masks"},
 }
 _OTHER_STATES = "other states of the same training"
@@ -103,17 +103,19 @@ class _Search:
                 taken = known[-1:] if pattern in (_TICKETS_OF[0], _TICKETS_OF[-1]) else known
                 self._pass_over([p for p in files if p not in taken and not _TICKETS_OF[0].match(p.name)])
                 return taken
-        return self._tickets_among(files) or [
-            ticket for p in self._tickets_among([p for p in inside if p.is_dir()]) for ticket in self.tickets_in(p)
-        ]
-
-    def _tickets_among(self, paths: Sequence[Path]) -> list[Path]:
-        """Of the files of a folder, or of its subfolders, those that by their names are tickets, one of each training."""
-        # A word that all names have says nothing, as `rewind` in the name of a method.
-        rest = [p for p in paths if _kind(p) is None] or [p for p in paths if p.name != MASK_FILE]
-        taken = _one_of_each_training(rest)
-        self._pass_over([p for p in paths if p not in taken])
+        # Where all names have such a word it says nothing, as `rewind` in the name of a method.
+        taken = (
+            _one_of_each_training([p for p in files if _kind(p) is None])
+            or self._tickets_below([p for p in inside if p.is_dir()])
+            or _one_of_each_training([p for p in files if p.name != MASK_FILE])
+        )
+        self._pass_over([p for p in files if p not in taken])
         return taken
+
+    def _tickets_below(self, folders: Sequence[Path]) -> list[Path]:
+        tickets = _one_of_each_training([p for p in folders if _kind(p) is None] or folders)
+        self._pass_over([p for p in folders if p not in tickets])
+        return [ticket for folder in tickets for ticket in self.tickets_in(folder)]
 
     def _pass_over(self, paths: Sequence[Path]) -> None:
         for path in paths:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lptool.checkpoints.containers import PACKED, Contents, open_file, read_torch
-from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
+from lptool.checkpoints.dialects import Entry, Layout, layout_of, masks_by_weight, read_mask, unwrapped, with_masks
 from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
+from lptool.checkpoints.nested import HELP, USUAL, Keys
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.summary import Summary, Tally, digest_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import CheckpointError, first_ten, one_line
 
-_MASK_FILE_PREFIX = "mask.pth:"
+_MASK_FILE_PREFIX, _WITHIN = f"{MASK_FILE}:", "masks:"  # before the names of masks that do not lie among the weights
+_OPEN_LTH = re.compile(r"model_ep\d+_it\d+\.pth")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ class Checkpoint:
     Attributes:
         own_names: plain name → name that the file's own program gives the (unpruned) tensor.
         prunable: names of the tensors with a mask.
-        mask_source: `mask tensors`, `packed`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or
-            `none`.
+        mask_source: `mask tensors`, `packed`, `masks` (a dictionary of them), `mask.pth`, `metadata` (zeros of the
+            tensors named there), `zeros` or `none`.
+        keys: where the user says that weights and masks lie.
     """
 
     path: Path
@@ -42,6 +47,7 @@ class Checkpoint:
     own_names: dict[str, str]
     prunable: tuple[str, ...]
     mask_source: str
+    keys: Keys = USUAL
 
     def mask(self, name: str) -> Tensor:
         """The mask of a tensor, bool; all kept where this file does not prune it."""
@@ -84,21 +90,22 @@ class Checkpoint:
             weights=digest_of({name: tally.digest for name, tally in tallies.items()}),
             notes=self.contents.notes,
             files=(str(self.path), *map(str, self.contents.files)),
+            keys=self.keys,
         )
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, keys: Keys = USUAL) -> Checkpoint:
     """Open a checkpoint of any program that this module knows, by its content.
 
-    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`) or beside it
-    (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable; the zeros of the tensors of
-    two or more dimensions that have any.
+    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`), a dictionary of
+    masks in it, or one beside it (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable;
+    the zeros of the tensors of two or more dimensions that have any.
 
     Raises:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
     path = Path(path)
-    contents, layout = _with_masks(path, open_file(path))
+    contents, layout = _with_masks(path, open_file(path, keys), keys)
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
@@ -108,7 +115,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         if not contents.tensors[entry.weight].is_floating_point():
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
     prunable, source = _prunable(path, contents, layout, metadata, plain)
-    return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
+    return Checkpoint(path, contents, metadata, layout, plain, prunable, source, keys)
+
+
+def reopened(summary: Summary) -> Checkpoint:
+    """The file of a summary again, with the masks that the summary has."""
+    checkpoint = open_checkpoint(summary.file, summary.keys)
+    return replace(checkpoint, prunable=tuple(name for name in summary.prunable if name in checkpoint.layout))
 
 
 def _is_packed(contents: Contents, entry: Entry) -> bool:
@@ -116,20 +129,63 @@ def _is_packed(contents: Contents, entry: Entry) -> bool:
     return isinstance(contents.tensors, PackedTensors) and entry.weight in contents.tensors.layout
 
 
-def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
-    """The layout of a file, with the masks that OpenLTH puts beside it."""
+def _with_masks(path: Path, contents: Contents, keys: Keys) -> tuple[Contents, Layout]:
+    """The layout of a file, with masks that it keeps apart from its weights, and those in a file beside it."""
     layout = layout_of(contents.tensors.keys())
+    if contents.masks is not None:
+        contents, layout = _with_masks_within(path, contents, layout, contents.masks, named=keys.mask is not None)
     beside = path.with_name(MASK_FILE)
-    if contents.format != "torch" or path.name == MASK_FILE or not beside.is_file():
-        return contents, layout
-    masks = read_torch(beside)
-    if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
-        raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
-    absent = [str(name) for name in masks if name not in layout]
-    if absent:
-        raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
-    tensors = {**contents.tensors, **{f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}}
-    return replace(contents, tensors=tensors, files=(beside,)), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
+    if contents.format == "torch" and path.name != MASK_FILE and beside.is_file() and keys.mask is None:
+        contents, layout = _with_masks_beside(path, contents, layout, beside)
+    return contents, layout
+
+
+def _with_masks_within(
+    path: Path, contents: Contents, layout: Layout, found: tuple[str, Any], *, named: bool
+) -> tuple[Contents, Layout]:
+    """With masks of a dictionary or list; what fits no weight is left aside with a note, unless the user named it."""
+    place, value = one_line(found[0]), found[1]
+    masks, strange = masks_by_weight(value, _shapes_by_plain_name(contents, layout))
+    if masks and not strange:
+        return _adding(contents, layout, masks, _WITHIN)
+    if masks or named:
+        lacking = (
+            f"has masks for {one_line(first_ten(strange, ', '))}, which are no weights of it" if strange else "no masks"
+        )
+        raise CheckpointError(f"{path}: {lacking} at `{place}`; say where with --mask-key, {HELP}")
+    note = f"what lies at `{place}` fits no weights, and is not used as masks"
+    return replace(contents, notes=(*contents.notes, note)), layout
+
+
+def _with_masks_beside(path: Path, contents: Contents, layout: Layout, beside: Path) -> tuple[Contents, Layout]:
+    """With OpenLTH's `mask.pth`. Beside another program's file one of another network is left aside with a note."""
+    try:
+        masks = read_torch(beside)
+        if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
+            raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
+        by_weight, absent = masks_by_weight(masks, _shapes_by_plain_name(contents, layout))
+        if absent:
+            raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
+    except CheckpointError as error:
+        if _OPEN_LTH.fullmatch(path.name):
+            raise
+        return replace(contents, notes=(*contents.notes, f"{error.text}; not used")), layout
+    contents, layout = _adding(contents, layout, by_weight, _MASK_FILE_PREFIX)
+    return replace(contents, files=(beside,)), layout
+
+
+def _shapes_by_plain_name(contents: Contents, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Of all that may have a mask."""
+    tensors = {plain: contents.tensors[layout[own].weight] for plain, own in unwrapped(layout).items()}
+    return {name: tuple(t.shape) for name, t in tensors.items() if t.is_floating_point()}
+
+
+def _adding(contents: Contents, layout: Layout, masks: Mapping[str, Tensor], prefix: str) -> tuple[Contents, Layout]:
+    """With masks by plain weight name among the tensors."""
+    own_names = unwrapped(layout)
+    own = {own_names[name]: mask for name, mask in masks.items()}
+    tensors = {**contents.tensors, **{f"{prefix}{name}": mask for name, mask in own.items()}}
+    return replace(contents, tensors=tensors), with_masks(layout, own, prefix)
 
 
 def metadata_of(path: Path) -> Metadata:
@@ -157,14 +213,18 @@ def _prunable(
     if masked:
         if contents.format == PACKED:
             return masked, "packed"
-        beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
-        return masked, MASK_FILE if beside else "mask tensors"
+        places = {(layout[name].mask or "").partition(":")[0] + ":" for name in masked}
+        return masked, places.pop()[:-1] if len(places) == 1 and places < {
+            _MASK_FILE_PREFIX,
+            _WITHIN,
+        } else "mask tensors"
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
-        absent = [one_line(name) for name in metadata.prunable if name not in own_names.values()]
+        named, there = set(metadata.prunable), set(own_names.values())
+        absent = [one_line(name) for name in metadata.prunable if name not in there]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
-        return tuple(name for name, own in own_names.items() if own in metadata.prunable), "metadata"
+        return tuple(name for name, own in own_names.items() if own in named), "metadata"
     zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
     return zeros, "zeros" if zeros else "none"
 
@@ -174,11 +234,12 @@ def _has_zeros(tensor: Tensor) -> bool:
     return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
 
 
-def load_ticket(path: str | Path) -> Ticket:
+def load_ticket(path: str | Path, keys: Keys = USUAL) -> Ticket:
     """Read one checkpoint of any program, or the only one of a folder.
 
     Args:
         path: safetensors (dense, packed or sharded), or a PyTorch state dict, bare or nested; told apart by content.
+        keys: where a PyTorch file has weights and masks, if lptool does not find them.
 
     Returns:
         The ticket: weights under the network's plain names, pruned ones exactly 0, and the mask. Where the mask comes
@@ -193,7 +254,7 @@ def load_ticket(path: str | Path) -> Ticket:
     {'conv.weight': tensor([[ True, False],
             [False,  True]])}
     """
-    return open_checkpoint(checkpoint_file(path)).ticket()
+    return open_checkpoint(checkpoint_file(path), keys).ticket()
 
 
 def load_state_dict(path: str | Path) -> State:
@@ -210,16 +271,17 @@ def load_state_dict(path: str | Path) -> State:
     return load_ticket(path).tensors()
 
 
-def summarise_file(path: str | Path) -> Summary:
+def summarise_file(path: str | Path, keys: Keys = USUAL) -> Summary:
     """Read one checkpoint tensor by tensor, and keep only its summary."""
-    return open_checkpoint(path).summary
+    return open_checkpoint(path, keys).summary
 
 
-def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path], keys: Keys = USUAL) -> Pool:
     """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
 
     Args:
         paths: of two files or more, in any order, or of a folder that holds them: as `find_checkpoints`.
+        keys: where PyTorch files have weights and masks, if lptool does not find them.
 
     Returns:
         The tickets by level where every file says one, else densest first.
@@ -235,7 +297,8 @@ def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
     >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
-    return Pool([summarise_file(path) for path in find_checkpoints(paths)], lambda summary: load_ticket(summary.file))
+    summaries = [summarise_file(path, keys) for path in find_checkpoints(paths)]
+    return Pool(summaries, lambda summary: load_ticket(summary.file, keys))
 
 
 def file_sha256(path: str | Path) -> str:

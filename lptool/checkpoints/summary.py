@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.ticket import Ticket
 
 
@@ -48,11 +49,11 @@ class Summary:
     Attributes:
         tensors: plain name → tally, in the order of the file.
         prunable: names of the tensors with a mask of their own.
-        mask_source: where the mask came from: `mask tensors`, `packed`, `mask.pth`, `metadata`, `zeros` (inferred) or
-            `none`.
+        mask_source: where the mask came from: `mask tensors`, `packed`, `masks`, `mask.pth`, `metadata`, `zeros`
+            (inferred) or `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
-        files: all that were read for it, such as shards and masks.
+        files: all that were read for it, such as shards and masks. keys: where its weights and masks lie, as named.
     """
 
     file: str
@@ -65,6 +66,7 @@ class Summary:
     weights: str
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    keys: Keys = USUAL
 
     @classmethod
     def of(cls, ticket: Ticket) -> Summary:
