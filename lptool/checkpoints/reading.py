@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.containers import PACKED, Contents, open_file, read_torch
-from lptool.checkpoints.dialects import Entry, Layout, layout_of, masks_by_weight, read_mask, unwrapped, with_masks
-from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
+from lptool.checkpoints.apart import source_of, with_masks_apart
+from lptool.checkpoints.containers import PACKED, Contents, open_file
+from lptool.checkpoints.dialects import Entry, Layout, read_mask, unwrapped
+from lptool.checkpoints.finding import checkpoint_file, find_checkpoints
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
-from lptool.checkpoints.nested import HELP, USUAL, Keys
+from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.summary import Summary, Tally, digest_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import CheckpointError, first_ten, one_line
-
-_MASK_FILE_PREFIX, _WITHIN = f"{MASK_FILE}:", "masks:"  # before the names of masks that do not lie among the weights
-_OPEN_LTH = re.compile(r"model_ep\d+_it\d+\.pth")
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ def open_checkpoint(path: str | Path, keys: Keys = USUAL) -> Checkpoint:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
     path = Path(path)
-    contents, layout = _with_masks(path, open_file(path, keys), keys)
+    contents, layout = with_masks_apart(path, open_file(path, keys), keys)
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
@@ -127,65 +123,6 @@ def reopened(summary: Summary) -> Checkpoint:
 def _is_packed(contents: Contents, entry: Entry) -> bool:
     """Whether the file packs a tensor: its weights and mask are then sound as they come, and unpacking takes time."""
     return isinstance(contents.tensors, PackedTensors) and entry.weight in contents.tensors.layout
-
-
-def _with_masks(path: Path, contents: Contents, keys: Keys) -> tuple[Contents, Layout]:
-    """The layout of a file, with masks that it keeps apart from its weights, and those in a file beside it."""
-    layout = layout_of(contents.tensors.keys())
-    if contents.masks is not None:
-        contents, layout = _with_masks_within(path, contents, layout, contents.masks, named=keys.mask is not None)
-    beside = path.with_name(MASK_FILE)
-    if contents.format == "torch" and path.name != MASK_FILE and beside.is_file() and keys.mask is None:
-        contents, layout = _with_masks_beside(path, contents, layout, beside)
-    return contents, layout
-
-
-def _with_masks_within(
-    path: Path, contents: Contents, layout: Layout, found: tuple[str, Any], *, named: bool
-) -> tuple[Contents, Layout]:
-    """With masks of a dictionary or list; what fits no weight is left aside with a note, unless the user named it."""
-    place, value = one_line(found[0]), found[1]
-    masks, strange = masks_by_weight(value, _shapes_by_plain_name(contents, layout))
-    if masks and not strange:
-        return _adding(contents, layout, masks, _WITHIN)
-    if masks or named:
-        lacking = (
-            f"has masks for {one_line(first_ten(strange, ', '))}, which are no weights of it" if strange else "no masks"
-        )
-        raise CheckpointError(f"{path}: {lacking} at `{place}`; say where with --mask-key, {HELP}")
-    note = f"what lies at `{place}` fits no weights, and is not used as masks"
-    return replace(contents, notes=(*contents.notes, note)), layout
-
-
-def _with_masks_beside(path: Path, contents: Contents, layout: Layout, beside: Path) -> tuple[Contents, Layout]:
-    """With OpenLTH's `mask.pth`. Beside another program's file one of another network is left aside with a note."""
-    try:
-        masks = read_torch(beside)
-        if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
-            raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
-        by_weight, absent = masks_by_weight(masks, _shapes_by_plain_name(contents, layout))
-        if absent:
-            raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
-    except CheckpointError as error:
-        if _OPEN_LTH.fullmatch(path.name):
-            raise
-        return replace(contents, notes=(*contents.notes, f"{error.text}; not used")), layout
-    contents, layout = _adding(contents, layout, by_weight, _MASK_FILE_PREFIX)
-    return replace(contents, files=(beside,)), layout
-
-
-def _shapes_by_plain_name(contents: Contents, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """Of all that may have a mask."""
-    tensors = {plain: contents.tensors[layout[own].weight] for plain, own in unwrapped(layout).items()}
-    return {name: tuple(t.shape) for name, t in tensors.items() if t.is_floating_point()}
-
-
-def _adding(contents: Contents, layout: Layout, masks: Mapping[str, Tensor], prefix: str) -> tuple[Contents, Layout]:
-    """With masks by plain weight name among the tensors."""
-    own_names = unwrapped(layout)
-    own = {own_names[name]: mask for name, mask in masks.items()}
-    tensors = {**contents.tensors, **{f"{prefix}{name}": mask for name, mask in own.items()}}
-    return replace(contents, tensors=tensors), with_masks(layout, own, prefix)
 
 
 def metadata_of(path: Path) -> Metadata:
@@ -213,11 +150,7 @@ def _prunable(
     if masked:
         if contents.format == PACKED:
             return masked, "packed"
-        places = {(layout[name].mask or "").partition(":")[0] + ":" for name in masked}
-        return masked, places.pop()[:-1] if len(places) == 1 and places < {
-            _MASK_FILE_PREFIX,
-            _WITHIN,
-        } else "mask tensors"
+        return masked, source_of([layout[name].mask or "" for name in masked])
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
         named, there = set(metadata.prunable), set(own_names.values())
