@@ -1,4 +1,4 @@
-"""Masks that a program keeps apart from its weights: in a dictionary or list of the same file, or in a file beside it."""
+"""Masks that a program keeps apart from its weights: in a dictionary or list of the file, or in a file beside it."""
 
 from __future__ import annotations
 

@@ -106,6 +106,15 @@ class Summary:
         return self.kept(names) / size if size else 1.0
 
 
+def notes_of(summaries: Iterable[Summary]) -> list[str]:
+    """What a person should know of how files were read: one line for each note, however many files have it."""
+    files: dict[str, list[str]] = {}
+    for summary in summaries:
+        for note in summary.notes:
+            files.setdefault(note, []).append(summary.file)
+    return [f"{of[0]}: {note}" + f" (and {len(of) - 1} more files)" * (len(of) > 1) for note, of in files.items()]
+
+
 def digest_of_tensor(tensor: Tensor) -> str:
     """Hex sha256 of a tensor's dtype, shape and values."""
     digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.nested import Keys
+from lptool.checkpoints.reading import reopened
 from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
 from lptool.errors import DataError, said_by
@@ -31,6 +32,7 @@ class SettingOptions:
         arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
         mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
         batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
+        state_key, mask_key: see `Keys`.
     """
 
     arch: str | None = None
@@ -40,6 +42,13 @@ class SettingOptions:
     std: tuple[float, ...] | None = None
     device: str = "auto"
     batch_size: int | None = None
+    state_key: str | None = None
+    mask_key: str | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """Where PyTorch files have weights and masks."""
+        return Keys(self.state_key, self.mask_key)
 
 
 def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, dict[str, Any], list[str]]:
@@ -110,8 +119,8 @@ def normalisation_of(
     trained_on = (named[0].metadata if named else Metadata()).data
     mean, std = mean or trained_on.mean, std or trained_on.std
     if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
-        state = load_ticket(summaries[0].file).state
-        mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
+        file = reopened(summaries[0])
+        mean, std = (tuple(file.tensor(f"normalize.{part}").flatten().tolist()) for part in ("mean", "std"))
     return (mean, std) if mean and std else None
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.reading import load_ticket, summarise_file
-from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
 from lptool.data.dataset import Data
@@ -79,9 +80,9 @@ class Subject:
 
     def load(self) -> Ticket:
         """Put the file's weights into the network."""
-        ticket = load_ticket(self.summary.file).renamed(self.names)
+        ticket = load_ticket(self.summary.file, self.summary.keys).renamed(self.names)
         self.network.model.load_state_dict(ticket.state)
-        return ticket
+        return replace(ticket, mask={name: ticket.mask[name] for name in self.summary.prunable})
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Plan:
 
 def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Plan:
     """Open and check everything. Raises LptoolError."""
-    summaries = [summarise_file(file) for file in files]
+    summaries = of_pruning([summarise_file(file, options.keys) for file in files])
     _check_finite(summaries)
     archs = [architecture([summary], options.arch) for summary in summaries]
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
@@ -111,7 +112,7 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     corruptions = None
     if options.corruptions:
         corruptions = standard(folder, data) if folder else generated(data, device)
-    notes = [f"{s.file}: {note}" for s in summaries for note in s.notes]
+    notes = notes_of(summaries)
     guessed = [line for _, _, lines in archs for line in lines]
     size = BatchSize(options.batch_size or BATCH_SIZE)
     return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *assumed))
