@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from lptool.networks.cifar import OWN_ARCHS
 def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str, file: str) -> dict[str, str]:
     """The network's name for each plain name of a file.
 
-    Names are compared without the prefixes of wrappers on either side. Small tensors of a module that the network
-    lacks, such as the mean and standard deviation of a normalising layer, are left out; they are the file's own.
+    Names are compared without the prefixes of wrappers on either side, and without a prefix that one side alone has.
+    Small tensors of a module that the network lacks, such as the mean and standard deviation of a normalising layer,
+    and what a loss or a metric keeps, are left out; they are the file's own. Counters of BatchNorm may be missing, as
+    torch makes them anew.
 
     Args:
         model: the network.
@@ -36,35 +39,83 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
     """
     state = model.state_dict()
     own = unwrapped(state)
-    problems = [f"{name}: missing in the file" for name in own if name not in shapes]
-    foreign = [name for name in shapes if name not in own]
-    carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in own})
+    names = _paired(own, shapes)
+    found, foreign = set(names.values()), [name for name in shapes if name not in names]
+    missing = [plain for plain, full in own.items() if full not in found and not full.endswith(_COUNTER)]
+    problems = [f"{name}: missing in the file" for name in missing]
+    carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in names})
     problems += [f"{name}: unexpected in the file" for name in foreign if name not in carried]
     problems += [
-        f"{name}: expected {list(state[own[name]].shape)}, found {list(shape)}"
-        for name, shape in shapes.items()
-        if name in own and tuple(state[own[name]].shape) != shape
+        f"{name}: expected {list(state[full].shape)}, found {list(shapes[name])}"
+        for name, full in names.items()
+        if tuple(state[full].shape) != shapes[name]
     ]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"
+        masked = any(".parametrizations." in name for name in foreign)
+        hint = "\n(parametrizations by torch.ao.pruning: call sparsifier.squash_mask() before saving)" * masked
         raise ArchError(
             f"{file}: does not fit architecture {arch!r} ({count}); name the right one with --arch:\n  "
             + first_ten(problems)
+            + hint
         )
-    return {name: own[name] for name in shapes if name in own}
+    return names
+
+
+_COUNTER = "num_batches_tracked"
+
+
+def _paired(own: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Name in the file → the network's: without wrappers or a prefix where all pair then, else as they are."""
+    wanted = {full for full in own.values() if not full.endswith(_COUNTER)}
+    as_they_are = {name: own[name] for name in shapes if name in own}
+    inner = {_without_module(plain): full for plain, full in own.items()}
+    theirs = {_without_module(name): name for name in shapes}
+    if wanted <= set(as_they_are.values()) or len(inner) < len(own) or len(theirs) < len(shapes):  # two become one
+        return as_they_are
+    for mine, other in _prefixes(list(inner), list(theirs)):
+        short = {plain.removeprefix(mine): name for plain, name in theirs.items() if plain.startswith(mine)}
+        pairs = {name: inner[other + plain] for plain, name in short.items() if other + plain in inner}
+        if wanted <= set(pairs.values()):
+            return pairs
+    return as_they_are
+
+
+def _without_module(name: str) -> str:
+    """Without the wrapper of a part of the network: DataParallel calls what it wraps `module`."""
+    return ".".join(part for part in name.split(".") if part != "module")
+
+
+def _prefixes(own: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, str]]:
+    """What the file's names, or else the network's, may have before the others': by the network's first weight."""
+    first = own[0] if own else ""
+    longer = [name.removesuffix(first) for name in theirs if name.endswith(f".{first}")]
+    shorter = [first.removesuffix(name) for name in theirs if first.endswith(f".{name}")]
+    return [("", ""), *((prefix, "") for prefix in longer[:_TRIED]), *(("", prefix) for prefix in shorter[:_TRIED])]
+
+
+_TRIED = 5  # prefixes; more than one or two are there only by chance
+# What trainers keep beside a network, by a word of the module's name or by the last word of the tensors'.
+_BESIDE = re.compile(r"(.*_)?(criterion|loss|losses|metrics?|acc|accuracy|ema)(_.*|\d*)")
+_COUNTED = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "n_averaged", "preds", "target"}
 
 
 def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[str]:
     """Of the tensors that a network lacks, those that cannot be weights of one of its layers, and so may be left out.
 
     Such tensors belong to a module that the network lacks altogether. They are all small, as the mean and standard
-    deviation of a normalising layer are, or a single vector, as the class weights of a loss are.
+    deviation of a normalising layer are, or a single vector, as the class weights of a loss are, or are called what
+    trainers call losses, metrics and their counts.
     """
+    inside: dict[str, list[str]] = {}
+    for name in foreign:
+        inside.setdefault(name.partition(".")[0], []).append(name)
     found: set[str] = set()
-    for module in {name.partition(".")[0] for name in foreign} - modules:
-        names = [name for name in foreign if name.partition(".")[0] == module]
+    for module, names in inside.items():
         small = all(math.prod(foreign[name]) <= 16 for name in names)
-        if small or (len(names) == 1 and len(foreign[names[0]]) == 1):
+        vector = len(names) == 1 and len(foreign[names[0]]) == 1
+        beside = _BESIDE.fullmatch(module) or all(name.rpartition(".")[2] in _COUNTED for name in names)
+        if module not in modules and (small or vector or beside):
             found.update(names)
     return found
 
@@ -114,7 +165,8 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
         ArchError: none fits.
     """
     kwargs = classes_and_channels(shapes)
-    patterns = [p for marker, found in _FAMILIES.items() if marker in shapes for p in found]
+    ends = {name[place:] for name in shapes for place in _starts(name)}  # a file's names may have a prefix
+    patterns = [p for marker, found in _FAMILIES.items() if marker in ends for p in found]
     names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
     candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
     arch = next((name for name in candidates if _fits(name, kwargs, shapes, file)), None)
@@ -124,6 +176,11 @@ def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, d
             "module:callable or file.py:callable)"
         )
     return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
+
+
+def _starts(name: str) -> list[int]:
+    """Where the first three words of a name begin."""
+    return [0, *(found.end() for found in re.finditer(r"\.", name))][:3]
 
 
 def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> None:
