@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,27 +35,27 @@ def at(content: Any, path: str | None, option: str, file: str) -> Any:
     Raises:
         CheckpointError: nothing lies there; says what there is.
     """
-    if not path:
-        return content
-    found = next((at(inner, rest, option, file) for inner, rest in _steps(content, path)), None)
+    found = content if not path else next(_at(content, path.split(".")), None)
     if found is None:
         there = sorted(map(str, content)) if isinstance(content, Mapping) else [type(content).__name__]
         raise CheckpointError(
-            f"{file}: holds nothing at {option} {one_line(path)}; "
+            f"{file}: holds nothing at {option} {one_line(path or '')}; "
             f"found {one_line(first_ten(there, ', ')) or 'nothing'}; {HELP}"
         )
     return found
 
 
-def _steps(content: Any, path: str) -> Iterator[tuple[Any, str]]:
-    """What lies at the longest beginning of a path that is a key, and the rest of the path."""
-    parts = path.split(".")
+def _at(content: Any, parts: Sequence[str]) -> Iterator[Any]:
+    """What lies at a path in parts, several of which may make a key."""
+    if not parts:
+        yield content
     if isinstance(content, list | tuple):
         content = {str(place): inner for place, inner in enumerate(content)}
-    for count in range(len(parts), 0, -1):
-        key = ".".join(parts[:count])
-        if isinstance(content, Mapping) and key in content:
-            yield content[key], ".".join(parts[count:])
+    if isinstance(content, Mapping):
+        keys = {count: ".".join(parts[:count]) for count in range(len(parts), 0, -1)}
+        for count, key in keys.items():
+            if key in content:
+                yield from _at(content[key], parts[count:])
 
 
 def masks_in(content: Any, keys: Keys, file: str) -> tuple[str, Any] | None:

@@ -86,7 +86,7 @@ def test_keys_say_where_weights_and_masks_lie(tmp_path: Path) -> None:
     [
         (
             {"0.weight": MASK["0.weight"], "gone.weight": torch.ones(2)},
-            r"has masks for gone\.weight, which are no weights",
+            r"has masks for gone\.weight, which are no",
         ),
         ({"0.weight": torch.ones(2, 2)}, r"mask masks:0\.weight is \[2, 2\], expected \[4, 1, 3, 3\]"),
         ({"0.weight": torch.full((4, 1, 3, 3), 0.5)}, "36 values other than 0 and 1"),
