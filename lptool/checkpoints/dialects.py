@@ -23,9 +23,10 @@ _MASKS = (
     ("_mask", ""),  # a mask named after its tensor
     (".mask", ""),  # likewise
     (".mask", ".weight"),  # TurboPrune: the module's buffer `mask` beside its `weight`
-    (".parametrizations.weight.0.mask", ".parametrizations.weight.original"),  # torch.ao.pruning before squash_mask()
+    (".parametrizations.weight.0.mask", ".parametrizations.weight.original"),  # a parametrization that keeps its mask
 )
-_PARAMETRIZED = ".parametrizations.weight.original"
+# torch.ao.pruning before squash_mask(), whose masks lie in the state of the sparsifier.
+_PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.original$")
 # Prefixes that wrappers put before every name: DDP and DataParallel, torch.compile, Lightning and other trainers.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 # Wrappers of a part of a network, which no module is called by itself: torch.compile, activation checkpointing, FSDP.
@@ -61,15 +62,18 @@ def layout_of(names: Collection[str]) -> Layout:
 
 def _unpruned(weight: str) -> str:
     """The name of a weight that has a mask, as it is without pruning."""
-    if weight.endswith(_PARAMETRIZED):
-        return weight.removesuffix(_PARAMETRIZED) + ".weight"
-    return weight.removesuffix("_orig")
+    return _PARAMETRIZED.sub(r".\1", weight).removesuffix("_orig")
 
 
 def with_masks(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
     """With masks by weight name, added to the tensors under `prefix`, for the weights that have none beside them."""
-    maskless = [name for name in masks if layout[name].mask is None]
-    return layout | {name: Entry(layout[name].weight, f"{prefix}{name}") for name in maskless}
+    maskless = {name for name in masks if layout[name].mask is None}
+    return {
+        _unpruned(name) if name in maskless else name: Entry(entry.weight, f"{prefix}{name}")
+        if name in maskless
+        else entry
+        for name, entry in layout.items()
+    }
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:
@@ -124,7 +128,8 @@ def _flat(found: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _weights_of(name: str) -> Iterator[str]:
     """What a mask of this name may be the mask of."""
     for base in (name, re.sub(r"[._]mask$", "", name)):
-        yield from (base, f"{base}.weight")
+        module, _, weight = base.rpartition(".")
+        yield from (base, f"{base}.weight", f"{module}.parametrizations.{weight}.original")
 
 
 def _as_tensor(value: Any) -> Tensor | None:

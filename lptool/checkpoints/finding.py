@@ -133,7 +133,8 @@ def _holds_checkpoints(folder: Path) -> bool:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(names[:3])) + ", …" * (len(names) > 3)
+    different = list(dict.fromkeys(names))
+    return ", ".join(different[:3]) + ", …" * (len(different) > 3)
 
 
 def _words(path: Path) -> list[str]:

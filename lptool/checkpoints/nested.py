@@ -69,11 +69,18 @@ def masks_in(content: Any, keys: Keys, file: str) -> tuple[str, Any] | None:
     return next(_called_masks(content, "", _DEEPEST), None)
 
 
+def _is_of_sparsifier(content: Any) -> bool:
+    """Whether it is the `state` of a sparsifier of torch.ao.pruning: {weight name: {"mask": …}}."""
+    inner = list(content.values()) if isinstance(content, Mapping) else []
+    return bool(inner) and all(isinstance(value, Mapping) and "mask" in value for value in inner)
+
+
 def _called_masks(content: Any, path: str, deep: int) -> Iterator[tuple[str, Any]]:
     """Outer ones first; what is full of tensors is a state dict, and is not looked into."""
     if not isinstance(content, Mapping) or not deep:
         return
     inner = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict | list)}
     yield from ((f"{path}{key}", value) for key, value in inner.items() if _MASK_KEY.fullmatch(key) and value)
+    yield from ((f"{path}{key}", value) for key, value in inner.items() if _is_of_sparsifier(value))
     for key, value in inner.items():
         yield from _called_masks(value, f"{path}{key}.", deep - 1)

@@ -200,7 +200,9 @@ def _fits(arch: str, kwargs: Mapping[str, int], shapes: Mapping[str, tuple[int, 
 
 def classes_and_channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """`num_classes` and `in_chans`: rows of the last linear layer's weight, inputs of the first convolution's."""
-    classes = next((shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2), 10)
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    weights = [shape for name, shape in matrices.items() if name.endswith("weight")]  # and no confusion matrix
+    classes = [10, *(shape[0] for shape in weights or matrices.values())][-1]
     channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
     return {"num_classes": classes, "in_chans": channels}
 
