@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,13 +46,18 @@ class Checkpoint:
     mask_source: str
     keys: Keys = USUAL
 
+    @cached_property
+    def _masked(self) -> frozenset[str]:
+        """The prunable names, looked up once for each of very many tensors."""
+        return frozenset(self.prunable)
+
     def mask(self, name: str) -> Tensor:
         """The mask of a tensor, bool; all kept where this file does not prune it."""
         entry = self.layout[name]
         if _is_packed(self.contents, entry):
             return self.contents.tensors[f"{entry.weight}.mask"]
         weight = self.contents.tensors[entry.weight]
-        if name not in self.prunable:
+        if name not in self._masked:
             return torch.ones_like(weight, dtype=torch.bool)
         if entry.mask is None:
             return weight != 0  # no mask in the file: its zeros are one
@@ -74,7 +80,7 @@ class Checkpoint:
     @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self.prunable else None) for n in self.layout}
+        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self._masked else None) for n in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
