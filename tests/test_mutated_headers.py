@@ -14,10 +14,10 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.inspection import inspect_files
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.errors import CheckpointError
 from lptool.export.card import model_card
 from lptool.pooling.job import PoolResult

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from lptool.checkpoints.containers import Contents, read_torch
+from lptool.checkpoints.containers import Contents, Joined
 from lptool.checkpoints.dialects import Layout, layout_of, masks_by_weight, unwrapped, with_masks
+from lptool.checkpoints.files import OpenedFile
 from lptool.checkpoints.finding import MASK_FILE
 from lptool.checkpoints.nested import HELP, Keys
+from lptool.checkpoints.stored import StoredTensor
+from lptool.checkpoints.torch_file import read_torch, tensors_of
 from lptool.errors import CheckpointError, first_ten, one_line
 
 _BESIDE, _WITHIN = f"{MASK_FILE}:", "masks:"  # what the names of such masks begin with
@@ -38,7 +39,7 @@ def _with_masks_within(
     place, value = one_line(found[0]), found[1]
     masks, strange = masks_by_weight(value, _shapes_by_plain_name(contents, layout))
     if masks and not strange:
-        return _adding(contents, layout, masks, _WITHIN)
+        return _adding(contents, layout, masks, _WITHIN, contents.files[0])
     if masks or named:
         lacking = (
             f"has masks for {one_line(first_ten(strange, ', '))}, which are no weights of it" if strange else "no masks"
@@ -51,8 +52,8 @@ def _with_masks_within(
 def _with_masks_beside(path: Path, contents: Contents, layout: Layout, beside: Path) -> tuple[Contents, Layout]:
     """With OpenLTH's `mask.pth`. Beside another program's file one of another network is left aside with a note."""
     try:
-        masks = read_torch(beside)
-        if not isinstance(masks, dict) or not masks or not all(isinstance(m, Tensor) for m in masks.values()):
+        masks, file = read_torch(beside)
+        if not isinstance(masks, dict) or not masks or not all(isinstance(m, StoredTensor) for m in masks.values()):
             raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
         by_weight, absent = masks_by_weight(masks, _shapes_by_plain_name(contents, layout))
         if absent:
@@ -61,21 +62,25 @@ def _with_masks_beside(path: Path, contents: Contents, layout: Layout, beside: P
         if _OPEN_LTH.fullmatch(path.name):
             raise
         return replace(contents, notes=(*contents.notes, f"{error.text}; not used")), layout
-    contents, layout = _adding(contents, layout, by_weight, _BESIDE)
-    return replace(contents, files=(beside,)), layout
+    contents, layout = _adding(contents, layout, by_weight, _BESIDE, file)
+    return replace(contents, files=(*contents.files, file)), layout
 
 
 def _shapes_by_plain_name(contents: Contents, layout: Layout) -> dict[str, tuple[int, ...]]:
     """Of all that may have a mask."""
-    tensors = {plain: contents.tensors[layout[own].weight] for plain, own in unwrapped(layout).items()}
-    return {name: tuple(t.shape) for name, t in tensors.items() if t.is_floating_point()}
+    tensors = contents.tensors
+    weights = {plain: layout[own].weight for plain, own in unwrapped(layout).items()}
+    return {n: tensors.shape_of(weight) for n, weight in weights.items() if tensors.dtype_of(weight).is_floating_point}
 
 
-def _adding(contents: Contents, layout: Layout, masks: Mapping[str, Tensor], prefix: str) -> tuple[Contents, Layout]:
-    """With masks by plain weight name among the tensors."""
+def _adding(
+    contents: Contents, layout: Layout, masks: Mapping[str, StoredTensor], prefix: str, file: OpenedFile
+) -> tuple[Contents, Layout]:
+    """With masks by plain weight name, that lie in `file`, among the tensors."""
     own_names = unwrapped(layout)
     own = {own_names[name]: mask for name, mask in masks.items()}
-    tensors = {**contents.tensors, **{f"{prefix}{name}": mask for name, mask in own.items()}}
+    added = tensors_of({f"{prefix}{name}": mask for name, mask in own.items()}, file)
+    tensors = Joined({name: found for found in (contents.tensors, added) for name in found})
     return replace(contents, tensors=tensors), with_masks(layout, own, prefix)
 
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import collections
 import json
-import pickle
-import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
+from lptool.checkpoints.metadata import check_depth
 from lptool.checkpoints.nested import HELP, USUAL, Keys, at, masks_in
-from lptool.checkpoints.packed import LAYOUT_KEY, LazyTensors, PackedTensors
-from lptool.errors import CheckpointError, first_line, first_ten
+from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
+from lptool.checkpoints.pickles import Inert
+from lptool.checkpoints.safetensors_file import SafetensorsFile
+from lptool.checkpoints.stored import StoredTensor
+from lptool.checkpoints.torch_file import ZIP, read_torch, tensors_of
+from lptool.errors import CheckpointError, first_ten, one_line
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
 _NESTED_UNDER = ("state_dict", "model_state_dict", "model", "net", "network", "state_dict_ema")
 
 PACKED = "safetensors, packed"  # a format
-_ZIP = b"PK\x03\x04"  # how a zip file begins
 
 
 @dataclass(frozen=True)
@@ -36,88 +32,71 @@ class Contents:
     """The tensors of one checkpoint under the names of the file, and what stands beside them.
 
     Attributes:
-        tensors: read when asked for where the format allows it.
+        tensors: read when asked for.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
         config: timm's `config.json` beside the file, else empty.
         notes: what a person should know, such as which of several state dicts was taken.
-        files: those that lie beside the named one and hold part of its tensors.
+        files: the named one, then those that lie beside it and hold part of its tensors.
         masks: what a PyTorch file keeps apart from its weights, and where; see `masks_in`.
     """
 
-    tensors: Mapping[str, Tensor]
+    tensors: LazyTensors
     format: str
+    files: tuple[OpenedFile, ...]
     header: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    files: tuple[Path, ...] = ()
     masks: tuple[str, Any] | None = None
+
+    @property
+    def stamps(self) -> tuple[Stamp, ...]:
+        """What tells whether the files are still those that were opened."""
+        return tuple(file.stamp for file in self.files)
 
 
 def open_file(path: Path, keys: Keys = USUAL) -> Contents:
     """Open a checkpoint, whatever its name; its content says what it is. Raises CheckpointError."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check the name") from error
+    opened = OpenedFile(path)
+    start = opened.content(0, min(16, opened.stamp.size))
     if path.name.endswith(".safetensors.index.json"):
         return _sharded(path)
     # safetensors first: its first byte, a length, may be the \x80 that pickles begin with
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         tensors = SafetensorsFile(path)
-        config = _config_beside(path)
+        config, files = _config_beside(path), (tensors.file,)
         if LAYOUT_KEY in tensors.header:
             unpacked = PackedTensors.of(tensors, tensors.header[LAYOUT_KEY], str(path))
-            return Contents(unpacked, PACKED, tensors.header, config)
-        return Contents(tensors, "safetensors", tensors.header, config)
-    if start.startswith((_ZIP, b"\x80")):  # torch's zip, or its format before 1.6
-        content = read_torch(path)
+            return Contents(unpacked, PACKED, files, tensors.header, config)
+        return Contents(tensors, "safetensors", files, tensors.header, config)
+    if start.startswith((ZIP, b"\x80")):  # torch's zip, or its format before 1.6
+        content, file = read_torch(path)
         state, notes = _state_dict_in(at(content, keys.state, "--state-key", str(path)), path)
-        return Contents(state, "torch", notes=notes, masks=masks_in(content, keys, str(path)))
+        masks = masks_in(content, keys, str(path))
+        return Contents(tensors_of(state, file), "torch", (file,), notes=notes, masks=masks)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
-class SafetensorsFile(LazyTensors):
-    """The tensors of one safetensors file, each read from disk when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        """Read the header. Raises CheckpointError where it does not fit the file, before anything is allocated."""
-        self._path = path
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-            self.names = dict.fromkeys(self._file.keys())
-            self.header: dict[str, str] = dict(self._file.metadata() or {})
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise self._damaged(error) from error
-        if not self.names:
-            raise CheckpointError(f"{path}: holds no tensor; expected the weights of a network")
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        try:
-            tensor: Tensor = self._file.get_tensor(name)
-        except (SafetensorError, OSError, ValueError, RuntimeError, AttributeError) as error:
-            raise self._damaged(error) from error
-        return tensor
-
-    def _damaged(self, error: Exception) -> CheckpointError:
-        return CheckpointError(f"{self._path}: not a whole safetensors file ({error}); copy or export it again")
-
-
 @dataclass(frozen=True)
-class _Shards(LazyTensors):
-    """Tensors spread over several files: name → the file that has it."""
+class Joined(LazyTensors):
+    """Tensors spread over several files: name → those of the file that has it."""
 
-    names: dict[str, SafetensorsFile]
+    names: Mapping[str, LazyTensors]
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """As its file has it."""
+        return self.names[name].dtype_of(name)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Likewise."""
+        return self.names[name].shape_of(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.names[name][name]
 
 
 def _sharded(index: Path) -> Contents:
-    document = _read_json(index)
+    file, document = _read_json(index)
     places = document.get("weight_map") if isinstance(document, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{index}: expected a `weight_map` from tensor names to files; found none")
@@ -131,9 +110,9 @@ def _sharded(index: Path) -> Contents:
     absent = [tensor for tensor, name in places.items() if tensor not in opened[name]]
     if absent:
         raise CheckpointError(f"{index}: names {first_ten(absent, ', ')}, which its shard lacks; copy the shards again")
-    tensors = _Shards({tensor: opened[name] for tensor, name in places.items()})
-    shards = tuple(index.parent / name for name in opened)
-    return Contents(tensors, "safetensors, sharded", config=_config_beside(index), files=shards)
+    tensors = Joined({tensor: opened[name] for tensor, name in places.items()})
+    files = (file, *(shard.file for shard in opened.values()))
+    return Contents(tensors, "safetensors, sharded", files, config=_config_beside(index))
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -141,86 +120,51 @@ def _config_beside(path: Path) -> dict[str, Any]:
     beside = path.with_name("config.json")
     if not path.name.startswith("model.safetensors") or not beside.is_file():
         return {}
-    document = _read_json(beside)
+    _, document = _read_json(beside)
     return document if isinstance(document, dict) else {}
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> tuple[OpenedFile, Any]:
+    file = OpenedFile(path)
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        document = json.loads(file.content(0, file.stamp.size))
+        check_depth(document)
+        return file, document
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); copy or export it again") from error
 
 
-def _harmless() -> list[Any]:
-    """What real checkpoints hold beside tensors and cannot run code: numpy scalars and arrays, Namespace, and the like.
-
-    numpy 1 and 2 name the same functions differently; a file may come from either.
-    """
-    from numpy._core import multiarray
-
-    functions = [multiarray.scalar, multiarray._reconstruct]
-    named = [(f, f"{core}.multiarray.{f.__name__}") for f in functions for core in ("numpy.core", "numpy._core")]
-    dtypes = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
-    containers = [collections.OrderedDict, collections.defaultdict, dict, argparse.Namespace, set]
-    return [*containers, np.dtype, np.ndarray, *dtypes, *named]
-
-
-def read_torch(path: Path) -> Any:
-    """Unpickle tensors and plain containers, and nothing else. Raises CheckpointError."""
-    _check_zip(path)
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            warnings.simplefilter("ignore")  # about the pickle protocol, which is the writer's business
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
-    except Exception as error:  # a damaged pickle can raise almost anything
-        raise CheckpointError(f"{path}: not a whole PyTorch checkpoint ({first_line(error)}); copy it again") from error
-
-
-def _refusal(path: Path, error: str) -> str:
-    name = re.search(r"(?:GLOBAL|global|class) `?([\w.]+\.[\w.]+)", error)
-    if name is None:
-        return f"{path}: not a whole PyTorch checkpoint, or one that holds more than tensors; copy or export it again"
-    return (
-        f"{path}: needs {name[1]} to load, which could execute code; in the program that wrote it, load it and save "
-        "the weights alone: torch.save(model.state_dict(), 'weights.pth')"
-    )
-
-
-def _check_zip(path: Path) -> None:
-    """Torch stores its records uncompressed: one that claims to be larger than the file would be a trap."""
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(_ZIP)) != _ZIP:
-                return
-            records = zipfile.ZipFile(file).infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"{path}: a damaged zip file ({error}); copy it again") from error
-    if not any(Path(record.filename).name == "data.pkl" for record in records):
-        raise CheckpointError(f"{path}: a zip file that torch.save did not write; expected a PyTorch checkpoint")
-    if sum(record.file_size for record in records) > path.stat().st_size:
-        raise CheckpointError(f"{path}: its records claim more bytes than the file has; copy it again")
-
-
-def _state_dict_in(content: Any, path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _state_dict_in(content: Any, path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The state dict in a checkpoint, bare or under a usual name, and notes on what was passed over."""
-    if isinstance(content, dict):
-        found = [key for key in _NESTED_UNDER if _is_state_dict(content.get(key))]
+    inner, seen = content, set[int]()
+    while isinstance(inner, dict) and id(inner) not in seen:  # a dict may hold itself
+        found = [key for key in _NESTED_UNDER if _is_state_dict(inner.get(key))]
         if found:
             others = f"; {', '.join(found[1:])} left aside" if found[1:] else ""
-            notes = (f"weights taken from `{found[0]}`{others}",) if others else ()
-            return _tensors_of(content[found[0]]), notes
-        for key in _NESTED_UNDER:
-            if isinstance(content.get(key), dict):  # one in another, as {"model": {"state_dict": …}}
-                return _state_dict_in(content[key], path)
-        if _is_state_dict(content):
-            return _tensors_of(content), ()
-    found = sorted(map(str, content)) if isinstance(content, dict) else [type(content).__name__]
-    raise CheckpointError(
+            return inner[found[0]], (f"weights taken from `{found[0]}`{others}",) if others else ()
+        nested = (inner[key] for key in _NESTED_UNDER if isinstance(inner.get(key), dict))
+        if (further := next(nested, None)) is None and _is_state_dict(inner):
+            return inner, ()
+        seen.add(id(inner))
+        inner = further  # one in another, as {"model": {"state_dict": …}}
+    raise _no_state_dict(content, path)
+
+
+def _no_state_dict(content: Any, path: Path) -> CheckpointError:
+    """What is there in place of a state dict; where that is a class's object, how to get the weights out of it."""
+    among = [content.get(key) for key in _NESTED_UNDER] if isinstance(content, dict) else [content]
+    for found in among:
+        if isinstance(found, Inert):
+            return CheckpointError(
+                f"{path}: needs {found} to load, which could execute code; in the program that wrote it, save the "
+                f"weights alone: model = torch.load({path.name!r}, weights_only=False); "
+                "torch.save(model.state_dict(), 'weights.pth')"
+            )
+    alone = "a tensor without a name" if isinstance(content, StoredTensor) else type(content).__name__
+    names = sorted(map(str, content)) if isinstance(content, dict) else [alone]
+    return CheckpointError(
         f"{path}: no state dict in it; expected tensors by name, bare or under {', '.join(_NESTED_UNDER)}; "
-        f"found {first_ten(found, ', ') or 'nothing'}; say where with --state-key (masks: --mask-key), {HELP}"
+        f"found {one_line(first_ten(names, ', ')) or 'nothing'}; say where with --state-key (masks: --mask-key), {HELP}"
     )
 
 
@@ -228,8 +172,5 @@ def _is_state_dict(content: Any) -> bool:
     """A dict of names in which most are tensors; a counter or a module's extra state may stand among them."""
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         return False
-    return 2 * len(_tensors_of(content)) > len(content)  # an optimizer's state has tensors too, but deeper down
-
-
-def _tensors_of(content: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: t.detach() for name, t in content.items() if isinstance(t, Tensor) and t.layout == torch.strided}
+    tensors = sum(isinstance(value, StoredTensor) for value in content.values())
+    return 2 * tensors > len(content)  # an optimizer's state has tensors too, but deeper down

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.stored import StoredTensor, as_tensor
 from lptool.errors import CheckpointError
 
 # What follows the common part of a mask's name, and of its weight's; of several that fit, the last counts.
@@ -96,7 +96,7 @@ def unwrapped(names: Collection[str]) -> dict[str, str]:
             return plain
 
 
-def masks_by_weight(found: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], list[str]]:
+def masks_by_weight(found: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, StoredTensor], list[str]]:
     """The masks of weights, and the names of those that belong to none.
 
     Args:
@@ -106,7 +106,7 @@ def masks_by_weight(found: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[
     """
     if isinstance(found, list | tuple):
         return _in_order(found, shapes), []
-    given = {name: mask for name, value in _flat(found) if (mask := _as_tensor(value)) is not None}
+    given = {name: mask for name, value in _flat(found) if (mask := as_tensor(value)) is not None}
     masks, strange = {}, []
     for name, own in unwrapped(given).items():
         weight = next((weight for weight in _weights_of(name) if weight in shapes), None)
@@ -132,20 +132,14 @@ def _weights_of(name: str) -> Iterator[str]:
         yield from (base, f"{base}.weight", f"{module}.parametrizations.{weight}.original")
 
 
-def _as_tensor(value: Any) -> Tensor | None:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        value = torch.from_numpy(np.ascontiguousarray(value))
-    return value if isinstance(value, Tensor) else None
-
-
-def _in_order(found: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _in_order(found: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
     """Masks in the order of the weights, where there is one for each and all have their shapes; else none."""
-    masks = [_as_tensor(value) for value in found]
+    masks = [as_tensor(value) for value in found]
     matrices = [name for name, shape in shapes.items() if len(shape) > 1]
     named = [name for name in shapes if name.endswith("weight")]  # with those of BatchNorm
     for names in (matrices, named, list(shapes)):
         pairs = list(zip(names, masks, strict=False))
-        if len(names) == len(masks) and all(m is not None and tuple(m.shape) == shapes[n] for n, m in pairs):
+        if len(names) == len(masks) and all(m is not None and m.shape == shapes[n] for n, m in pairs):
             return {name: mask for name, mask in pairs if mask is not None}
     return {}
 

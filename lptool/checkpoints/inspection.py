@@ -101,7 +101,7 @@ def not_nested(summaries: Sequence[Summary]) -> list[str]:
     names = prunable_names(summaries)
     lines = []
     for summary, denser in zip(summaries[1:], summaries, strict=False):
-        kept, shared = _kept_and_shared(reopened(summary), reopened(denser), names)
+        kept, shared = _kept_and_shared(_again(summary), _again(denser), names)
         if shared < kept:
             lines.append(_not_nested_in(denser, summary))
     return first_and_count(lines)
@@ -127,11 +127,16 @@ def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbo
     shapes, others = ([found.get(name) for name in names] for found in (summary.shapes, denser.shapes))
     if shapes != others or None in shapes:
         return None
-    mine, theirs = reopened(summary), reopened(denser)
+    mine, theirs = _again(summary), _again(denser)
     kept, shared = _kept_and_shared(mine, theirs, names)
     smaller = min(kept, denser.kept(names))
     distance = l2_distance((mine.tensor(name), theirs.tensor(name)) for name in names)
     return Neighbours(shared == kept, shared / smaller if smaller else 1.0, distance)
+
+
+def _again(summary: Summary) -> Checkpoint:
+    """The file of a summary, with its masks: without those of zeros that are none (see `of_pruning`)."""
+    return reopened(summary, summary.prunable)
 
 
 def _kept_and_shared(mine: Checkpoint, theirs: Checkpoint, names: Sequence[str]) -> tuple[int, int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, Training, score_in, typed, whole_number
 from lptool.errors import CheckpointError, one_line
+from lptool.provenance import arch_name, data_name, without_folders
 
 FORMAT_VERSION = 1
+_LONGEST_NAME = 5000  # letters of an architecture, which may be a path
 _DEEPEST = 50  # of objects and lists in one another; ours have four, and Python's JSON fails at some hundreds
 
 
@@ -68,6 +70,13 @@ class Metadata:
         """A score of a pooled model or its controls; None where there is no sound one: see `score_in`."""
         return score_in(self.scores, part, row)
 
+    def without_folders(self) -> Metadata:
+        """The same for others to read: files by their last names, nothing of where they lie on this machine."""
+        arch = None if self.arch is None else arch_name(self.arch)
+        dataset = without_folders(self.dataset) | ({"name": data_name(self.data.name)} if self.data.name else {})
+        train, trace = without_folders(self.train), without_folders(self.trace)
+        return replace(self, arch=arch, dataset=dataset, train=train, trace=trace)
+
     def to_json(self, sparsity: float) -> str:
         """The header document, with the sparsity of the state it describes."""
         document = asdict(self)
@@ -80,7 +89,7 @@ class Metadata:
         """Read a header document. Raises CheckpointError where it is not one of ours, or of a later version."""
         try:
             document = json.loads(text)
-            _check_depth(document)
+            check_depth(document)
             version = document["version"]
             if version != FORMAT_VERSION:
                 found = one_line(str(version))[:40]
@@ -103,7 +112,7 @@ class Metadata:
         documents = (self.arch_kwargs, self.dataset, self.train, self.trace, self.scores)
         sound = (
             self.kind in ("ticket", "pooled")
-            and isinstance(self.arch, str | None)
+            and (self.arch is None or (isinstance(self.arch, str) and len(self.arch) <= _LONGEST_NAME))
             and (self.level is None or whole_number(self.level) is not None)
             and all(isinstance(name, str) for name in self.prunable)
             and all(isinstance(document, dict) for document in documents)
@@ -126,9 +135,10 @@ def check_arguments(kwargs: Any, file: str) -> None:
         )
 
 
-def _check_depth(document: Any, left: int = _DEEPEST) -> None:
+def check_depth(document: Any, left: int = _DEEPEST) -> None:
+    """Raises ValueError for a document of JSON that is nested deeper than any of use."""
     inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
     if not left:
         raise ValueError(f"more than {_DEEPEST} objects in one another")
     for value in inner:
-        _check_depth(value, left - 1)
+        check_depth(value, left - 1)

@@ -66,7 +66,7 @@ def masks_in(content: Any, keys: Keys, file: str) -> tuple[str, Any] | None:
     """
     if keys.mask is not None:
         return keys.mask, at(content, keys.mask, "--mask-key", file)
-    return next(_called_masks(content, "", _DEEPEST), None)
+    return next(_called_masks(content, "", set()), None)
 
 
 def _is_of_sparsifier(content: Any) -> bool:
@@ -75,12 +75,13 @@ def _is_of_sparsifier(content: Any) -> bool:
     return bool(inner) and all(isinstance(value, Mapping) and "mask" in value for value in inner)
 
 
-def _called_masks(content: Any, path: str, deep: int) -> Iterator[tuple[str, Any]]:
+def _called_masks(content: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
     """Outer ones first; what is full of tensors is a state dict, and is not looked into."""
-    if not isinstance(content, Mapping) or not deep:
+    if not isinstance(content, Mapping) or id(content) in seen or path.count(".") > _DEEPEST:
         return
+    seen.add(id(content))  # a dictionary may hold itself
     inner = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, dict | list)}
     yield from ((f"{path}{key}", value) for key, value in inner.items() if _MASK_KEY.fullmatch(key) and value)
     yield from ((f"{path}{key}", value) for key, value in inner.items() if _is_of_sparsifier(value))
     for key, value in inner.items():
-        yield from _called_masks(value, f"{path}{key}.", deep - 1)
+        yield from _called_masks(value, f"{path}{key}.", seen)

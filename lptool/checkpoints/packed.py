@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.files import LazyTensors, check_memory, is_shape
 from lptool.checkpoints.positions import Positions, decode_bitmask, decode_gaps, encode_bitmask, encode_gaps
 from lptool.errors import CheckpointError, OutputError, first_line, first_ten
 
@@ -113,21 +114,6 @@ def _parts(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     return (name,) if kind == "zeros" else (f"{name}.values", f"{name}.{kind}")
 
 
-class LazyTensors(Mapping[str, Tensor]):
-    """Tensors by name, each read only when asked for. A subclass says the names, in order, and reads one."""
-
-    names: Collection[str]
-
-    def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
-        return name in self.names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
 @dataclass(frozen=True)
 class PackedTensors(LazyTensors):
     """The tensors of a packed file as they were, each unpacked when asked for, and the mask of `X` as `X.mask`.
@@ -215,6 +201,7 @@ class PackedTensors(LazyTensors):
             raise self._damaged(name, f"shape {shape}, but {error}") from error
         if len(positions) != len(values):
             raise self._damaged(name, f"{kind} of {len(positions)} kept weights, but {len(values)} values")
+        check_memory(math.prod(shape) * own.itemsize, f"{self.file}: {name}, unpacked,")
         return positions, values
 
     def _damaged(self, name: str, reason: str) -> CheckpointError:
@@ -234,12 +221,6 @@ def _checked(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(f"{name} has positions {kind!r}, expected {', '.join(_DECODERS)} or zeros")
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"{name} has dtype {entry['dtype']!r}, expected {', '.join(_DTYPES)}")
-    if not _is_shape(entry["shape"]):
+    if not is_shape(entry["shape"]):
         raise ValueError(f"{name} has shape {entry['shape']!r}, expected sides from 0 up")
     return entry
-
-
-def _is_shape(sides: Any) -> bool:
-    """Whether torch can make a tensor of it: up to 64 dimensions, and strides of 63 bits, even where a side is 0."""
-    sound = isinstance(sides, list) and len(sides) <= 64 and all(type(side) is int and side >= 0 for side in sides)
-    return sound and math.prod(max(1, side) for side in sides) < 1 << 63

@@ -16,6 +16,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
 from lptool.errors import PoolError, first_and_count, first_ten, one_line
+from lptool.provenance import arch_name
 
 
 class Pool(Sequence[Ticket]):
@@ -157,7 +158,7 @@ def _mismatches(first: Summary, other: Summary) -> list[str]:
                 f"{other.file}: {name} is {list(tally.shape)}, expected {list(expected)} as in {first.file}"
             )
     mine, theirs = first.metadata.arch, other.metadata.arch
-    if mine and theirs and mine != theirs:
+    if mine and theirs and arch_name(mine) != arch_name(theirs):
         problems.append(f"{other.file}: architecture {one_line(theirs)}, expected {one_line(mine)} as in {first.file}")
     return problems
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from torch import Tensor
 from lptool.checkpoints.apart import source_of, with_masks_apart
 from lptool.checkpoints.containers import PACKED, Contents, open_file
 from lptool.checkpoints.dialects import Entry, Layout, read_mask, unwrapped
+from lptool.checkpoints.files import OpenedFile, changed, reading
 from lptool.checkpoints.finding import checkpoint_file, find_checkpoints
+from lptool.checkpoints.header import whole_number
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.nested import USUAL, Keys
@@ -47,40 +48,42 @@ class Checkpoint:
     keys: Keys = USUAL
 
     @cached_property
-    def _masked(self) -> frozenset[str]:
-        """The prunable names, looked up once for each of very many tensors."""
+    def _pruned(self) -> frozenset[str]:
         return frozenset(self.prunable)
 
-    def mask(self, name: str) -> Tensor:
-        """The mask of a tensor, bool; all kept where this file does not prune it."""
+    def pair(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """A tensor of the network, pruned weights exactly 0, and its mask, bool; None where this file prunes none."""
         entry = self.layout[name]
-        if _is_packed(self.contents, entry):
-            return self.contents.tensors[f"{entry.weight}.mask"]
         weight = self.contents.tensors[entry.weight]
-        if name not in self._masked:
-            return torch.ones_like(weight, dtype=torch.bool)
+        if _is_packed(self.contents, entry):
+            return weight, self.contents.tensors[f"{entry.weight}.mask"]
+        if name not in self._pruned:
+            return weight, None
         if entry.mask is None:
-            return weight != 0  # no mask in the file: its zeros are one
-        return read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+            return weight, weight != 0  # no mask in the file: its zeros are one
+        mask = read_mask(self.contents.tensors, entry, tuple(weight.shape), str(self.path))
+        return torch.where(mask, weight, torch.zeros_like(weight)), mask
 
     def tensor(self, name: str) -> Tensor:
         """A tensor of the network; pruned weights are exactly 0."""
-        entry = self.layout[name]
-        weight = self.contents.tensors[entry.weight]
-        if entry.mask is None or _is_packed(self.contents, entry):
-            return weight
-        return torch.where(self.mask(name), weight, torch.zeros_like(weight))
+        return self.pair(name)[0]
+
+    def mask(self, name: str) -> Tensor:
+        """The mask of a tensor, bool; all kept where this file does not prune it."""
+        weight, mask = self.pair(name)
+        return torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
 
     def ticket(self) -> Ticket:
         """The whole ticket, in memory."""
-        state = {name: self.tensor(name) for name in self.layout}
-        mask = {name: self.mask(name) for name in self.prunable}
+        pairs = {name: self.pair(name) for name in self.layout}
+        state = {name: weight for name, (weight, _) in pairs.items()}
+        mask = {name: found for name, (_, found) in pairs.items() if found is not None}
         return Ticket(state, mask, self.metadata, str(self.path), self.own_names)
 
     @property
     def summary(self) -> Summary:
         """What ordering and alignment need to know; reads each tensor once and keeps none."""
-        tallies = {n: Tally.of(self.tensor(n), self.mask(n) if n in self._masked else None) for n in self.layout}
+        tallies = {name: Tally.of(*self.pair(name)) for name in self.layout}
         return Summary(
             file=str(self.path),
             format=self.contents.format,
@@ -88,10 +91,11 @@ class Checkpoint:
             tensors=tallies,
             prunable=self.prunable,
             mask_source=self.mask_source,
-            sha256=file_sha256(self.path),
+            sha256=self.contents.files[0].sha256(),
             weights=digest_of({name: tally.digest for name, tally in tallies.items()}),
             notes=self.contents.notes,
-            files=(str(self.path), *map(str, self.contents.files)),
+            files=tuple(str(file.path) for file in self.contents.files),
+            stamps=self.contents.stamps,
             keys=self.keys,
         )
 
@@ -106,24 +110,35 @@ def open_checkpoint(path: str | Path, keys: Keys = USUAL) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
-    path = Path(path)
+    with reading(path):
+        return _open_checkpoint(Path(path), keys)
+
+
+def reopened(summary: Summary, zeros: Sequence[str] | None = None) -> Checkpoint:
+    """The checkpoint of a summary again. Raises CheckpointError where its files are no longer those that were read.
+
+    Args:
+        zeros: names of the tensors that are prunable by their zeros, in a file without masks; None looks for them.
+    """
+    for file, stamp in zip(summary.files, summary.stamps, strict=False):
+        OpenedFile(file).check(stamp)  # before all else: what was cut off is told as that, and not as damaged
+    with reading(summary.file):
+        checkpoint = _open_checkpoint(Path(summary.file), summary.keys, zeros)
+    if checkpoint.contents.stamps != summary.stamps:
+        raise changed(summary.file)
+    return checkpoint
+
+
+def _open_checkpoint(path: Path, keys: Keys, zeros: Sequence[str] | None = None) -> Checkpoint:
     contents, layout = with_masks_apart(path, open_file(path, keys), keys)
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
-    for name, entry in layout.items():
-        if entry.mask is None or _is_packed(contents, entry):
-            continue
-        if not contents.tensors[entry.weight].is_floating_point():
+    prunable, source = _prunable(path, contents, layout, metadata, plain, zeros)
+    for name in prunable:
+        if not _is_packed(contents, layout[name]) and not _is_float(contents, layout[name]):
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
-    prunable, source = _prunable(path, contents, layout, metadata, plain)
     return Checkpoint(path, contents, metadata, layout, plain, prunable, source, keys)
-
-
-def reopened(summary: Summary) -> Checkpoint:
-    """The file of a summary again, with the masks that the summary has."""
-    checkpoint = open_checkpoint(summary.file, summary.keys)
-    return replace(checkpoint, prunable=tuple(name for name in summary.prunable if name in checkpoint.layout))
 
 
 def _is_packed(contents: Contents, entry: Entry) -> bool:
@@ -143,13 +158,18 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
     if not isinstance(arch, str):
         return Metadata()
     classes = contents.config.get("num_classes")
-    kwargs = {"num_classes": classes} if isinstance(classes, int) else {}
+    kwargs = {} if whole_number(classes) is None else {"num_classes": classes}
     check_arguments(arguments, str(path))
     return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
 
 
 def _prunable(
-    path: Path, contents: Contents, layout: Layout, metadata: Metadata, own_names: Mapping[str, str]
+    path: Path,
+    contents: Contents,
+    layout: Layout,
+    metadata: Metadata,
+    own_names: Mapping[str, str],
+    zeros: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], str]:
     """Names of the tensors with a mask, and where the mask comes from."""
     masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
@@ -159,18 +179,24 @@ def _prunable(
         return masked, source_of([layout[name].mask or "" for name in masked])
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
-        named, there = set(metadata.prunable), set(own_names.values())
-        absent = [one_line(name) for name in metadata.prunable if name not in there]
+        prunable, own = frozenset(metadata.prunable), frozenset(own_names.values())
+        absent = [one_line(name) for name in metadata.prunable if name not in own]
         if absent:
             raise CheckpointError(f"{path}: the header calls {first_ten(absent, ', ')} prunable, but the file lacks it")
-        return tuple(name for name, own in own_names.items() if own in named), "metadata"
-    zeros = tuple(name for name, entry in layout.items() if _has_zeros(contents.tensors[entry.weight]))
-    return zeros, "zeros" if zeros else "none"
+        return tuple(name for name, own_name in own_names.items() if own_name in prunable), "metadata"
+    if zeros is None:
+        floats = [(name, entry.weight) for name, entry in layout.items() if _is_float(contents, entry)]
+        zeros = [name for name, weight in floats if _has_zeros(contents.tensors[weight])]
+    return tuple(zeros), "zeros" if zeros else "none"
+
+
+def _is_float(contents: Contents, entry: Entry) -> bool:
+    return contents.tensors.dtype_of(entry.weight).is_floating_point
 
 
 def _has_zeros(tensor: Tensor) -> bool:
     # A bias or a BatchNorm vector may be 0 without being pruned, as it is when training begins.
-    return tensor.dim() >= 2 and tensor.is_floating_point() and bool((tensor == 0).any())
+    return tensor.dim() >= 2 and bool((tensor == 0).any())
 
 
 def load_ticket(path: str | Path, keys: Keys = USUAL) -> Ticket:
@@ -237,13 +263,10 @@ def load_pool(paths: str | Path | Sequence[str | Path], keys: Keys = USUAL) -> P
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
     summaries = [summarise_file(path, keys) for path in find_checkpoints(paths)]
-    return Pool(summaries, lambda summary: load_ticket(summary.file, keys))
+    prunable = {summary.file: summary.prunable for summary in summaries}  # under the file's names, also for a network
+    return Pool(summaries, lambda summary: reopened(summary, prunable[summary.file]).ticket())
 
 
 def file_sha256(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return OpenedFile(path).sha256()

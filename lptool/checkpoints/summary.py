@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.files import Stamp
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.ticket import Ticket
@@ -53,7 +54,8 @@ class Summary:
             (inferred) or `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
-        files: all that were read for it, such as shards and masks. keys: where its weights and masks lie, as named.
+        files: all that were read for it, such as shards and masks. stamps: what tells whether each is still the same.
+        keys: where its weights and masks lie, as named.
     """
 
     file: str
@@ -66,6 +68,7 @@ class Summary:
     weights: str
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
     keys: Keys = USUAL
 
     @classmethod

@@ -189,22 +189,22 @@ Result = tuple[Document, "list[RenderableType]"]  # for a program, and for a per
 def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     """Pool one target into a folder in the Hugging Face layout, which appears whole."""
     from lptool.checkpoints.places import WEIGHTS, new_folder
-    from lptool.export.folder import describe_weights
-    from lptool.export.timm_config import for_timm
+    from lptool.export.folder import describe_weights, for_folder
     from lptool.pooling.comparisons import references
-    from lptool.provenance import command_line
+    from lptool.provenance import command_line, without_folders
     from lptool.report import pool as report_pool
     from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
     # One rank makes the folder, and fills it alone.
     with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
-        written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_timm)
+        written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_folder)
         result = replace(written, output=folder)
         found = references(job.bench, job.ranks)
         document = report_pool.pool_document(result, found)
         if first:
-            documents = {"trace.json": to_json(document), "report.html": _draw(document)}
+            public = without_folders(document)  # it may go to the Hub
+            documents = {"trace.json": to_json(public), "report.html": _draw(public)}
             describe_weights(stage, command=command_line(), documents=documents)
     return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 

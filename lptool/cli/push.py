@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lptool.cli.options import JSON, PATH, SectionedCommand, option, options_of
-from lptool.cli.output import Document, clear_errors, print_result
+from lptool.cli.output import Document, clear_errors, print_result, warn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,7 +45,9 @@ def push(
     hub.check_repo(repo)
     files = hub.plan_push(folder)
     message = message or hub.MESSAGE
+    warnings = list(hub.private_names(folder).values())
     url = None if dry_run else hub.push(folder, repo, private=private, revision=revision, message=message)
+    warn(warnings)  # after what refuses most of them
     document: Document = {
         "folder": str(folder),
         "repo": repo,
@@ -54,6 +56,7 @@ def push(
         "message": message,
         "files": [{"file": name, "bytes": size} for name, size in files],
         "bytes": sum(size for _, size in files),
+        "warnings": warnings,
         "uploaded": not dry_run,
         "url": url,
     }

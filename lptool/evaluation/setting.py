@@ -15,6 +15,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
 from lptool.errors import DataError, said_by
 from lptool.networks.matching import arch_in_header, guess_arch
+from lptool.provenance import arch_name
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
@@ -64,7 +65,8 @@ def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, 
     summary = next((s for s in summaries if s.metadata.arch), summaries[0])
     if named:
         # Arguments in a header are those of the architecture in it, and of no other.
-        return named, summary.metadata.arch_kwargs if named == summary.metadata.arch else {}, []
+        own = arch_name(named) == arch_name(summary.metadata.arch or "")
+        return named, summary.metadata.arch_kwargs if own else {}, []
     arch = arch_in_header(summary.metadata, summary.file)
     if arch:
         return arch, summary.metadata.arch_kwargs, []

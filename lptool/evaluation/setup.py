@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lptool.checkpoints.evidence import of_pruning
-from lptool.checkpoints.reading import load_ticket, summarise_file
+from lptool.checkpoints.reading import reopened, summarise_file
 from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
@@ -33,6 +33,7 @@ from lptool.evaluation.setting import (
 )
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.cost import Flops, count_flops
 
@@ -80,7 +81,7 @@ class Subject:
 
     def load(self) -> Ticket:
         """Put the file's weights into the network."""
-        ticket = load_ticket(self.summary.file, self.summary.keys).renamed(self.names)
+        ticket = reopened(self.summary).ticket().renamed(self.names)
         self.network.model.load_state_dict(ticket.state)
         return replace(ticket, mask={name: ticket.mask[name] for name in self.summary.prunable})
 
@@ -178,7 +179,7 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     return [
         f"{s.file}: was trained on {one_line(name)}, and is scored on {data.name}"
         for s in summaries
-        if (name := s.metadata.data.name or data.name) != data.name
+        if data_name(name := s.metadata.data.name or data.name) != data_name(data.name)
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from lptool.checkpoints.writing import Sizes
 from lptool.errors import one_line, printable
 from lptool.export.timm_config import is_timm, timm_loads
 from lptool.networks.cifar import OWN_ARCHS
+from lptool.provenance import arch_name, base_name, command_without_folders, data_name
 from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, markdown, percent
 
@@ -42,7 +43,7 @@ _ON_HUB = {
 def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, files: Collection[str]) -> str:
     """The text of README.md: YAML front matter as the Hub reads it, then Markdown.
 
-    Folders that the ticket's header names are cut off. The command stands there as it is given.
+    Folders that the ticket's header names are cut off, and so are those of absolute paths in the command.
 
     Args:
         ticket: as it is written.
@@ -60,7 +61,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         block=block,
         table=table,
         base_name=base_name,
-        title=title(ticket),
+        title=title(ticket, code),
         metadata=metadata,
         arch=arch_name(arch),
         data_name=data_name(metadata.data.name),
@@ -77,7 +78,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         ours=arch in OWN_ARCHS,
         layers=_layers(ticket.mask),
         sizes=sizes,
-        command=printable(command or ""),
+        command=command_without_folders(printable(command or "")),
         files=sorted(set(files)),
     )
     return f"{card}\n"
@@ -198,31 +199,12 @@ def _cell(value: float | None, form: str) -> str:
 # Names and code
 
 
-def title(ticket: Ticket) -> str:
-    """What it is, in one line."""
-    arch = arch_name(ticket.metadata.arch or "") or "A network"
+def title(ticket: Ticket, shown: Callable[[str], str] = str) -> str:
+    """What it is, in one line, with the name of the architecture as `shown` spells it."""
+    arch = ticket.metadata.arch
+    name = shown(arch_name(arch)) if arch else "A network"
     kind = "pooled" if ticket.metadata.kind == "pooled" else "lottery ticket"
-    return f"{arch}, {kind}" + (f", {percent(1 - density(ticket.mask))} sparse" if ticket.mask else "")
-
-
-def arch_name(arch: str) -> str:
-    """An architecture without the folders of its file: `net.py:make` of `/home/me/net.py:make`."""
-    source, colon, name = one_line(arch).rpartition(":")
-    return f"{base_name(source)}{colon}{base_name(name)}"
-
-
-def data_name(name: str | None) -> str:
-    """A data set without the folders it lies in: `folder:photos` of `folder:/home/me/photos`."""
-    name = one_line(name or "")
-    if name.partition("/")[0] in ("torch", "hfds", "hfids", "tfds"):
-        return name
-    kind = next((kind for kind in ("folder:", "npz:", "wds/") if name.startswith(kind)), "")
-    return kind + base_name(name.removeprefix(kind))
-
-
-def base_name(path: str) -> str:
-    """The last part of a path of any system."""
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    return f"{name}, {kind}" + (f", {percent(1 - density(ticket.mask))} sparse" if ticket.mask else "")
 
 
 def code(text: str) -> str:

@@ -29,9 +29,8 @@ from lptool.evaluation.setting import (
     normalisation_of,
 )
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
-from lptool.export.folder import write_folder
+from lptool.export.folder import for_folder, write_folder
 from lptool.export.onnx import check_packages, save_onnx
-from lptool.export.timm_config import for_timm
 from lptool.networks.matching import check_fit, classes_and_channels
 from lptool.scoring.score import Score
 
@@ -116,7 +115,7 @@ def convert(
         if not ticket.metadata.dataset:
             unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
             warnings = (*warnings, f"{ticket.file}: {unknown}")
-        ticket = for_timm(ticket)
+        ticket = for_folder(ticket)
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:

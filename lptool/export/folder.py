@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lptool.checkpoints.packed import PackError
@@ -15,14 +16,24 @@ from lptool.export.card import model_card
 from lptool.export.timm_config import as_timm_config, for_timm
 
 
+def for_folder(ticket: Ticket) -> Ticket:
+    """The same ticket as a folder holds it: as timm loads it, and saying nothing of where files lie on this machine.
+
+    Raises:
+        ArchError: the ticket does not say its architecture, or does not fit it.
+    """
+    found = for_timm(ticket)
+    return replace(found, metadata=found.metadata.without_folders())
+
+
 def write_folder(ticket: Ticket, into: Path, *, command: str | None, documents: Mapping[str, str]) -> None:
-    """Fill an empty folder: with the weights as `for_timm` has them, and with what `describe_weights` says of them.
+    """Fill an empty folder: with the weights as `for_folder` has them, and with what `describe_weights` says of them.
 
     Raises:
         ArchError: the ticket does not say its architecture, or does not fit it.
         OutputError, OSError: a file cannot be written.
     """
-    save_ticket(for_timm(ticket), into / WEIGHTS)
+    save_ticket(for_folder(ticket), into / WEIGHTS)
     describe_weights(into, command=command, documents=documents)
 
 
@@ -30,7 +41,7 @@ def describe_weights(into: Path, *, command: str | None, documents: Mapping[str,
     """Write beside the weights of a folder timm's `config.json`, the card, and what else there is to say.
 
     Args:
-        into: the folder, with a `model.safetensors` as `for_timm` has it.
+        into: the folder, with a `model.safetensors` as `for_folder` has it.
         command: what made the weights, for the card.
         documents: file name → text, such as `trace.json`.
 

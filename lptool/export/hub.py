@@ -6,16 +6,20 @@ huggingface_hub is imported inside functions: most of this tool does without it.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 from lptool.checkpoints.containers import PACKED
-from lptool.checkpoints.places import FILES, strangers
+from lptool.checkpoints.places import FILES, WEIGHTS, strangers
 from lptool.checkpoints.reading import open_checkpoint
-from lptool.errors import CheckpointError, HubError, first_line, first_ten
+from lptool.errors import CheckpointError, HubError, first_line, first_ten, one_line
 
 MESSAGE = "Upload a sparse model made with lptool"  # of a commit
 
 _NEEDED = ("model.safetensors", "config.json", "README.md")
+# A path from the root, a home or a drive, in the text of any file; not an address, nor the end of a tag.
+_PRIVATE = re.compile(r"(?<![\w.:/<+=,-])(?:/[\w.-]+|~|[A-Za-z]:\\{1,2}[\w.-]+)(?:[\\/]{1,2}[\w.-]+)+")
 _LOG_IN = "run `hf auth login` with a token that may write, or set HF_TOKEN"
 # What is wrong with the connection, by the names of errors of httpx, requests and Python: which of the two first
 # huggingface_hub uses depends on its version.
@@ -32,12 +36,29 @@ def plan_push(folder: str | Path) -> list[tuple[str, int]]:
     folder = Path(folder)
     try:
         _check_names(folder)
+        _check_links(folder)
         _check_config(folder / "config.json")
         _check_card(folder / "README.md")
         _check_weights(folder / "model.safetensors")
         return [(name, (folder / name).stat().st_size) for name in FILES if (folder / name).exists()]
     except OSError as error:
         raise HubError(f"{folder}: cannot be read ({error.strerror or error}); check the name") from error
+
+
+def private_names(folder: str | Path) -> dict[str, str]:
+    """What the files of a checked folder say of where things lie on this machine: file name → a line that says so.
+
+    `write_folder` writes no such thing; an older lptool did, and people do.
+    """
+    folder = Path(folder)
+    texts = {name: (folder / name).read_text("utf-8", "replace") for name in FILES if (folder / name).exists()}
+    texts[WEIGHTS] = open_checkpoint(folder / WEIGHTS).metadata.to_json(0)
+    found = {name: _PRIVATE.search(text) for name, text in texts.items()}
+    return {
+        name: f"{folder / name}: names {one_line(path[0])}, a place on a machine, which all could read"
+        for name, path in found.items()
+        if path
+    }
 
 
 def check_repo(repo: str) -> None:
@@ -73,6 +94,11 @@ def push(
     """
     check_repo(repo)
     files = [name for name, _ in plan_push(folder)]
+    # The card may be in a person's own words; the others are lptool's.
+    named = next((line for name, line in private_names(folder).items() if name != "README.md"), None)
+    if named:
+        again = shlex.join(["lptool", "convert", str(folder), "NEW/"])
+        raise HubError(f"{named}; write the folder again: {again}")
     try:
         from huggingface_hub import HfApi
 
@@ -97,6 +123,13 @@ def _check_names(folder: Path) -> None:
     others = strangers(folder)
     if others:
         raise HubError(f"{folder}: holds {first_ten(others, ', ')}, which lptool did not write; move it away first")
+
+
+def _check_links(folder: Path) -> None:
+    """A link would upload what lies elsewhere."""
+    links = [name for name in FILES if (folder / name).is_symlink()]
+    if links:
+        raise HubError(f"{folder}: {first_ten(links, ', ')} is a symbolic link; put the file itself there")
 
 
 def _check_config(file: Path) -> None:

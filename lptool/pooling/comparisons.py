@@ -14,7 +14,9 @@ from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Graded, Score, for_each_batch
 
 POINTS = 11
-# Frankle et al. 2020 (Linear Mode Connectivity), section 3: two networks are connected where the error rises by less.
+# The threshold of Frankle et al. 2020 (Linear Mode Connectivity), section 3, for another measure: there two networks
+# of one sparsity, trained from the same weights, are stable where the test error rises by less above the mean of both.
+# Here the ends differ in sparsity and so in error, and the rise is above the line between them, on val.
 STABLE = 0.02
 
 

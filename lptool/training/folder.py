@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lptool.checkpoints.containers import SafetensorsFile
+from lptool.checkpoints.files import reading
 from lptool.checkpoints.places import try_writing, write_atomically
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.writing import write_tensors
-from lptool.errors import OutputError, TrainError
+from lptool.errors import OutputError, TrainError, first_ten
 
 Record = dict[str, Any]  # one line of train.jsonl
 
@@ -130,6 +131,16 @@ class RunFolder:
             raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
         return dict(SafetensorsFile(self.rewind).items())
 
+    def check_state(self, state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> None:
+        """Raises TrainError where a state to go on from has not the very tensors of the network."""
+        found, expected = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (state, network))
+        odd = [n for n in {**expected, **found} if found.get(n) != expected.get(n)]
+        if odd:
+            raise TrainError(
+                f"{self.path}: what it goes on from has {first_ten(odd, ', ')} otherwise than the network, in name, "
+                "shape or type; train into a new folder"
+            )
+
     def save_progress(self, level: int, progress: Progress) -> None:
         """Keep everything the next epoch depends on."""
         groups = {"model": progress.model, "optimizer": progress.optimizer, "best": progress.best}
@@ -142,13 +153,15 @@ class RunFolder:
         if not self._epoch.exists():
             return None
         file = SafetensorsFile(self._epoch)
-        header = json.loads(file.header["lptool-resume"])
-        if header["level"] != level:  # of the level before: it stays until this one has finished an epoch
-            return None
-        progress = Progress(header["epoch"], best_correct=header["best_correct"])
-        for key, tensor in file.items():
-            group, _, name = key.partition("/")
-            getattr(progress, group)[name] = tensor
+        with reading(self._epoch, "record of an epoch"):
+            header = json.loads(file.header["lptool-resume"])
+            if header["level"] != level:  # of the level before: it stays until this one has finished an epoch
+                return None
+            progress = Progress(int(header["epoch"]), best_correct=int(header["best_correct"]))
+            groups = {"model": progress.model, "optimizer": progress.optimizer, "best": progress.best}
+            for key, tensor in file.items():
+                group, _, name = key.partition("/")
+                groups[group][name] = tensor
         return progress
 
     @property

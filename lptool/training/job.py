@@ -120,6 +120,7 @@ def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
     """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
     mask, before = _mask_and_ticket_before(run, level)
     progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
+    run.folder.check_state(progress.model, run.model.state_dict())
     run.folder.forget_after(level, progress.epoch)
     return mask, progress
 

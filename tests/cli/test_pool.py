@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.pooling.catalogue import RATIOS
 from lptool.training.presets import PRESETS
 from tests.helpers.commands import FAST, assert_clear_error, lptool, refused, refused_last

@@ -47,3 +47,14 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path, dry_run: list[str], m
     (folder / "other").write_text("")
     assert_clear_error(lptool("push", folder, "me/net", *dry_run), "holds other")
     assert calls == []
+
+
+def test_a_dry_run_warns_of_places_on_this_machine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = stand_in(monkeypatch)
+    (folder / "trace.json").write_text('{"output": "/home/me/out"}')
+    result = lptool("push", folder, "me/net", "--dry-run", "--json")
+    assert result.exit_code == 0
+    assert "trace.json: names /home/me/out" in result.stderr
+    assert len(json.loads(result.stdout)["warnings"]) == 1
+    assert_clear_error(lptool("push", folder, "me/net"), "names /home/me/out")
+    assert calls == []

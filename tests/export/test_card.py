@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Sizes
-from lptool.export.card import arch_name, base_name, block, card_data, code, data_name, model_card, title
+from lptool.export.card import block, card_data, code, model_card, title
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, markdown
@@ -61,7 +61,7 @@ def test_huggingface_hub_reads_it_back() -> None:
     assert card.data.library_name == "timm"
     [result] = card.data.eval_results
     assert result.metric_value == scores()["test"]["pooled"]["accuracy"]
-    assert card.text.lstrip().startswith("# resnet8_cifar, pooled, 75.00 % sparse\n")
+    assert card.text.lstrip().startswith("# `resnet8_cifar`, pooled, 75.00 % sparse\n")
 
 
 def test_it_tells_what_the_header_tells() -> None:
@@ -274,32 +274,6 @@ def test_a_block_ends_where_it_ends() -> None:
     assert lines[-1] == "````"
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("digits", "digits"),
-        ("folder:/home/me/photos/", "folder:photos"),
-        ("npz:C:\\data\\some.npz", "npz:some.npz"),
-        ("wds//srv/shards", "wds/shards"),
-        ("hfds/user/set", "hfds/user/set"),
-        ("torch/mnist", "torch/mnist"),
-        ("/srv/images", "images"),
-        (None, ""),
-        ("two\nlines", "two lines"),
-    ],
-)
-def test_data_is_named_without_its_folder(name: str | None, shown: str) -> None:
-    assert data_name(name) == shown
-
-
-def test_architectures_are_named_without_their_folder() -> None:
-    assert arch_name("/home/me/net.py:make") == "net.py:make"
-    assert arch_name("package.nets:make") == "package.nets:make"
-    assert arch_name("resnet18") == "resnet18"
-    assert arch_name("") == ""
-    assert base_name("a\\b/c/") == "c"
-
-
 @pytest.mark.parametrize("text", ["{{ title }}", "{% for %}", "{# x #}", "{{ metadata.__class__ }}", "a <b> & 'c'"])
 def test_words_of_a_header_are_no_template(text: str) -> None:
     """Nothing in a header is run, and nothing is escaped as HTML would be."""
@@ -313,3 +287,12 @@ def test_words_of_a_header_are_no_template(text: str) -> None:
     assert f"- `{text}`\n" in shown
     assert f"```bash\n{text}\n```" in shown
     assert [text, "1.000"] in [[cell.strip("`") for cell in row] for row in rows_of(shown)]
+
+
+def test_the_heading_is_no_markdown_of_the_header() -> None:
+    arch = "net](http://x) <b>*_"
+    card = model_card(
+        replace(known(), metadata=replace(known().metadata, arch=arch)), command=None, sizes=None, files=[]
+    )
+    (heading,) = [line for line in card.splitlines() if line.startswith("# ")]
+    assert heading.startswith("# `net](http:x) <b>*_`, pooled")

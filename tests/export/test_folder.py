@@ -68,3 +68,22 @@ def test_a_ticket_without_an_architecture_writes_nothing(tmp_path: Path) -> None
     with pytest.raises(ArchError, match="--arch"):
         write_folder(replace(ticket(), metadata=Metadata()), tmp_path, command=None, documents={})
     assert os.listdir(tmp_path) == []
+
+
+def test_nothing_in_a_folder_says_where_files_lie_on_this_machine(tmp_path: Path) -> None:
+    data = {"name": "folder:/home/me/photos", "class_names": ["/m/01", "/m/02"]}
+    metadata = Metadata(
+        kind="pooled",
+        arch="/home/me/net.py:make",
+        dataset=data,
+        train={"arch": "/home/me/net.py:make", "init_checkpoint": "/home/me/start.pt"},
+        trace={"members": [{"file": "/home/me/run/level_01.pt", "level": 1}]},
+    )
+    made = Ticket({"fc.weight": torch.ones(2, 2)}, {}, metadata)
+    write_folder(made, tmp_path, command="lptool pool /home/me/run -o out", documents={})
+    assert [file.name for file in tmp_path.iterdir() if b"home" in file.read_bytes()] == []
+    found = load_ticket(tmp_path).metadata
+    assert found.arch == "net.py:make"
+    assert found.data.name == "folder:photos"
+    assert found.data.class_names == ("/m/01", "/m/02")
+    assert "lptool pool run -o out" in (tmp_path / "README.md").read_text()

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from huggingface_hub.utils import LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors.torch import save_file
 
 from lptool.checkpoints.reading import load_ticket
-from lptool.checkpoints.writing import save_packed
+from lptool.checkpoints.writing import save_packed, save_ticket
 from lptool.errors import HubError, LptoolError
-from lptool.export.hub import check_repo, plan_push, push
+from lptool.export.hub import check_repo, plan_push, private_names, push
 from tests.helpers.hub_folder import URL, stand_in, written
 
 
@@ -188,3 +189,40 @@ def test_without_a_network_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPa
         pass  # nobody listens there any more
     at(address, monkeypatch)
     assert "the Hub cannot be reached" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "README.md"])
+def test_no_link_is_followed(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(HubError, match=f"{name} is a symbolic link"):
+        plan_push(folder)
+
+
+@pytest.mark.parametrize("path", ["/home/me/net.py", "~/net.py", "C:\\\\Users\\\\me"])
+def test_what_names_a_place_on_this_machine_is_not_uploaded(
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert private_names(folder) == {}
+    calls = stand_in(monkeypatch)
+    (folder / "trace.json").write_text(f'{{"file": "{path}"}}')
+    assert list(private_names(folder)) == ["trace.json"]
+    assert "write the folder again: lptool convert" in refused(folder)
+    assert calls == []
+
+
+def test_an_old_header_is_searched_too(folder: Path) -> None:
+    ticket = load_ticket(folder)
+    save_ticket(
+        replace(ticket, metadata=replace(ticket.metadata, arch="/home/me/net.py:net")), folder / "model.safetensors"
+    )
+    assert "/home/me/net.py" in private_names(folder)["model.safetensors"]
+
+
+def test_a_card_may_say_what_its_author_likes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = stand_in(monkeypatch)
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nPut it into /usr/share/nets.\n")
+    assert list(private_names(folder)) == ["README.md"]
+    push(folder, "me/net")
+    assert calls

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lptool
-from lptool.checkpoints.containers import SafetensorsFile
 from lptool.checkpoints.masks import kept_count
 from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.data.images import Images
 from lptool.errors import ArchError, DataError
 from lptool.pooling.catalogue import METHODS, RATIOS

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lptool.errors import LptoolError, TrainError
 from lptool.training.folder import Progress, RunFolder
@@ -109,6 +110,25 @@ def test_the_journal_forgets_what_will_be_trained_again(tmp_path: Path) -> None:
     folder.forget_after(1, 1)
     records = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     assert [(r["level"], r["epoch"]) for r in records] == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_a_state_of_other_tensors_is_refused_by_name(tmp_path: Path) -> None:
+    folder, network = RunFolder(tmp_path), {"a": torch.ones(2), "b": torch.ones(3)}
+    folder.check_state({"b": torch.zeros(3), "a": torch.zeros(2)}, network)
+    for odd in ({"a": torch.ones(2)}, {**network, "b": torch.ones(3).double()}, {**network, "b": torch.ones(4)}):
+        with pytest.raises(TrainError, match="goes on from has b otherwise than the network"):
+            folder.check_state(odd, network)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "[" * 9999, '{"level": 1, "epoch": "x", "best_correct": 0}', "\xff"])
+def test_an_odd_record_of_an_epoch_is_one_clear_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".resume").mkdir()
+    file = tmp_path / ".resume" / "epoch.safetensors"
+    for group, header in (("model", text), ("__class__", '{"level": 1, "epoch": 1, "best_correct": 0}')):
+        save_file({f"{group}/w": torch.ones(2)}, file, {"lptool-resume": header})
+        with pytest.raises(LptoolError, match=r"epoch\.safetensors: not a whole record of an epoch") as error:
+            RunFolder(tmp_path).load_progress(1)
+        assert str(error.value).isprintable()
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +13,9 @@ from lptool.report.html.drawing import Label, looks
 from lptool.report.html.maps import alpha_name, chosen_by, coefficient_map, search_caption, search_map, steps_of
 from lptool.report.html.page import Figure, Tables, drawn, made_by, points, render
 from lptool.report.tables import FULL, NOTHING, PARTS, Document, name_of, number
+from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, percent
 
-Z95 = 1.96  # standard errors on either side that hold 95 % of a normal distribution
 _CONTROLS = {"ticket": "the ticket", "ticket_bn": "ticket + BN"}
 
 
@@ -200,10 +199,10 @@ def gap_caption(runs: Sequence[Document]) -> str:
     """How to read val against test, and how well an accuracy is known that was counted on so many images."""
     mean = ", on average" if len(runs) > 1 else ""
     n, p = runs[0]["test"]["pooled"]["n"], runs[0]["test"]["pooled"]["accuracy"]
-    half = 100 * Z95 * math.sqrt(p * (1 - p) / n)
+    low, high = wilson_interval(round(p * n), n)
     return (
         f"In brackets test minus val, in points{mean}. A mark far below the diagonal was flattered by choosing on val. "
-        f"An accuracy counted on {n:,} images is known to about ±{half:.2f} points (95 %)."
+        f"Counted on {n:,} images, {percent(p)} may be anything from {percent(low)} to {percent(high)} (95 %)."
     )
 
 

@@ -131,7 +131,10 @@ def test_a_gain_is_honest_about_its_sign(gain: float, expected: str) -> None:
 
 def test_chance_of_a_count() -> None:
     """1.96 · sqrt(0.9 · 0.1 / 10 000) = 0.588 points."""
-    assert "10,000 images is known to about ±0.59 points" in gap_caption([run(test=scores(0, None, 0.9))])
+    text = gap_caption([run(test=scores(0, None, 0.9))])
+    assert "Counted on 10,000 images, 90.00 % may be anything from 89.40 % to 90.57 %" in text
+    # Where every image is right the interval is Wilson's: a normal one would have no width.
+    assert "from 99.96 % to 100.00 %" in gap_caption([run(test=scores(0, None, 1.0))])
 
 
 def test_the_gain_of_a_target_is_over_the_stronger_control() -> None:
