@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lptool.evaluation.setup import EvaluateOptions as EvaluateOptions
     from lptool.export.conversion import convert as convert
     from lptool.export.timm_config import as_timm_config as as_timm_config
-    from lptool.networks.matching import load_model as load_model
+    from lptool.networks.architecture import load_model as load_model
     from lptool.pooling.choice import Choice as Choice
     from lptool.pooling.methods import pool_tickets as pool_tickets
     from lptool.pooling.mixing import interpolate as interpolate
@@ -63,7 +63,7 @@ _HOME = {
     "evaluate_files": "evaluation.job",
     "find_checkpoints": "checkpoints.finding",
     "interpolate": "pooling.mixing",
-    "load_model": "networks.matching",
+    "load_model": "networks.architecture",
     "load_pool": "checkpoints.reading",
     "load_state_dict": "checkpoints.reading",
     "load_ticket": "checkpoints.reading",

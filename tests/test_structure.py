@@ -15,10 +15,10 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "masks files header metadata ticket nested summary evidence pool positions packed safetensors_file "
-    "pickles stored torch_file containers dialects finding apart reading places writing inspection",
-    "scoring": "batching batchnorm score metrics cost",
-    "networks": "cifar building matching",
+    "checkpoints": "masks files header metadata names ticket nested summary evidence pool positions packed "
+    "safetensors_file pickles stored torch_file containers dialects finding apart reading places writing inspection",
+    "scoring": "batching batchnorm weights score metrics cost",
+    "networks": "cifar building matching architecture",
     "data": "images augment shards pictures pixel_file cache sources dataset corruptions",
     "evaluation": "setting setup job",
     "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",

@@ -35,7 +35,7 @@ class Contents:
         tensors: read when asked for.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
         header: metadata strings of a safetensors file.
-        config: timm's `config.json` beside the file, else empty.
+        config: timm's `config.json` beside the file, or the `arch` that a PyTorch file names; else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: the named one, then those that lie beside it and hold part of its tensors.
         masks: what a PyTorch file keeps apart from its weights, and where; see `masks_in`.
@@ -72,8 +72,9 @@ def open_file(path: Path, keys: Keys = USUAL) -> Contents:
     if start.startswith((ZIP, b"\x80")):  # torch's zip, or its format before 1.6
         content, file = read_torch(path)
         state, notes = _state_dict_in(at(content, keys.state, "--state-key", str(path)), path)
+        said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
         masks = masks_in(content, keys, str(path))
-        return Contents(tensors_of(state, file), "torch", (file,), notes=notes, masks=masks)
+        return Contents(tensors_of(state, file), "torch", (file,), config=said, notes=notes, masks=masks)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 

@@ -27,7 +27,7 @@ def of_pruning(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def _of_pruning(summary: Summary, constant: Collection[str]) -> Summary:
-    if summary.mask_source in ("metadata", "packed"):
+    if summary.metadata.prunable or summary.mask_source == "packed":
         return summary
     if summary.mask_source != "zeros":
         return _without_masks(summary, [n for n in summary.prunable if summary.kept([n]) == summary.size([n])])

@@ -10,7 +10,7 @@ from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.pool import find_problems, in_order, prunable_names, unusual, without_duplicates
 from lptool.checkpoints.reading import Checkpoint, reopened, summarise_file
-from lptool.checkpoints.summary import Summary, l2_distance
+from lptool.checkpoints.summary import Summary, Tally, l2_distance
 from lptool.errors import first_and_count, first_ten
 
 # Statistics and counters that a network keeps beside its parameters.
@@ -52,13 +52,20 @@ class Finding:
 
     @property
     def parameters(self) -> int:
-        """Elements of all tensors but BatchNorm statistics."""
-        return sum(tally.size for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
+        """Elements of all tensors but BatchNorm statistics; what layers share counts once."""
+        return sum(tally.size for tally in self._weights)
 
     @property
     def nonzero(self) -> int:
         """Those of them that are not 0."""
-        return sum(tally.nonzero for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS))
+        return sum(tally.nonzero for tally in self._weights)
+
+    @property
+    def _weights(self) -> list[Tally]:
+        """Of equal matrices one: trained ones are equal where they are one tensor under several names."""
+        weights = {name: tally for name, tally in self.summary.tensors.items() if not name.endswith(_BUFFERS)}
+        matrix = {name: len(tally.shape) > 1 and tally.nonzero > 0 for name, tally in weights.items()}
+        return list({tally.digest if matrix[name] else name: tally for name, tally in weights.items()}.values())
 
     @property
     def layers(self) -> list[tuple[str, tuple[int, ...], float]]:

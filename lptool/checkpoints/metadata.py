@@ -33,6 +33,7 @@ class Metadata:
         train: every option that shaped the ticket.
         trace: for a pooled model: method, members with their sha256 and alpha.
         scores: for a pooled model: val and test scores.
+        hint: what another program noted as `arch` beside the weights; not written.
     """
 
     kind: str = "ticket"
@@ -44,6 +45,7 @@ class Metadata:
     train: dict[str, Any] = field(default_factory=dict)
     trace: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    hint: str | None = None
 
     @cached_property
     def data(self) -> DataSet:
@@ -81,6 +83,7 @@ class Metadata:
         """The header document, with the sparsity of the state it describes."""
         document = asdict(self)
         kwargs = document.pop("arch_kwargs")
+        del document["hint"]
         document["arch"] = {"name": self.arch, "kwargs": kwargs} if self.arch else None
         return json.dumps({"version": FORMAT_VERSION, "sparsity": sparsity, **document}, sort_keys=True)
 
@@ -123,12 +126,12 @@ class Metadata:
 
 
 # Arguments of timm that load files, or anything from the net: to read a file makes nobody do that.
-_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def check_arguments(kwargs: Any, file: str) -> None:
     """Refuse arguments of an architecture that would load something. Raises CheckpointError."""
-    loading = [name for name in _LOADING if isinstance(kwargs, dict) and name in kwargs]
+    loading = [name for name in LOADING if isinstance(kwargs, dict) and name in kwargs]
     if loading:
         raise CheckpointError(
             f"{file}: wants its architecture built with {', '.join(loading)}, which could load anything"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import overload
 
@@ -12,6 +12,7 @@ import torch
 
 from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.masks import apply_mask
+from lptool.checkpoints.names import Names
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
@@ -55,12 +56,14 @@ class Pool(Sequence[Ticket]):
         summaries = [replace(Summary.of(ticket), file=name) for name, ticket in by_file.items()]
         return cls(summaries, lambda summary: by_file[summary.file])
 
-    def for_model(self, names: Mapping[str, str], device: torch.device) -> Pool:
-        """The same pool for a network on `device`: plain name → the network's name; other tensors become extras."""
+    def for_model(self, names: Names, device: torch.device) -> Pool:
+        """The same pool under the names of a network on `device`; tensors that are no part of it become extras."""
         # A copy, because the constructor would order and check everything again.
         renamed = copy.copy(self)
         renamed.summaries = tuple(summary.renamed(names) for summary in self.summaries)
-        renamed.prunable = tuple(names[name] for name in self.prunable if name in names)
+        prunable = {name for summary in renamed.summaries for name in summary.prunable}
+        wanted = dict.fromkeys(names.of[name] for name in self.prunable if name in names.of)
+        renamed.prunable = tuple(name for name in wanted if name in prunable)
         renamed._load = lambda summary: self._load(summary).renamed(names).to(device)
         return renamed
 
@@ -75,7 +78,8 @@ class Pool(Sequence[Ticket]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         release_freed_memory()  # of the ticket that was asked for before
-        ticket, pruned = self._load(self.summaries[index]), set(self.summaries[index].prunable)
+        ticket = self._load(self.summaries[index])
+        pruned = ticket.mask.keys() & self.summaries[index].prunable
         mask = {
             # what another ticket prunes and this one keeps whole
             name: ticket.mask[name] if name in pruned else torch.ones_like(ticket.state[name], dtype=torch.bool)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lptool.checkpoints.apart import source_of, with_masks_apart
 from lptool.checkpoints.containers import PACKED, Contents, open_file
-from lptool.checkpoints.dialects import Entry, Layout, read_mask, unwrapped
+from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped
 from lptool.checkpoints.files import OpenedFile, changed, reading
 from lptool.checkpoints.finding import checkpoint_file, find_checkpoints
 from lptool.checkpoints.header import whole_number
@@ -21,7 +21,7 @@ from lptool.checkpoints.metadata import Metadata, check_arguments
 from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
-from lptool.checkpoints.summary import Summary, Tally, digest_of
+from lptool.checkpoints.summary import Summary, Tally, digest_of, digest_of_tensor
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import CheckpointError, first_ten, one_line
 
@@ -156,7 +156,8 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
         return Metadata.from_json(contents.header["lptool"], str(path))
     arch, arguments = contents.config.get("architecture"), contents.config.get("model_args")
     if not isinstance(arch, str):
-        return Metadata()
+        hint = contents.config.get("arch")
+        return Metadata(hint=hint if isinstance(hint, str) else None)
     classes = contents.config.get("num_classes")
     kwargs = {} if whole_number(classes) is None else {"num_classes": classes}
     check_arguments(arguments, str(path))
@@ -172,7 +173,9 @@ def _prunable(
     zeros: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], str]:
     """Names of the tensors with a mask, and where the mask comes from."""
-    masked = tuple(name for name, entry in layout.items() if entry.mask is not None)
+    # Our own header knows better: a network may keep masks where nothing is to be pruned.
+    wanted = set(metadata.prunable or own_names.values())
+    masked = tuple(n for n, entry in layout.items() if entry.mask and wanted & {own_names[n], entry.weight})
     if masked:
         if contents.format == PACKED:
             return masked, "packed"
@@ -239,6 +242,14 @@ def load_state_dict(path: str | Path) -> State:
 def summarise_file(path: str | Path, keys: Keys = USUAL) -> Summary:
     """Read one checkpoint tensor by tensor, and keep only its summary."""
     return open_checkpoint(path, keys).summary
+
+
+def weights_in_file(ticket: Ticket) -> str:
+    """The `weights` of the summary of the file that a ticket makes."""
+    tensors = ticket.tensors()
+    layout = layout_of(tensors)
+    plain = unwrapped(layout)
+    return digest_of({name: digest_of_tensor(tensors[layout[own].weight]) for name, own in plain.items()})
 
 
 def load_pool(paths: str | Path | Sequence[str | Path], keys: Keys = USUAL) -> Pool:

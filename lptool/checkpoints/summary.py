@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lptool.checkpoints.files import Stamp
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.names import Names
 from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.ticket import Ticket
 
@@ -89,10 +90,16 @@ class Summary:
         """Names of the tensors with NaN or infinite values."""
         return [name for name, tally in self.tensors.items() if not tally.finite]
 
-    def renamed(self, names: Mapping[str, str]) -> Summary:
+    def renamed(self, names: Names) -> Summary:
         """The same summary under the names of a network; tensors that are no part of it are left out."""
-        tensors = {names[name]: tally for name, tally in self.tensors.items() if name in names}
-        return replace(self, tensors=tensors, prunable=tuple(names[n] for n in self.prunable if n in names))
+        tensors: dict[str, Tally] = {}
+        for plain, name in names.of.items():
+            tally = self.tensors[plain]
+            twin = tensors.get(name, tally)
+            # As of a ticket: a copy that differs does not count, and of equal ones one may have the mask.
+            tensors[name] = twin if twin.digest == tally.digest and tally.kept is None else tally
+        masked = dict.fromkeys(names.of[plain] for plain in self.prunable if plain in names.of)
+        return replace(self, tensors=tensors, prunable=tuple(n for n in masked if tensors[n].kept is not None))
 
     def size(self, names: Sequence[str] | None = None) -> int:
         """Number of elements in the tensors `names`, by default in the prunable ones."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from lptool.checkpoints.masks import Mask, State, apply_mask
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.names import Names
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Ticket:
         file: where it came from, for messages.
         own_names: plain name → name that the file's program gives the tensor, where it differs.
         extras: tensors that are no part of the network, such as a module that normalises; carried into the output.
+        copies, mask_names: further names and masks that the network has and the output needs: see `Names`.
 
     >>> ticket = Ticket({"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([True, False])})
     >>> ticket.shapes
@@ -34,6 +37,8 @@ class Ticket:
     file: str = "<memory>"
     own_names: Mapping[str, str] = field(default_factory=dict)
     extras: State = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
+    mask_names: Mapping[str, tuple[str, torch.dtype]] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -51,17 +56,36 @@ class Ticket:
         return replace(self, state=state, mask={name: kept.to(device) for name, kept in self.mask.items()})
 
     def tensors(self) -> State:
-        """All tensors, extras too, under its own program's names; pruned weights exactly 0."""
+        """All tensors, extras, copies and masks too, under its own program's names; pruned weights exactly 0."""
         masked = {**apply_mask(self.state, self.mask), **self.extras}
-        return {self.own_names.get(name, name): t for name, t in masked.items()}
+        copies = {name: masked[first] for name, first in self.copies.items()}
+        masks = {name: self._kept(weight).to(dtype) for name, (weight, dtype) in self.mask_names.items()}
+        return {self.own_names.get(name, name): t for name, t in {**masked, **copies, **masks}.items()}
 
-    def renamed(self, names: Mapping[str, str]) -> Ticket:
-        """The same ticket under the names of a network: plain name → the network's; other tensors become extras."""
-        own = {names.get(name, name): self.own_names.get(name, name) for name in (*self.state, *self.extras)}
+    def mask_in_file(self) -> Mask:
+        """The mask under its own program's names, of copies too."""
+        copies = {name: self.mask[first] for name, first in self.copies.items() if first in self.mask}
+        return {self.own_names.get(name, name): kept for name, kept in {**self.mask, **copies}.items()}
+
+    def _kept(self, name: str) -> Tensor:
+        return self.mask[name] if name in self.mask else torch.ones_like(self.state[name])
+
+    def renamed(self, names: Names) -> Ticket:
+        """The same ticket under the names of a network; tensors that are no part of it become extras."""
+        state, mask = State(), Mask()
+        for plain, name in names.of.items():
+            if plain in self.state:
+                if name in state and not torch.equal(state[name], self.state[plain]):
+                    mask.pop(name, None)  # of a copy that does not count
+                state[name] = self.state[plain]
+                mask |= {name: self.mask[plain]} if plain in self.mask else {}
+        extras = {**self.extras, **{plain: t for plain, t in self.state.items() if plain not in names.of}}
         return replace(
             self,
-            state={names[name]: t for name, t in self.state.items() if name in names},
-            mask={names[name]: kept for name, kept in self.mask.items() if name in names},
-            extras={**self.extras, **{name: t for name, t in self.state.items() if name not in names}},
-            own_names=own,
+            state=state,
+            mask=mask,
+            extras=extras,
+            own_names={**names.in_file(self.own_names), **{n: self.own_names.get(n, n) for n in extras}},
+            copies=names.copies,
+            mask_names=names.mask_names,
         )

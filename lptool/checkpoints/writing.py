@@ -120,21 +120,22 @@ def sizes_of(ticket: Ticket) -> Sizes:
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:
-    mask = {ticket.own_names.get(name, name): kept.cpu() for name, kept in ticket.mask.items()}
+    mask = {name: kept.cpu() for name, kept in ticket.mask_in_file().items()}
     tensors, layout = pack(plain_tensors(ticket.tensors()), mask, VALUES[values] if values else None)
     return tensors, {**_header(ticket), LAYOUT_KEY: layout}
 
 
 def _prune_tensors(ticket: Ticket) -> State:
     """All tensors of a ticket under its own program's names, in their order, a mask after its weight."""
-    masks = {ticket.own_names.get(name, name): kept for name, kept in ticket.mask.items()}
-    tensors: State = {}
-    for name, tensor in ticket.tensors().items():
-        if name in masks:
-            tensors |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
+    masks, tensors = ticket.mask_in_file(), ticket.tensors()
+    found: State = {}
+    for name, tensor in tensors.items():
+        # A network that has such a mask of its own has its names already.
+        if name in masks and f"{name.removesuffix('_orig')}_mask" not in tensors:
+            found |= {f"{name}_orig": tensor, f"{name}_mask": masks[name].to(tensor.dtype)}
         else:
-            tensors[name] = tensor
-    return tensors
+            found[name] = tensor
+    return found
 
 
 def _header(ticket: Ticket) -> dict[str, str]:

@@ -17,6 +17,7 @@ OPTIONS = {
         shared.dataset_option("Whose test images: as for train. [as the files say]"),
         shared.data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
         shared.arch_option(f"{shared.ARCHITECTURES}. [as each file says]"),
+        shared.ARCH_KWARGS,
         *shared.KEYS,
         shared.MEAN,
         shared.STD,

@@ -22,6 +22,7 @@ OPTIONS = {
         shared.dataset_option("Measure the loss barrier between neighbours on this.", "--data"),
         shared.data_dir_option(),
         shared.arch_option(f"For files that do not say: {shared.ARCHITECTURES}."),
+        shared.ARCH_KWARGS,
         shared.MEAN,
         shared.STD,
         shared.DEVICE,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from lptool.checkpoints.metadata import LOADING
 from lptool.errors import near_miss
 
 Decorator = Callable[[Any], Any]
@@ -94,6 +97,39 @@ def options_of(table: Mapping[str, Sequence[Option]]) -> Decorator:
 def arch_option(help: str) -> Option:
     """What the network is where the files do not say it."""
     return option("--arch", metavar="A", shell_complete=offering(files=True), help=help)
+
+
+def _arguments(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+    """`name=value`, as often as it is given."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"expected name=value, found {text!r}")
+        if name in LOADING:
+            raise click.BadParameter(f"{name} would load weights; see lptool train --pretrained and --init-checkpoint")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """Of JSON, else of Python, else the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            # As it will be read from a header.
+            return json.loads(json.dumps(read(text), allow_nan=False))
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+    return text
+
+
+ARCH_KWARGS = option(
+    "--arch-kwargs",
+    metavar="K=V",
+    multiple=True,
+    callback=_arguments,
+    help="An argument of the architecture, as img_size=32; may be given several times. [as the files say]",
+)
 
 
 def dataset_option(help: str, *others: str) -> Option:

@@ -148,6 +148,7 @@ OPTIONS = {
     ],
     "Data": [
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
+        shared.ARCH_KWARGS,
         *shared.KEYS,
         shared.dataset_option(f"{DATASETS}. [as the tickets say]"),
         shared.data_dir_option(),

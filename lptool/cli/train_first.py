@@ -49,7 +49,7 @@ def run_to_make(
         return None
     if folder is None or glob.has_magic(str(folder)):
         raise CheckpointError(f"{first_ten([*map(str, given)], ', ')}: no single folder to train in; name one")
-    names = ("arch", "dataset", "val_fraction", "split_seed", "augment", "crop_padding", "flip")
+    names = ("arch", "arch_kwargs", "dataset", "val_fraction", "split_seed", "augment", "crop_padding", "flip")
     shaped = {name: getattr(options, name) for name in names}
     # `auto` is the default here, and does not mean that the preset shall not decide.
     precision = None if options.precision == "auto" else options.precision

@@ -49,6 +49,7 @@ OPTIONS = {
     "What is trained": [
         PRESET_OPTION,
         shared.arch_option(f"{shared.ARCHITECTURES}. [{_DEFAULTS.arch}]"),
+        shared.ARCH_KWARGS,
         option("--pretrained/--no-pretrained", default=None, help="Start level 0 from timm's weights. [no]"),
         option(
             "--init-checkpoint",
@@ -118,7 +119,7 @@ OPTIONS = {
 
 
 # What says what is trained; `-o` too, so that a command that names a place trains what it always did.
-_SAY_WHAT = ("preset", "arch", "dataset", "data_dir", "pretrained", "init_checkpoint", "out")
+_SAY_WHAT = ("preset", "arch", "arch_kwargs", "dataset", "data_dir", "pretrained", "init_checkpoint", "out")
 QUICKSTART = "quickstart"
 
 

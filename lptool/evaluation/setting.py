@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from lptool.checkpoints.reading import reopened
 from lptool.checkpoints.summary import Summary
 from lptool.data.dataset import Data, load_data
 from lptool.errors import DataError, said_by
-from lptool.networks.matching import arch_in_header, guess_arch
-from lptool.provenance import arch_name
+from lptool.networks.architecture import architecture_of
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
 BATCH_SIZE = 256
@@ -31,6 +30,7 @@ class SettingOptions:
 
     Attributes:
         arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
+        arch_kwargs: arguments of the architecture, over those that the files say.
         mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
         batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
         state_key, mask_key: see `Keys`.
@@ -43,6 +43,7 @@ class SettingOptions:
     std: tuple[float, ...] | None = None
     device: str = "auto"
     batch_size: int | None = None
+    arch_kwargs: Mapping[str, Any] = field(default_factory=dict)
     state_key: str | None = None
     mask_key: str | None = None
 
@@ -52,27 +53,18 @@ class SettingOptions:
         return Keys(self.state_key, self.mask_key)
 
 
-def architecture(summaries: Sequence[Summary], named: str | None) -> tuple[str, dict[str, Any], list[str]]:
+def architecture(summaries: Sequence[Summary], options: SettingOptions) -> tuple[str, dict[str, Any], list[str]]:
     """Name, arguments, and a warning where it was guessed: from the option, else the metadata, else the tensors.
 
     Args:
         summaries: of files with the same tensors.
-        named: by the user; None where they did not.
+        options: what the user names.
 
     Raises:
         ArchError: no architecture known has these tensors.
     """
     summary = next((s for s in summaries if s.metadata.arch), summaries[0])
-    if named:
-        # Arguments in a header are those of the architecture in it, and of no other.
-        own = arch_name(named) == arch_name(summary.metadata.arch or "")
-        return named, summary.metadata.arch_kwargs if own else {}, []
-    arch = arch_in_header(summary.metadata, summary.file)
-    if arch:
-        return arch, summary.metadata.arch_kwargs, []
-    file = summaries[0].file
-    arch, kwargs, evidence = guess_arch(summaries[0].shapes, file)
-    return arch, kwargs, [f"{file}: does not say its architecture; guessed {arch}, because {evidence}"]
+    return architecture_of(summary.metadata, summary.shapes, summary.file, options.arch, options.arch_kwargs)
 
 
 def naming_data(summaries: Sequence[Summary]) -> list[Summary]:

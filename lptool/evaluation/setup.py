@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lptool.checkpoints.evidence import of_pruning
+from lptool.checkpoints.names import Names
 from lptool.checkpoints.reading import reopened, summarise_file
 from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
@@ -31,11 +32,12 @@ from lptool.evaluation.setting import (
     measured_note,
     normalisation_of,
 )
-from lptool.networks.building import build_model, check_forward
-from lptool.networks.matching import fit_names
+from lptool.networks.building import Shapes, build_for, check_forward
+from lptool.networks.matching import differing_copies, fit_names
 from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.cost import Flops, count_flops
+from lptool.scoring.weights import put_weights
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,20 @@ class Subject:
     """One file, the network it goes into, and the data normalised as it wants them.
 
     Attributes:
-        summary: under the network's names. names: plain name → the network's.
+        summary: under the network's names. names: what the network calls the tensors of the file.
     """
 
     summary: Summary
-    names: dict[str, str]
+    names: Names
     network: Network
     data: Data
 
     def load(self) -> Ticket:
         """Put the file's weights into the network."""
         ticket = reopened(self.summary).ticket().renamed(self.names)
-        self.network.model.load_state_dict(ticket.state)
-        return replace(ticket, mask={name: ticket.mask[name] for name in self.summary.prunable})
+        put_weights(self.network.model, ticket.state, ticket.mask)
+        prunable = set(self.summary.prunable)
+        return replace(ticket, mask={name: kept for name, kept in ticket.mask.items() if name in prunable})
 
 
 @dataclass(frozen=True)
@@ -102,18 +105,24 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     """Open and check everything. Raises LptoolError."""
     summaries = of_pruning([summarise_file(file, options.keys) for file in files])
     _check_finite(summaries)
-    archs = [architecture([summary], options.arch) for summary in summaries]
+    archs = [architecture([summary], options) for summary in summaries]
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
     device = pick_device(options.device)
     folder = standard_folder(options.data_dir) if options.corruptions else None
     data, normalised, assumed = _data(summaries, options, folder)
     sources = [None if options.arch else summary.file for summary in summaries]
-    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], sources, data, device)
+    shapes = [summary.shapes for summary in summaries]
+    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], sources, shapes, data, device)
     subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
     corruptions = None
     if options.corruptions:
         corruptions = standard(folder, data) if folder else generated(data, device)
     notes = notes_of(summaries)
+    notes += [
+        line
+        for summary, one in zip(summaries, subjects, strict=True)
+        for line in differing_copies([summary], one.names)
+    ]
     guessed = [line for _, _, lines in archs for line in lines]
     size = BatchSize(options.batch_size or BATCH_SIZE)
     return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *assumed))
@@ -184,15 +193,19 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
 
 
 def _networks(
-    archs: Sequence[tuple[str, dict[str, Any]]], files: Sequence[str | None], data: Data, device: torch.device
+    archs: Sequence[tuple[str, dict[str, Any]]],
+    files: Sequence[str | None],
+    shapes: Sequence[Shapes],
+    data: Data,
+    device: torch.device,
 ) -> list[Network]:
     """The network of each file, one for all that are alike; a file is None where the user names its architecture."""
     built: dict[str, Network] = {}
     # By `repr`, because arguments may hold lists, which cannot be keys.
-    for (arch, kwargs), file in zip(archs, files, strict=True):
+    for (arch, kwargs), file, tensors in zip(archs, files, shapes, strict=True):
         if repr((arch, kwargs)) not in built:
             with said_by(file):
-                model = build_model(arch, **{"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs})
+                model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, tensors)
                 check_forward(model, data.shape, data.num_classes, arch)
             model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)

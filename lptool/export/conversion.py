@@ -18,7 +18,7 @@ from lptool.checkpoints.reading import file_sha256, open_checkpoint
 from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
-from lptool.errors import LptoolError, OutputError
+from lptool.errors import ArchError, LptoolError, OutputError
 from lptool.evaluation.job import carry_out
 from lptool.evaluation.setting import (
     SettingOptions,
@@ -31,7 +31,8 @@ from lptool.evaluation.setting import (
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
 from lptool.export.folder import for_folder, write_folder
 from lptool.export.onnx import check_packages, save_onnx
-from lptool.networks.matching import check_fit, classes_and_channels
+from lptool.export.timm_config import is_timm
+from lptool.networks.architecture import check_fit, classes_and_channels
 from lptool.scoring.score import Score
 
 _CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
@@ -157,8 +158,8 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     prunable = tuple(ticket.own_names.get(name, name) for name in summary.prunable)
     # Else a dense output, which has no masks in it, would be read by the zeros of all its tensors.
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
-    if options.arch or (needs_arch and metadata.arch is None):
-        arch, kwargs, guessed = architecture([summary], options.arch)
+    if options.arch or options.arch_kwargs or (needs_arch and metadata.arch is None):
+        arch, kwargs, guessed = architecture([summary], options)
         kwargs = {**classes_and_channels(summary.shapes), **kwargs}
         if options.arch:
             check_fit(arch, kwargs, summary.shapes, summary.file)
@@ -166,7 +167,19 @@ def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tup
     if options.dataset and not metadata.dataset:
         data, measured = _images(summary, options)
         metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
-    return replace(ticket, metadata=metadata), tuple(notes)
+    return _with_all_names(replace(ticket, metadata=metadata), options.arch), tuple(notes)
+
+
+def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
+    """The ticket with all names of shared tensors and all masks that its network has, where that may be built."""
+    arch, kwargs = ticket.metadata.arch, ticket.metadata.arch_kwargs
+    if arch is None or not (arch == named or is_timm(arch)):
+        return ticket
+    try:
+        names = check_fit(arch, kwargs, ticket.shapes, ticket.file)
+    except ArchError:  # a file in another form needs no network
+        return ticket
+    return ticket.renamed(names) if names.copies or names.mask_names else ticket
 
 
 def _with_masks_of(prunable: tuple[str, ...], ticket: Ticket) -> Ticket:

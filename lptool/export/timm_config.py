@@ -14,7 +14,7 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import import_timm
 from lptool.errors import ArchError, said_by
-from lptool.networks.building import build_model
+from lptool.networks.building import build_for
 from lptool.networks.matching import fit_names
 
 timm = import_timm()
@@ -98,7 +98,7 @@ def _arch_of(ticket: Ticket) -> str:
 def _empty_network(ticket: Ticket) -> nn.Module:
     """The network with its names and shapes, and no memory for its weights."""
     with torch.device("meta"), said_by(ticket.file):
-        return build_model(_arch_of(ticket), **ticket.metadata.arch_kwargs)
+        return build_for(_arch_of(ticket), ticket.metadata.arch_kwargs, ticket.shapes)
 
 
 def _model_args(metadata: Metadata) -> dict[str, Any]:

@@ -1,33 +1,30 @@
-"""Whether a network fits a file, which one a file is of, and that one with its weights."""
+"""Whether a network fits a file: its names against those of the file."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-import torch
 from torch import nn
 
 from lptool.checkpoints.dialects import unwrapped
-from lptool.checkpoints.masks import State
-from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.names import Names
+from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
-from lptool.errors import ArchError, first_ten, one_line, said_by
-from lptool.networks.building import build_model, timm
-from lptool.networks.cifar import OWN_ARCHS
+from lptool.errors import ArchError, first_ten
+from lptool.networks.building import Shapes
+from lptool.scoring.weights import COUNTER, names_of, parts_of
 
 
-def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str, file: str) -> dict[str, str]:
-    """The network's name for each plain name of a file.
+def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
+    """What a network calls the tensors of a file.
 
-    Names are compared without the prefixes of wrappers on either side, and without a prefix that one side alone has.
-    Small tensors of a module that the network lacks, such as the mean and standard deviation of a normalising layer,
-    and what a loss or a metric keeps, are left out; they are the file's own. Counters of BatchNorm may be missing, as
-    torch makes them anew.
+    Names are compared without the prefixes of wrappers on either side, and without a prefix that one side alone has. Of
+    a tensor that layers share one name is enough, masks that the network keeps are made from those of the file, and a
+    count of batches may be absent. Small tensors of a module that the network lacks, such as the mean and standard
+    deviation of a normalising layer, and what a loss or a metric keeps, are left out; they are the file's own.
 
     Args:
         model: the network.
@@ -37,48 +34,68 @@ def fit_names(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], arch: str
     Raises:
         ArchError: lists what differs, ten at most.
     """
-    state = model.state_dict()
-    own = unwrapped(state)
-    names = _paired(own, shapes)
-    found, foreign = set(names.values()), [name for name in shapes if name not in names]
-    missing = [plain for plain, full in own.items() if full not in found and not full.endswith(_COUNTER)]
-    problems = [f"{name}: missing in the file" for name in missing]
-    carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in names})
+    parts, own = parts_of(model), names_of(model)
+    plain = unwrapped(parts.tensors)
+    short = {name: plain for plain, name in plain.items()}
+    # Without what `torch.nn.utils.prune` adds to the name of a weight, as the file has it too.
+    ours = {_unhooked(short[name], plain): name for name in parts.first}
+    in_file = _translation({plain: parts.first[name] for plain, name in ours.items()}, shapes)
+    ours = {in_file(plain): name for plain, name in ours.items()}
+    there = {parts.first[name] for plain, name in ours.items() if plain in shapes}
+    problems = [
+        f"{plain}: missing in the file"
+        for plain, name in ours.items()
+        if name == parts.first[name] and name not in there and not _may_be_absent(plain, shapes)
+    ]
+    foreign = [name for name in shapes if name not in ours]
+    carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in ours})
     problems += [f"{name}: unexpected in the file" for name in foreign if name not in carried]
     problems += [
-        f"{name}: expected {list(state[full].shape)}, found {list(shapes[name])}"
-        for name, full in names.items()
-        if tuple(state[full].shape) != shapes[name]
+        f"{name}: expected {list(parts.tensors[ours[name]].shape)}, found {list(shape)}"
+        for name, shape in shapes.items()
+        if name in ours and tuple(parts.tensors[ours[name]].shape) != shape
     ]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"
-        masked = any(".parametrizations." in name for name in foreign)
-        hint = "\n(parametrizations by torch.ao.pruning: call sparsifier.squash_mask() before saving)" * masked
         raise ArchError(
             f"{file}: does not fit architecture {arch!r} ({count}); name the right one with --arch:\n  "
             + first_ten(problems)
-            + hint
+            + _SQUASH * any(".parametrizations." in name for name in foreign)
         )
-    return names
+    found = {plain: parts.first[ours[plain]] for plain in shapes if plain in ours}
+    copies = {name: first for name, first in own.copies.items() if first in there}
+    plain_in_file = {name: in_file(plain) for name, plain in short.items()}
+    return Names(_last_copy_last(found, ours), copies, own.mask_names, plain_in_file)
 
 
-_COUNTER = "num_batches_tracked"
+_SQUASH = "\n(torch.ao.pruning parametrizes weights so: call sparsifier.squash_mask() before saving)"
 
 
-def _paired(own: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Name in the file → the network's: without wrappers or a prefix where all pair then, else as they are."""
-    wanted = {full for full in own.values() if not full.endswith(_COUNTER)}
-    as_they_are = {name: own[name] for name in shapes if name in own}
-    inner = {_without_module(plain): full for plain, full in own.items()}
+def _translation(ours: Mapping[str, str], shapes: Shapes) -> Callable[[str], str]:
+    """What turns a plain name of the network into the file's: nothing, where all tensors pair or none makes them.
+
+    Args:
+        ours: plain name in the network → first name of the tensor.
+        shapes: of the file.
+    """
+
+    def complete(names: Mapping[str, str]) -> bool:
+        found = {ours[plain] for plain, name in names.items() if name in shapes}
+        return all(first in found for plain, first in ours.items() if not plain.endswith(COUNTER))
+
     theirs = {_without_module(name): name for name in shapes}
-    if wanted <= set(as_they_are.values()) or len(inner) < len(own) or len(theirs) < len(shapes):  # two become one
-        return as_they_are
-    for mine, other in _prefixes(list(inner), list(theirs)):
-        short = {plain.removeprefix(mine): name for plain, name in theirs.items() if plain.startswith(mine)}
-        pairs = {name: inner[other + plain] for plain, name in short.items() if other + plain in inner}
-        if wanted <= set(pairs.values()):
-            return pairs
-    return as_they_are
+    inner = list(map(_without_module, ours))
+    if complete({plain: plain for plain in ours}) or len(theirs) < len(shapes) or len(set(inner)) < len(inner):
+        return str
+    for mine, other in _prefixes(inner, list(theirs)):
+
+        def translated(name: str, mine: str = mine, other: str = other) -> str:
+            bare = other + _without_module(name).removeprefix(mine)
+            return theirs.get(bare, bare)
+
+        if complete({plain: translated(plain) for plain in ours}):
+            return translated
+    return str
 
 
 def _without_module(name: str) -> str:
@@ -86,32 +103,69 @@ def _without_module(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "module")
 
 
-def _prefixes(own: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, str]]:
-    """What the file's names, or else the network's, may have before the others': by the network's first weight."""
-    first = own[0] if own else ""
+_TRIED = 5  # prefixes; more than one or two are there only by chance
+
+
+def _prefixes(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[str, str]]:
+    """What may stand before names of the network alone, and of the file alone: by the network's first tensor."""
+    first = ours[0] if ours else ""
     longer = [name.removesuffix(first) for name in theirs if name.endswith(f".{first}")]
     shorter = [first.removesuffix(name) for name in theirs if first.endswith(f".{name}")]
-    return [("", ""), *((prefix, "") for prefix in longer[:_TRIED]), *(("", prefix) for prefix in shorter[:_TRIED])]
+    return [("", ""), *(("", prefix) for prefix in longer[:_TRIED]), *((prefix, "") for prefix in shorter[:_TRIED])]
 
 
-_TRIED = 5  # prefixes; more than one or two are there only by chance
+def _may_be_absent(plain: str, shapes: Shapes) -> bool:
+    """Whether it is the count of batches of a layer whose other statistics are there."""
+    return plain.endswith(COUNTER) and plain.removesuffix(COUNTER) + "running_mean" in shapes
+
+
+def _unhooked(name: str, names: Collection[str]) -> str:
+    base = name.removesuffix("_orig")
+    return base if f"{base}_mask" in names else name
+
+
+def _last_copy_last(found: dict[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The same, but copies of one tensor at the end, in the order in which torch would load them."""
+    several = {name for name, count in Counter(found.values()).items() if count > 1}
+    copies = {plain: found[plain] for plain in ours if found.get(plain) in several}
+    return {plain: name for plain, name in found.items() if plain not in copies} | copies
+
+
+def differing_copies(summaries: Sequence[Summary], names: Names) -> list[str]:
+    """A line where files hold another tensor under each name of one that layers of the network share."""
+    winner = {name: plain for plain, name in names.of.items()}
+
+    def lost(summary: Summary) -> list[str]:
+        digests = {plain: tally.digest for plain, tally in summary.tensors.items()}
+        return [plain for plain, name in names.of.items() if digests[plain] != digests[winner[name]]]
+
+    found = [(summary.file, plain) for summary in summaries for plain in lost(summary)[:1]]
+    if not found:
+        return []
+    file, plain = found[0]
+    return [
+        f"{file}: {plain} and {winner[names.of[plain]]} are one tensor of the network and differ in the file; the "
+        "latter counts, as torch loads it last" + (f" (and {len(found) - 1} more files)" if found[1:] else "")
+    ]
+
+
 # What trainers keep beside a network, by a word of the module's name or by the last word of the tensors'.
 _BESIDE = re.compile(r"(.*_)?(criterion|loss|losses|metrics?|acc|accuracy|ema)(_.*|\d*)")
 _COUNTED = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "n_averaged", "preds", "target"}
 
 
-def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[str]:
+def _carried(foreign: Shapes, modules: Collection[str]) -> set[str]:
     """Of the tensors that a network lacks, those that cannot be weights of one of its layers, and so may be left out.
 
     Such tensors belong to a module that the network lacks altogether. They are all small, as the mean and standard
     deviation of a normalising layer are, or a single vector, as the class weights of a loss are, or are called what
     trainers call losses, metrics and their counts.
     """
-    inside: dict[str, list[str]] = {}
+    of_module: dict[str, list[str]] = defaultdict(list)
     for name in foreign:
-        inside.setdefault(name.partition(".")[0], []).append(name)
+        of_module[name.partition(".")[0]].append(name)
     found: set[str] = set()
-    for module, names in inside.items():
+    for module, names in of_module.items():
         small = all(math.prod(foreign[name]) <= 16 for name in names)
         vector = len(names) == 1 and len(foreign[names[0]]) == 1
         beside = _BESIDE.fullmatch(module) or all(name.rpartition(".")[2] in _COUNTED for name in names)
@@ -120,124 +174,6 @@ def _carried(foreign: Mapping[str, tuple[int, ...]], modules: set[str]) -> set[s
     return found
 
 
-def arch_in_header(metadata: Metadata, file: str) -> str | None:
-    """The architecture that a header says; None where it says none.
-
-    Raises:
-        ArchError: it says `module:callable` or `file.py:callable`. Whoever wrote the file chose that; code is run only
-            where the user names it.
-    """
-    arch = metadata.arch
-    if arch is not None and ":" in arch:
-        raise ArchError(
-            f"{file}: says that its architecture is the code {arch!r}, which is run only if you name it: "
-            f"--arch {one_line(arch)}"
-        )
-    return arch
-
-
-# How the families of timm name one of their first weights, and the names to try for a file that has it.
-_FAMILIES = {
-    "layer1.0.conv1.weight": ("resnet*", "resnext*", "wide_resnet*", "seresnet*", "ecaresnet*", "res2net*"),
-    "features.0.weight": ("vgg*",),
-    "features.denseblock1.denselayer1.conv1.weight": ("densenet*",),
-    "conv_stem.weight": ("efficientnet*", "mobilenet*", "mnasnet*", "tf_efficientnet*", "fbnet*"),
-    "blocks.0.attn.qkv.weight": ("vit_*", "deit*"),
-    "stages.0.blocks.0.conv_dw.weight": ("convnext*",),
-    "stages.0.0.conv_dw.weight": ("convnext*", "mobilenetv4*"),
-}
-
-
-def guess_arch(shapes: Mapping[str, tuple[int, ...]], file: str) -> tuple[str, dict[str, int], str]:
-    """An architecture whose tensors have exactly these names and shapes.
-
-    Our own networks are tried first, then the timm families that name their weights in this way, short names first. The
-    first that fits is taken. Another one may have the same tensors and compute something else, so callers warn of it.
-
-    Args:
-        shapes: plain name → shape.
-        file: for the message.
-
-    Returns:
-        The name, `num_classes` and `in_chans` as the tensors have them, and the evidence in words.
-
-    Raises:
-        ArchError: none fits.
-    """
-    kwargs = classes_and_channels(shapes)
-    ends = {name[place:] for name in shapes for place in _starts(name)}  # a file's names may have a prefix
-    patterns = [p for marker, found in _FAMILIES.items() if marker in ends for p in found]
-    names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
-    candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
-    arch = next((name for name in candidates if _fits(name, kwargs, shapes, file)), None)
-    if arch is None:
-        raise ArchError(
-            f"{file}: does not say its architecture, and none known has its tensors; name it with --arch (a timm name, "
-            "module:callable or file.py:callable)"
-        )
-    return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
-
-
-def _starts(name: str) -> list[int]:
-    """Where the first three words of a name begin."""
-    return [0, *(found.end() for found in re.finditer(r"\.", name))][:3]
-
-
-def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], file: str) -> None:
-    """Refuse an architecture that lacks a tensor, or has it in another shape. Raises ArchError."""
-    # Names and shapes alone: many candidates are tried, and none needs memory for its weights.
-    with torch.device("meta"):
-        fit_names(build_model(arch, **kwargs), shapes, arch, file)
-
-
-def _fits(arch: str, kwargs: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], file: str) -> bool:
-    try:
-        check_fit(arch, kwargs, shapes, file)
-    except ArchError:
-        return False
-    return True
-
-
-def classes_and_channels(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """`num_classes` and `in_chans`: rows of the last linear layer's weight, inputs of the first convolution's."""
-    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    weights = [shape for name, shape in matrices.items() if name.endswith("weight")]  # and no confusion matrix
-    classes = [10, *(shape[0] for shape in weights or matrices.values())][-1]
-    channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
-    return {"num_classes": classes, "in_chans": channels}
-
-
-def load_model(path: str | Path, device: str | torch.device = "cpu", arch: str | None = None) -> nn.Module:
-    """The network of a ticket or pooled model, with its weights, in eval mode.
-
-    Args:
-        path: a checkpoint, dense or packed, or a folder with one.
-        device: where to put it.
-        arch: for a file that does not say its architecture, or says code of your own, which is run only where you
-            name it.
-
-    Raises:
-        ArchError: the architecture is unknown or does not fit the file.
-        CheckpointError: the file cannot be read.
-
-    >>> import lptool
-    >>> from lptool.checkpoints.metadata import Metadata
-    >>> model = build_model("resnet8_cifar", num_classes=10, in_chans=1)
-    >>> metadata = Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10, "in_chans": 1})
-    >>> lptool.save_ticket(lptool.Ticket(model.state_dict(), {}, metadata), "level_00.safetensors")
-    >>> lptool.load_model("level_00.safetensors")(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
-    """
-    ticket = load_ticket(path)
-    name, kwargs = arch or arch_in_header(ticket.metadata, str(path)), ticket.metadata.arch_kwargs
-    if name is None:
-        name, kwargs, _ = guess_arch(ticket.shapes, str(path))
-    with said_by(None if arch else str(path)):
-        model = build_model(name, **kwargs)
-    model.load_state_dict(fitted_state(model, ticket, name))
-    return model.to(device).eval()
-
-
-def fitted_state(model: nn.Module, ticket: Ticket, arch: str) -> State:
-    """The weights of a ticket under the names of a network of the architecture `arch`. Raises ArchError."""
-    return ticket.renamed(fit_names(model, ticket.shapes, arch, ticket.file)).state
+def fitted_ticket(model: nn.Module, ticket: Ticket, arch: str) -> Ticket:
+    """A ticket under the names of a network of the architecture `arch`. Raises ArchError."""
+    return ticket.renamed(fit_names(model, ticket.shapes, arch, ticket.file))

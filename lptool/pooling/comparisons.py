@@ -12,6 +12,7 @@ from lptool.pooling.mixing import interpolate
 from lptool.pooling.setup import Bench
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Graded, Score, for_each_batch
+from lptool.scoring.weights import put_weights
 
 POINTS = 11
 # The threshold of Frankle et al. 2020 (Linear Mode Connectivity), section 3, for another measure: there two networks
@@ -89,7 +90,7 @@ def _on(bench: Bench, images: Images, ranks: Ranks) -> list[Score]:
         """Of each of them the batches that are this rank's."""
         members, total, labels = list[list[Graded]](), list[Tensor](), list[Tensor]()
         for place in range(len(bench.pool)):
-            bench.model.load_state_dict(bench.pool[place].state)
+            put_weights(bench.model, bench.pool[place].state)
             found = for_each_batch(bench.model, bench.mine(images, size, ranks), lambda *each: each)
             members.append([Graded.of(*each) for each in found])
             chances = [logits.cpu().double().softmax(1) for logits, _ in found]  # in float32 one can become 0

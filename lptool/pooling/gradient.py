@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lptool.checkpoints.masks import State
 from lptool.scoring.batchnorm import on_batch_statistics
 from lptool.scoring.score import Batches, cast_forward
+from lptool.scoring.weights import put_weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Slope:
         # A prime that no number of steps comes near, so that no two seeds draw the same images at any of their steps.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         order = torch.randperm(self.train_size, generator=generator)[: self.batch_size]
-        self.model.load_state_dict(state)
+        put_weights(self.model, state)
         parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         with on_batch_statistics(self.model), torch.enable_grad():
             [(images, labels)] = self.train(len(order), order=order)

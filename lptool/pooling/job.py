@@ -9,13 +9,12 @@ from pathlib import Path
 
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.reading import file_sha256, load_ticket
-from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.reading import file_sha256, load_ticket, weights_in_file
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import decoded
 from lptool.device import go_on_with_threads, threads_on
-from lptool.networks.matching import fitted_state
+from lptool.networks.matching import fitted_ticket
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
@@ -256,12 +255,12 @@ def _write(
     ticket = pool[trace.target]
     metadata = pooled_metadata(bench, ticket, trace, end.shipped, end.val, end.test)
     pooled = fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
-    trace_of_file = metadata.trace | {"weights": Summary.of(pooled).weights}  # so that a changed file is known
+    trace_of_file = metadata.trace | {"weights": weights_in_file(pooled)}  # so that a changed file is known
     pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
     form.save(pooled, output)
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
-        rounded = bench.score(fitted_state(bench.model, load_ticket(output), bench.arch), bench.data.test)
+        rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)
     return PoolResult(
         output=output,
         sha256=file_sha256(output),

@@ -32,6 +32,7 @@ from lptool.pooling.least_squares import Moments, System, best_ridge, thinned
 from lptool.pooling.outcome import LayerFit, Rebuilt
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import recalibrated
+from lptool.scoring.weights import put_weights
 
 Images = Callable[[], Iterable[Tensor]]  # makes the calibration images, float [B, C, H, W], the same at each call
 # Layer → its mean activations at the sampled positions, of each batch of images: float32 [B, positions, outputs].
@@ -67,7 +68,7 @@ class Reconstruction:
         """The mean of what tickets compute after each layer, by shares that add up to 1; one ticket at a time."""
         teacher: Teacher = {layer.name: [] for layer in self.layers}
         for share, state in tickets if self.layers else ():
-            self.model.load_state_dict(state)
+            put_weights(self.model, state)
             self._add_activations(teacher, share)
         return teacher
 
@@ -97,7 +98,7 @@ class Reconstruction:
         state, chosen, fits = dict(start), dict(mask), list[LayerFit]()
         for layer in self.layers:
             on_layer(layer.name)
-            self.model.load_state_dict(state)
+            put_weights(self.model, state)
             moments = self._moments(layer, teacher[layer.name])
             kept = mask[layer.weight]
             wider = kept | room[layer.weight] if room is not None and kept.any() else kept

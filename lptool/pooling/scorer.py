@@ -14,6 +14,7 @@ from lptool.pooling.choice import BY_ACCURACY, Choice
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
 from lptool.scoring.score import Batches, Score, cast_forward, mark, scaled_nll_of
+from lptool.scoring.weights import put_weights
 
 
 class Scorer:
@@ -91,7 +92,7 @@ class Scorer:
         known = self.known.get(self._key(name, calibration))
         if known is not None and self.choice.answers(known, bar, self.val_size):
             return known
-        self.model.load_state_dict(state)
+        put_weights(self.model, state)
         if calibration is not None:
             self._recalibrate(calibration)
         marks = self._mark(bar)

@@ -26,8 +26,8 @@ from lptool.evaluation.setting import (
     SettingOptions,
     architecture,
 )
-from lptool.networks.building import build_model, check_forward
-from lptool.networks.matching import fit_names
+from lptool.networks.building import build_for, check_forward
+from lptool.networks.matching import differing_copies, fit_names
 from lptool.pooling.calibration import Calibration, calibration_of, check_training
 from lptool.pooling.catalogue import PAPER_ALPHAS, needs
 from lptool.pooling.choice import Choice
@@ -50,6 +50,7 @@ from lptool.scoring.score import (
     predict,
     with_statistics_of,
 )
+from lptool.scoring.weights import put_weights
 
 FINAL_IMAGES = 1024  # as good as all of them: benchmarks/calibration.py
 NOISE = 0.3  # standard deviation, of images normalised to 1, that `learned` learns with
@@ -215,7 +216,7 @@ class Bench:
 
     def predict(self, state: State, images: Images) -> tuple[Tensor, Tensor]:
         """Logits float32 [N, C] and labels [N] of a state as it is."""
-        self.model.load_state_dict(state)
+        put_weights(self.model, state)
         return self.batch_size.fit(lambda size: predict(self.model, self.batches(images)(size)))
 
     def mine(self, images: Images, batch_size: int, ranks: Ranks) -> Iterable[Batch]:
@@ -224,12 +225,12 @@ class Bench:
 
     def graded(self, state: State, images: Images, ranks: Ranks = ALONE) -> Graded:
         """What comes out for each image under a state as it is; batches are spread over the ranks, in float32."""
-        self.model.load_state_dict(state)
+        put_weights(self.model, state)
         return graded(self.model, self.batches(images), self.batch_size, ranks)
 
     def recalibrated(self, state: State, ranks: Ranks = ALONE) -> State:
         """The state with the BatchNorm statistics of a finished model; batches are spread over the ranks."""
-        self.model.load_state_dict(state)
+        put_weights(self.model, state)
         if not bn_layers(self.model):
             return state
         images = self.calibration.images(self.training_sample(self.options.final_calibration_size))
@@ -253,31 +254,32 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     pool = load_pool(files, options.keys)
     first = pool.summaries[0]  # the others have the same names and shapes
     shapes = first.shapes
-    arch, arch_kwargs, guessed = architecture(pool.summaries, options.arch)
+    arch, arch_kwargs, guessed = architecture(pool.summaries, options)
     data, assumed = data_of(pool, options, options.val_fraction, options.split_seed)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
     saying = None if options.arch else next((s.file for s in pool.summaries if s.metadata.arch), first.file)
     with said_by(saying):
-        model = build_model(arch, **kwargs)
+        model = build_for(arch, kwargs, shapes)
     names = fit_names(model, shapes, arch, first.file)
     with said_by(saying):
         check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     notes = notes_of(pool.summaries)
-    extras = ", ".join(name for name in shapes if name not in names)
+    extras = ", ".join(name for name in shapes if name not in names.of)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
     training = Training(options.augment, options.crop_padding, options.flip)
     calibration, supposed = calibration_of(
         options.bn_images, training, pool.summaries, data, options.seed, has_bn=bool(bn_layers(model))
     )
+    notes += differing_copies(pool.summaries, names)
     warnings = (*notes, *pool.warnings, *not_nested(pool.summaries), *guessed, *assumed, *carried, *supposed)
     # What no output may replace.
     inputs = (*map(str, files), *(file for s in pool.summaries for file in s.files), *_files_in(arch, data.name))
-    prunable = [names[name] for name in pool.prunable if name in names]
+    pool = pool.for_model(names, device)
     fits = needs(options.method, "rebuilder")
-    layers, left_out = fittable_layers(model, prunable, data.shape, device) if fits else ((), ())
-    moved = pool.for_model(names, device), model, data.to(device), device
+    layers, left_out = fittable_layers(model, pool.prunable, data.shape, device) if fits else ((), ())
+    moved = pool, model, data.to(device), device
     bench = Bench(*moved, options, arch, kwargs, calibration, layers, inputs, (*warnings, *left_out))
     _ = bench.choice, bench.learning  # refused here, before a journal of them is begun
     return bench

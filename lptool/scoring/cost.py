@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lptool.checkpoints.masks import Mask
 from lptool.checkpoints.packed import packed_bytes
 from lptool.scoring.batchnorm import in_eval_mode
+from lptool.scoring.weights import parts_of
 
 Flops = tuple[int, dict[str, int]]  # in all, and of each module without children
 
@@ -44,6 +45,7 @@ def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Fl
         mask: name → bool tensor, True = kept; only the prunable tensors.
         flops: of the network, from `count_flops`: the same for all files that go into it.
     """
+    shared = {name: mask[first] for name, first in parts_of(model).copies.items() if first in mask}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     pruned = sum(kept.numel() - int(kept.count_nonzero()) for kept in mask.values())
     dense, layers = flops
@@ -51,7 +53,7 @@ def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Fl
         parameters=parameters,
         kept=parameters - pruned,
         flops_dense=dense,
-        flops_kept=kept_flops(dense, layers, mask),
+        flops_kept=kept_flops(dense, layers, {**mask, **shared}),
         bytes_dense=sum(tensor.nbytes for tensor in state.values()),
         bytes_kept=kept_bytes(state, mask),
     )
@@ -63,7 +65,7 @@ def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
     with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     counts, root = counter.get_flop_counts(), type(model).__name__
-    leaves = [name for name, module in model.named_modules() if not any(module.children())]
+    leaves = [name for name, module in model.named_modules(remove_duplicate=False) if not any(module.children())]
     # torch counts under the path from the class of the root, as in `ResNet.layer1.0.conv1`.
     layers = {name: sum(counts.get(".".join(filter(None, (root, name))), {}).values()) for name in leaves}
     return counter.get_total_flops(), layers

@@ -18,6 +18,7 @@ from lptool.errors import DataError
 from lptool.ranks import Ranks
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import bn_layers, in_eval_mode, recalibrate_bn
+from lptool.scoring.weights import put_weights
 
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor]
@@ -212,7 +213,7 @@ def recalibrated(model: nn.Module, state: Mapping[str, Tensor], calibration: Ite
 
     `num_batches_tracked` stays what it was: it counts training steps.
     """
-    model.load_state_dict(state)
+    put_weights(model, state)
     recalibrate_bn(model, (images for images, _ in calibration))
     return with_statistics_of(model, state)
 

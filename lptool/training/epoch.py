@@ -17,6 +17,7 @@ from lptool.data.augment import recipe_of
 from lptool.errors import SetupError, TrainError, first_line
 from lptool.scoring.batching import BatchSize, is_out_of_memory
 from lptool.scoring.score import Score, merged, predict, score_of
+from lptool.scoring.weights import weights_of
 from lptool.training.folder import Record
 from lptool.training.parallel import noticing_peers, share_buffers
 from lptool.training.schedule import learning_rate
@@ -117,7 +118,7 @@ def _saving_rewind(run: Run, level: int, epoch: int, parts: Iterator[Part]) -> I
     before = run.rewind_step - epoch * run.steps_per_epoch
     for step, part in enumerate(parts):
         if level == 0 and step == before:
-            run.ranks.on_first(lambda: run.folder.save_rewind(run.model.state_dict()))
+            run.ranks.on_first(lambda: run.folder.save_rewind(weights_of(run.model)))
         yield part
 
 

@@ -25,13 +25,16 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_ticket
 from lptool.data.dataset import Data
 from lptool.device import pick_device, threads_on
+from lptool.networks.matching import fit_names
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.score import Score
+from lptool.scoring.weights import names_of, put_weights, weights_of
 from lptool.training.epoch import Level, train_epoch
 from lptool.training.folder import Progress
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import next_mask
 from lptool.training.setup import UNWATCHED, Run, Watch, open_run, over_processes
+from lptool.training.start import kwargs_of
 from lptool.training.steps import make_optimizer, multipliers, optimizer_state, restore_optimizer
 
 
@@ -101,7 +104,7 @@ def _reproducible(device: torch.device) -> Iterator[None]:
 
 def _train_level(run: Run, number: int) -> None:
     mask, progress = run.ranks.on_first(lambda: _begin(run, number))
-    run.model.load_state_dict(progress.model)
+    put_weights(run.model, progress.model, mask)
     optimizer = make_optimizer(run.model, run.options, run.device)
     restore_optimizer(run.model, optimizer, progress.optimizer)
     # Level 0 has pruned nothing, so its steps have nothing to multiply.
@@ -127,17 +130,17 @@ def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
 
 def _mask_and_ticket_before(run: Run, level: int) -> tuple[Mask, Ticket | None]:
     if level == 0:
-        shapes = {name: t.shape for name, t in run.model.state_dict().items()}
-        return {name: torch.ones(shapes[name], dtype=torch.bool) for name in run.prunable}, None
+        weights = weights_of(run.model)
+        return {name: torch.ones(weights[name].shape, dtype=torch.bool) for name in run.prunable}, None
     file = load_ticket(run.folder.level(level - 1))
-    before = file.renamed({name: file.own_names.get(name, name) for name in file.state})  # as the network calls them
+    before = file.renamed(fit_names(run.model, file.shapes, run.options.arch, file.file))
     options = run.options
     return next_mask(before.state, before.mask, level, run.levels, options.rate, options.scope), before
 
 
 def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progress:
     if before is None:
-        return Progress(0, {name: t.cpu() for name, t in run.model.state_dict().items()})
+        return Progress(0, {name: t.cpu() for name, t in weights_of(run.model).items()})
     state = before.state if run.options.rewind == "lr" else run.folder.load_rewind()
     # No optimizer state: each level starts a fresh one, and of the rewind point only weights were kept.
     return Progress(run.rewind_step // run.steps_per_epoch, apply_mask(state, mask))
@@ -145,7 +148,7 @@ def _start_of(run: Run, level: int, mask: Mask, before: Ticket | None) -> Progre
 
 def _advance(run: Run, before: Progress, optimizer: torch.optim.Optimizer, score: Score) -> Progress:
     """The progress after one more epoch."""
-    model = run.model.state_dict()
+    model = weights_of(run.model)
     after = Progress(before.epoch + 1, model, optimizer_state(run.model, optimizer), before.best, before.best_correct)
     if run.options.keep == "best" and score.correct > before.best_correct:
         after.best_correct = score.correct
@@ -157,7 +160,7 @@ def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
     state = progress.best if run.options.keep == "best" else progress.model
     metadata = Metadata(
         arch=run.options.arch,
-        arch_kwargs={"num_classes": run.data.num_classes, "in_chans": run.data.shape[0]},
+        arch_kwargs=kwargs_of(run.options, run.data.num_classes, run.data.shape[0]),
         level=level,
         prunable=run.prunable,
         dataset=run.data.describe(),
@@ -168,4 +171,5 @@ def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
             "processes": run.ranks.count,
         },
     )
-    save_ticket(Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata), run.folder.level(level))
+    ticket = Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata)
+    save_ticket(ticket.renamed(names_of(run.model)), run.folder.level(level))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lptool.checkpoints.header import AUGMENTS, FLIPS
@@ -53,7 +53,7 @@ class TrainOptions:
     """Everything that shapes the tickets of an IMP run, apart from how sparse each level is.
 
     Attributes:
-        arch: a timm name, `module:callable` or `file.py:callable`.
+        arch: a timm name, `module:callable` or `file.py:callable`. arch_kwargs: arguments of it, as JSON has them.
         dataset: see `lptool.data.dataset.load_data`.
         init_checkpoint: a file whose weights level 0 starts from; a head for other classes starts afresh.
         pretrained: whether level 0 starts from timm's weights for `arch`.
@@ -123,6 +123,7 @@ class TrainOptions:
     val_fraction: float = 0.1
     split_seed: int = 0
     seed: int = 0
+    arch_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.milestones, list):  # as JSON has it
@@ -169,6 +170,8 @@ class TrainOptions:
     def to_json(self) -> dict[str, Any]:
         """All options by name, as JSON has them."""
         document = asdict(self)
+        if not self.arch_kwargs:  # as in runs begun before there were any
+            del document["arch_kwargs"]
         return document | {"milestones": None if self.milestones is None else list(self.milestones)}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lptool.data.images import InMemory, most_workers
 from lptool.device import pick_device, threads_on
 from lptool.ranks import ALONE, Ranks
+from lptool.scoring.weights import weights_of
 from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
@@ -63,7 +64,7 @@ def plan_of(run: Run) -> dict[str, Any]:
 def _levels_of(run: Run) -> list[dict[str, Any]]:
     """What each level keeps and trains; all but the first begin at the rewind point."""
     options, steps, train = run.options, run.steps_per_epoch, len(run.data.train)
-    state = run.model.state_dict()
+    state = weights_of(run.model)
     sizes = {name: state[name].numel() for name in run.prunable}
     counts = planned_counts(sizes, run.levels, options.rate, options.scope)
     first_epoch, first_step = divmod(run.rewind_step, steps)

@@ -85,7 +85,8 @@ class Run:
         data = {f"data {key}": value for key, value in self.data.describe().items()}
         # With synchronised BatchNorm the number of processes makes no difference, so another one may go on.
         processes = None if self.options.sync_bn else self.ranks.count
-        return {**self.options.to_json(), **self.origin, **data, "processes": processes}
+        kwargs = {"arch_kwargs": self.options.arch_kwargs or None}
+        return {**self.options.to_json(), **kwargs, **self.origin, **data, "processes": processes}
 
     @property
     def sparsities(self) -> list[float] | None:

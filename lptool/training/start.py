@@ -14,6 +14,7 @@ from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.errors import TrainError
 from lptool.networks.building import build_model, check_forward
 from lptool.networks.matching import fit_names
+from lptool.scoring.weights import put_weights, weights_of
 from lptool.training.options import TrainOptions
 
 
@@ -35,7 +36,7 @@ def initial_model(
         raise TrainError(f"expected a timm architecture, found {options.arch}; use --init-checkpoint", "pretrained")
     with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
-        model = build_model(options.arch, num_classes, shape[0], **pretrained)
+        model = build_model(options.arch, **kwargs_of(options, num_classes, shape[0]), **pretrained)
         check_forward(model, shape, num_classes, options.arch)
     if options.init_checkpoint is None:
         return model, {}
@@ -44,18 +45,23 @@ def initial_model(
     return model, {"init_sha256": file_sha256(file), "init_fresh": fresh}
 
 
+def kwargs_of(options: TrainOptions, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """What the network is built with, beside pretrained weights."""
+    return {"num_classes": num_classes, "in_chans": in_chans, **options.arch_kwargs}
+
+
 def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:
     """Load the weights of a file; gives the names of the tensors of a head for other classes, left as they were."""
     ticket = load_ticket(file)
-    own = model.state_dict()
+    own = weights_of(model)
     ours = {short: tuple(own[name].shape) for short, name in unwrapped(own).items()}
     theirs = ticket.shapes
     head = {name: ours[name] for name in theirs if name in ours and _is_head(ours[name], theirs[name], num_classes)}
     # Checked as if its head were ours: a head of other classes is left out below, and no reason to refuse the file.
     names = fit_names(model, theirs | head, arch, str(file))
     weights = ticket.renamed(names).state
-    fresh = [names[name] for name in head]
-    model.load_state_dict(own | {name: t for name, t in weights.items() if name not in fresh})
+    fresh = [names.of[name] for name in head]
+    put_weights(model, own | {name: t for name, t in weights.items() if name not in fresh})
     return fresh
 
 

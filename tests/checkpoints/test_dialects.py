@@ -22,8 +22,9 @@ from lptool.checkpoints.dialects import Entry, layout_of, unwrapped
 from lptool.checkpoints.finding import find_checkpoints
 from lptool.checkpoints.reading import load_ticket, open_checkpoint
 from lptool.errors import CheckpointError
+from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model
-from lptool.networks.matching import fit_names, load_model
+from lptool.networks.matching import fit_names
 from lptool.pooling.job import pool_target
 from lptool.pooling.setup import PoolOptions, open_bench
 
@@ -278,7 +279,7 @@ def test_the_pooled_file_goes_back_under_the_names_it_came_with(tmp_path: Path, 
     origin = open_checkpoint(files[0])
     written = open_file(result.output).tensors
     assert set(written) == set(origin.own_names.values())
-    carried = origin.own_names.keys() - fit_names(network(), origin.summary.shapes, "resnet8_cifar", "a").keys()
+    carried = origin.own_names.keys() - fit_names(network(), origin.summary.shapes, "resnet8_cifar", "a").of.keys()
     assert all(torch.equal(written[origin.own_names[name]], origin.tensor(name)) for name in carried)
     again = load_ticket(result.output)
     assert again.metadata.arch == "resnet8_cifar"

@@ -32,6 +32,14 @@ def test_two_by_two(tmp_path: Path) -> None:
     assert any("every exact zero counts as pruned" in line for line in found.warnings)
 
 
+def test_a_matrix_that_layers_share_counts_once(tmp_path: Path) -> None:
+    one, other = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
+    state = {"a.w": one, "b.w": one.clone(), "c.w": other, "a.bias": torch.ones(2), "c.bias": torch.ones(2)}
+    save_file(state | {"zero": torch.zeros(2, 2), "again": torch.zeros(2, 2)}, tmp_path / "a.safetensors")
+    (finding,) = inspect_files([tmp_path / "a.safetensors"]).findings
+    assert (finding.parameters, finding.nonzero) == (4 + 4 + 2 + 2 + 4 + 4, 3 + 2 + 2 + 2)
+
+
 def test_a_real_run_is_nested(tickets: list[Path]) -> None:
     found = inspect_files(tickets)
     assert (found.problems, found.warnings) == ((), ())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.names import Names
 from lptool.checkpoints.pool import Pool, find_problems, in_order, prunable_names
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
@@ -147,7 +148,7 @@ def test_a_run_as_imp_makes_it_gives_no_warning() -> None:
 
 def test_a_pool_under_the_names_of_a_network_is_the_same_pool() -> None:
     pool = Pool.of([ticket(1, masks={"a": bools(1, 0, 0, 1)}), ticket(0)])
-    renamed = pool.for_model({"a": "conv.weight"}, torch.device("cpu"))
+    renamed = pool.for_model(Names({"a": "conv.weight"}), torch.device("cpu"))
     assert (renamed.prunable, pool.prunable) == (("conv.weight",), ("a",))
     assert [list(t.state) for t in renamed] == [["conv.weight"]] * 2
     assert [renamed.kept(i) for i in range(2)] == [pool.kept(i) for i in range(2)] == [4, 2]

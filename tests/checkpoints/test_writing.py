@@ -21,8 +21,8 @@ from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed, save_prune_keys, save_ticket, sizes_of
 from lptool.errors import OutputError
+from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model, prunable_weights
-from lptool.networks.matching import load_model
 
 
 def ticket(dtype: torch.dtype = torch.float32) -> Ticket:

@@ -1,5 +1,6 @@
 """The table of options, and `--help` with its headings."""
 
+import json
 import re
 import shlex
 
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lptool.cli import main
-from lptool.cli.options import DATA_SETS, SectionedCommand, Words, numbers, option, options_of
+from lptool.cli.options import ARCH_KWARGS, DATA_SETS, SectionedCommand, Words, numbers, option, options_of
 from lptool.data.sources import NAMED
 
 TABLE = {
@@ -83,6 +84,48 @@ def test_numbers() -> None:
     for text, found in (("a,1", "expected numbers and commas"), ("1,inf", "expected finite numbers")):
         with pytest.raises(click.BadParameter, match=found):
             numbers(context, parameter, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("img_size=32", 32),
+        ("img_size=[32,48]", [32, 48]),
+        ("img_size=(32, 48)", [32, 48]),
+        ("drop=1e-1", 0.1),
+        ("flag=true", True),
+        ("flag=False", False),
+        ("norm=None", None),
+        ("norm='bn'", "bn"),
+        ("norm=layer_norm", "layer_norm"),
+        ("norm=a=b", "a=b"),
+        ("norm=", ""),
+        ("rate=NaN", "NaN"),
+        ("set={1, 2}", "{1, 2}"),
+        ("map={'a': (1,)}", {"a": [1]}),
+    ],
+)
+def test_arguments_of_an_architecture_are_read_as_json_or_python_else_text(text: str, value: object) -> None:
+    command = click.command()(options_of({"A": [ARCH_KWARGS]})(lambda arch_kwargs: print(json.dumps(arch_kwargs))))
+    result = CliRunner().invoke(command, ["--arch-kwargs", "first=1", "--arch-kwargs", text])
+    assert json.loads(result.stdout) == {"first": 1, text.partition("=")[0]: value}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("img_size", "expected name=value, found 'img_size'"),
+        ("=3", "expected name=value"),
+        ("a b=3", "expected name=value"),
+        ("pretrained=true", "pretrained would load weights"),
+        ("checkpoint_path=/etc/passwd", "checkpoint_path would load weights"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "pool", "evaluate", "inspect", "convert"])
+def test_other_arguments_are_wrong_usage(name: str, text: str, message: str) -> None:
+    result = CliRunner().invoke(main, [name, "a", "--arch-kwargs", text])
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_a_near_miss_of_a_word_is_told() -> None:

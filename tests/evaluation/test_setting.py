@@ -11,6 +11,7 @@ from lptool.checkpoints.reading import summarise_file
 from lptool.checkpoints.summary import Summary
 from lptool.errors import DataError
 from lptool.evaluation import setting
+from lptool.evaluation.setting import SettingOptions
 
 
 @pytest.fixture
@@ -28,10 +29,10 @@ def silent(tmp_path: Path, tickets: list[Path]) -> Summary:
 
 def test_an_architecture_named_comes_before_the_files_and_a_guess_last(told: Summary, silent: Summary) -> None:
     kwargs = {"num_classes": 10, "in_chans": 1}
-    assert setting.architecture([told], None) == ("resnet8_cifar", kwargs, [])
-    assert setting.architecture([told], "resnet8_cifar") == ("resnet8_cifar", kwargs, [])
-    assert setting.architecture([told], "net.py:Net") == ("net.py:Net", {}, [])
-    assert setting.architecture([silent, told], None) == ("resnet8_cifar", kwargs, [])
+    assert setting.architecture([told], SettingOptions()) == ("resnet8_cifar", kwargs, [])
+    assert setting.architecture([told], SettingOptions(arch="resnet8_cifar")) == ("resnet8_cifar", kwargs, [])
+    assert setting.architecture([told], SettingOptions(arch="net.py:Net")) == ("net.py:Net", {}, [])
+    assert setting.architecture([silent, told], SettingOptions()) == ("resnet8_cifar", kwargs, [])
 
 
 def test_a_normalisation_named_comes_before_the_files(told: Summary, silent: Summary) -> None:

@@ -17,8 +17,8 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_ticket
 from lptool.errors import ArchError
 from lptool.export.timm_config import as_timm_config, for_timm, is_timm
+from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model
-from lptool.networks.matching import load_model
 
 NETWORKS = [
     ("resnet8_cifar", 10, 1),

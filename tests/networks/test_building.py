@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from lptool.errors import ArchError
@@ -104,6 +105,41 @@ def test_own_callable_is_given_further_arguments(own: str) -> None:
     model = build_model(f"{own}:wide", num_classes=5, in_chans=2, width=9)
     assert isinstance(model, nn.Linear)
     assert model.weight.shape == (5, 9)
+
+
+def test_an_argument_that_an_own_callable_does_not_take_is_named(own: str) -> None:
+    with pytest.raises(
+        ArchError, match=r"cannot be built with .*: it takes no argument 'widht', but num_classes, width"
+    ):
+        build_model(f"{own}:wide", 5, 2, widht=9)
+
+
+def test_a_weight_that_layers_share_is_pruned_once() -> None:
+    one, two, embedding = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Embedding(4, 3)
+    head = nn.Linear(3, 4)
+    two.weight, head.weight = one.weight, embedding.weight
+    model = nn.Sequential(embedding, one, two, one, head)
+    assert prunable_weights(model, "all") == ("1.weight", "0.weight")
+    assert set(prunable_weights(model, "all")) <= dict(model.named_parameters()).keys()
+
+
+def test_tensors_in_the_same_memory_are_one(tmp_path: Path) -> None:
+    lines = (
+        "from torch import nn",
+        "class Net(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.a, self.b, self.c = (nn.Conv2d(2, 2, 1) for _ in range(3))",
+        "        self.b.weight = nn.Parameter(self.a.weight.data)",
+        "        self.c.weight.data = self.a.weight.data",
+        "        self.c.bias = nn.Parameter(self.a.weight.data.flatten()[:2])  # a part of it stays what it is",
+    )
+    (tmp_path / "net.py").write_text("\n".join(lines))
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            model = build_model(f"{tmp_path}/net.py:Net")
+        assert model.a.weight is model.b.weight is model.c.weight
+        assert len({model.a.bias, model.b.bias, model.c.bias}) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,38 +1,35 @@
-"""Whether a file fits a network, of which one it is, and that one loaded."""
+"""Whether a file fits a network, whatever names that has for its tensors."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
-from lptool.checkpoints.masks import magnitude_prune
-from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import save_ticket
 from lptool.errors import ArchError
-from lptool.networks.building import build_model, prunable_weights
-from lptool.networks.matching import fit_names, guess_arch, load_model
+from lptool.networks.matching import differing_copies, fit_names
 
 # Whether a file fits
 
 
 def test_file_that_fits_keeps_its_names() -> None:
     shapes = {"weight": (3, 2), "bias": (3,)}
-    assert fit_names(nn.Linear(2, 3), shapes, "mine", "a.pt") == {"weight": "weight", "bias": "bias"}
+    assert fit_names(nn.Linear(2, 3), shapes, "mine", "a.pt").of == {"weight": "weight", "bias": "bias"}
 
 
 def test_network_in_wrappers_is_compared_without_their_prefixes() -> None:
     wrapped = nn.ModuleDict({"module": nn.ModuleDict({"_orig_mod": nn.Linear(2, 3, bias=False)})})
-    assert fit_names(wrapped, {"weight": (3, 2)}, "mine", "a.pt") == {"weight": "module._orig_mod.weight"}
+    assert fit_names(wrapped, {"weight": (3, 2)}, "mine", "a.pt").of == {"weight": "module._orig_mod.weight"}
 
 
 def test_small_tensors_of_a_module_that_the_network_lacks_are_left_out() -> None:
     shapes = {"weight": (3, 2), "bias": (3,), "normalize.mean": (1, 3, 1, 1), "normalize.std": (3,)}
-    assert fit_names(nn.Linear(2, 3), shapes, "mine", "a.pt") == {"weight": "weight", "bias": "bias"}
+    assert fit_names(nn.Linear(2, 3), shapes, "mine", "a.pt").of == {"weight": "weight", "bias": "bias"}
 
 
 def test_every_kind_of_mismatch_is_listed() -> None:
@@ -55,61 +52,59 @@ def test_ten_mismatches_are_listed_and_the_rest_counted() -> None:
     assert listed[-1] == "  … and 17 more"
 
 
-def test_names_and_shapes_of_the_tensors_tell_the_architecture() -> None:
-    state = build_model("vgg16_bn_cifar", num_classes=7, in_chans=1).state_dict()
-    name, kwargs, evidence = guess_arch({n: tuple(t.shape) for n, t in state.items()}, "a.pt")
-    assert (name, kwargs) == ("vgg16_bn_cifar", {"num_classes": 7, "in_chans": 1})
-    assert evidence.startswith(f"all {len(state)} tensors")
+# Networks with more names than tensors
 
 
-# Loading
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        self.b.weight = self.a.weight
 
 
-def pruned_ticket(arch: str, **kwargs: int) -> Ticket:
-    model = build_model(arch, **kwargs)
-    names = prunable_weights(model, "conv")
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.uniform_(0.5, 1.5)
-    state, mask = magnitude_prune(model.state_dict(), names, keep=1000)
-    return Ticket(state, mask, Metadata(arch=arch, arch_kwargs=kwargs, level=1, prunable=names))
+@pytest.mark.parametrize("there", [("a.weight",), ("b.weight",), ("a.weight", "b.weight"), ("b.weight", "a.weight")])
+def test_one_name_of_a_shared_tensor_is_enough_and_the_last_loaded_counts(there: tuple[str, ...]) -> None:
+    names = fit_names(Tied(), dict.fromkeys(there, (2, 2)), "mine", "a.pt")
+    assert list(names.of) == sorted(there)  # as torch loads them, whatever their order in the file
+    assert set(names.of.values()) == {"a.weight"}
+    assert names.copies == {"b.weight": "a.weight"}
 
 
-def test_load_model_gives_back_the_network_that_was_saved(tmp_path: Path) -> None:
-    ticket = pruned_ticket("resnet8_cifar", num_classes=4, in_chans=1)
-    save_ticket(ticket, tmp_path / "a.safetensors")
-    loaded = load_model(tmp_path / "a.safetensors")
-    assert not any(module.training for module in loaded.modules())
-    assert loaded.state_dict().keys() == ticket.state.keys()
-    assert all(torch.equal(tensor, ticket.state[name]) for name, tensor in loaded.state_dict().items())
-    original = build_model("resnet8_cifar", 4, 1)
-    original.load_state_dict(ticket.state)
-    x = torch.randn(3, 1, 8, 8)
-    assert torch.equal(loaded(x), original.eval()(x))
+def test_a_shared_tensor_without_any_of_its_names_is_missing_once() -> None:
+    with pytest.raises(ArchError, match=r"\(1 tensor\).*\n  a\.weight: missing in the file$"):
+        fit_names(Tied(), {}, "mine", "a.pt")
 
 
-def test_load_model_refuses_the_wrong_architecture(tmp_path: Path) -> None:
-    save_ticket(pruned_ticket("resnet8_cifar", num_classes=4, in_chans=1), tmp_path / "a.safetensors")
-    with pytest.raises(ArchError, match=r"a\.safetensors: does not fit architecture 'resnet20_cifar'"):
-        load_model(tmp_path / "a.safetensors", arch="resnet20_cifar")
+def test_masks_that_a_network_keeps_need_not_be_in_the_file() -> None:
+    layer = nn.Linear(2, 3)
+    layer.register_buffer("mask", torch.ones(3, 2))
+    names = fit_names(nn.ModuleDict({"module": layer}), {"weight": (3, 2), "bias": (3,)}, "mine", "a.pt")
+    assert names.mask_names == {"module.mask": ("module.weight", torch.float32)}
+    assert names.in_file({"weight": "model.weight", "bias": "model.bias"})["module.mask"] == "model.mask"
 
 
-def test_load_model_of_a_file_without_architecture_takes_the_one_named(tmp_path: Path) -> None:
-    source = "from torch import nn\ndef takes_nothing():\n    return nn.Linear(4, 4)\n"
-    (tmp_path / "net.py").write_text(source)
-    state = nn.Linear(4, 4).state_dict()
-    save_file(state, tmp_path / "a.safetensors")
-    model = load_model(tmp_path / "a.safetensors", arch=f"{tmp_path}/net.py:takes_nothing")
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+def test_hooks_of_torchs_pruning_are_no_part_of_a_name() -> None:
+    layer = prune.identity(nn.Linear(2, 3), "weight")
+    names = fit_names(layer, {"weight": (3, 2), "bias": (3,)}, "mine", "a.pt")
+    assert names.of == {"weight": "weight_orig", "bias": "bias"}
+    assert names.mask_names == {"weight_mask": ("weight_orig", torch.float32)}
 
 
-def test_load_model_of_a_file_that_fits_nothing_known_asks_for_the_architecture(tmp_path: Path) -> None:
-    save_file(nn.Linear(4, 4).state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(
-        ArchError,
-        match=r"a\.safetensors: does not say its architecture, .*; name it with --arch \(.*file\.py:callable\)",
-    ):
-        load_model(tmp_path / "a.safetensors")
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, lambda width: nn.InstanceNorm2d(width, track_running_stats=True)])
+def test_counts_of_batches_may_be_absent(kind: Callable[[int], nn.Module]) -> None:
+    layer = kind(3)
+    shapes = {name: tuple(t.shape) for name, t in layer.state_dict().items() if t.dim()}
+    assert fit_names(layer, shapes, "mine", "a.pt").of == {name: name for name in shapes}
+
+
+def test_copies_that_differ_are_told_once() -> None:
+    names = fit_names(Tied(), {"a.weight": (2, 2), "b.weight": (2, 2)}, "mine", "a.pt")
+    one, two = torch.eye(2), torch.ones(2, 2)
+    alike, odd = (Summary.of(Ticket({"a.weight": one, "b.weight": b}, {}, file="odd")) for b in (one, two))
+    assert differing_copies([alike, alike], names) == []
+    (line,) = differing_copies([alike, odd, odd], names)
+    assert line.startswith("odd: a.weight and b.weight are one tensor of the network and differ in the file; ")
+    assert line.endswith("(and 1 more files)")
 
 
 def small() -> nn.Module:
@@ -131,27 +126,27 @@ def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_a_prefix_that_one_side_alone_has(prefix: str) -> None:
     model = small()
     expected = {f"{prefix}{name}": name for name in shapes_of(model)}
-    assert fit_names(model, {name: shapes_of(model)[own] for name, own in expected.items()}, "a", "f") == expected
+    assert fit_names(model, {name: shapes_of(model)[own] for name, own in expected.items()}, "a", "f").of == expected
     wrapped: nn.Module = model
     for part in reversed(prefix.rstrip(".").split(".")):
         outer = nn.Module()
         outer.add_module(part, wrapped)
         wrapped = outer
-    assert fit_names(wrapped, shapes_of(model), "a", "f") == {own: name for name, own in expected.items()}
+    assert fit_names(wrapped, shapes_of(model), "a", "f").of == {own: name for name, own in expected.items()}
 
 
 def test_dataparallel_of_a_part_on_either_side() -> None:
     part, whole = small(), small()
     part.bn = nn.DataParallel(part.bn)
     inner = {name: name.replace("bn.", "bn.module.") for name in shapes_of(whole)}
-    assert fit_names(part, shapes_of(whole), "a", "f") == inner
-    assert fit_names(whole, shapes_of(part), "a", "f") == {name: own for own, name in inner.items()}
+    assert fit_names(part, shapes_of(whole), "a", "f").of == inner
+    assert fit_names(whole, shapes_of(part), "a", "f").of == {name: own for own, name in inner.items()}
 
 
 def test_counters_of_batchnorm_may_be_missing_and_nothing_else() -> None:
     shapes = shapes_of(small())
     shapes.pop("bn.num_batches_tracked")
-    assert set(fit_names(small(), shapes, "a", "f")) == set(shapes)
+    assert set(fit_names(small(), shapes, "a", "f").of) == set(shapes)
     shapes.pop("bn.running_var")
     with pytest.raises(ArchError, match=r"\(1 tensor\).*\n  bn\.running_var: missing"):
         fit_names(small(), shapes, "a", "f")
@@ -172,7 +167,7 @@ BESIDE: list[dict[str, tuple[int, ...]]] = [
 @pytest.mark.parametrize("beside", BESIDE)
 def test_what_trainers_keep_beside_the_weights_is_no_part_of_the_network(beside: dict[str, tuple[int, ...]]) -> None:
     shapes = shapes_of(small())
-    assert fit_names(small(), {**shapes, **beside}, "a", "f") == {name: name for name in shapes}
+    assert fit_names(small(), {**shapes, **beside}, "a", "f").of == {name: name for name in shapes}
 
 
 @pytest.mark.parametrize("extra", ["head.weight", "aux.tp.weight", "accumulate.weight", "fc.tp"])

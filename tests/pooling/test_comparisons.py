@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lptool.networks.matching import load_model
+from lptool.networks.architecture import load_model
 from lptool.pooling.comparisons import POINTS, STABLE, Barrier, barriers, references
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batching import BatchSize

@@ -32,8 +32,8 @@ from lptool.data import pictures
 from lptool.data.dataset import Data
 from lptool.data.images import InMemory, Streamed
 from lptool.errors import ArchError, OutputError, TrainError
+from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model
-from lptool.networks.matching import load_model
 from lptool.scoring.score import predict, score_of
 from lptool.training.epoch import epoch_generator
 from lptool.training.job import train_tickets

@@ -116,6 +116,8 @@ def test_the_ends_of_every_range_are_allowed(right: dict[str, Any]) -> None:
 def test_options_survive_json() -> None:
     options = TrainOptions(rate=0.5, flip="alternate", seed=3, milestones=(30, 60), rewind_epoch="500it")
     assert TrainOptions(**json.loads(json.dumps(options.to_json()))) == options
+    options = replace(options, arch_kwargs={"depth": 2})  # named only where there are some
+    assert TrainOptions(**json.loads(json.dumps(options.to_json()))) == options
     assert tuple(options.to_json()) == tuple(f.name for f in fields(TrainOptions))
 
 

@@ -18,7 +18,7 @@ from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.summary import digest_of_tensor
 from lptool.cli import main
 from lptool.errors import LptoolError, RankError, SetupError, TrainError
-from lptool.networks.matching import load_model
+from lptool.networks.architecture import load_model
 from lptool.ranks import ALONE, Ranks, join_ranks
 from lptool.training import job as train
 from lptool.training.job import train_tickets
