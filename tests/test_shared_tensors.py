@@ -33,7 +33,7 @@ from lptool.pooling.setup import PoolOptions, open_bench
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from tests.helpers.commands import lptool as command
-from tests.helpers.networks import write_networks
+from tests.helpers.shared_networks import write_networks
 from tests.helpers.training import DATA
 
 KINDS = ["Shared", "Masked", "SynFlow", "Hooked"]

@@ -18,12 +18,12 @@ ROOMS = {
     "checkpoints": "masks files header metadata names ticket nested summary evidence pool positions packed "
     "safetensors_file pickles stored torch_file containers dialects finding apart reading places writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
-    "networks": "cifar building matching architecture",
+    "networks": "cifar building matching running architecture",
     "data": "images augment shards pictures pixel_file cache sources dataset corruptions",
     "evaluation": "setting setup job",
-    "training": "options presets schedule pruning start steps parallel folder setup epoch job plan",
+    "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
-    "gradient layers least_squares reconstruction calibration trained_on setup decoding targets comparisons "
+    "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint finish outputs job",
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",

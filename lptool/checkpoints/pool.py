@@ -47,6 +47,7 @@ class Pool(Sequence[Ticket]):
         self.prunable = prunable_names(self.summaries)
         self.warnings = (*first_and_count(duplicates), *unusual(self.summaries))
         self._load = load
+        self._filed: Callable[[int], Ticket] = lambda index: load(self.summaries[index])
 
     @classmethod
     def of(cls, tickets: Sequence[Ticket]) -> Pool:
@@ -57,15 +58,23 @@ class Pool(Sequence[Ticket]):
         return cls(summaries, lambda summary: by_file[summary.file])
 
     def for_model(self, names: Names, device: torch.device) -> Pool:
-        """The same pool under the names of a network on `device`; tensors that are no part of it become extras."""
+        """The same pool under the names of a network on `device`; tensors that are no part of it become extras.
+
+        Its tickets are widened (see `Ticket`); `types` says how their files keep them.
+        """
         # A copy, because the constructor would order and check everything again.
         renamed = copy.copy(self)
         renamed.summaries = tuple(summary.renamed(names) for summary in self.summaries)
         prunable = {name for summary in renamed.summaries for name in summary.prunable}
         wanted = dict.fromkeys(names.of[name] for name in self.prunable if name in names.of)
         renamed.prunable = tuple(name for name in wanted if name in prunable)
-        renamed._load = lambda summary: self._load(summary).renamed(names).to(device)
+        renamed._load = lambda summary: self._load(summary).renamed(names).widened().to(device)
+        renamed._filed = lambda index: self._load(self.summaries[index]).renamed(names)
         return renamed
+
+    def types(self, index: int) -> dict[str, torch.dtype]:
+        """The type in which a ticket's file keeps each tensor."""
+        return {name: t.dtype for name, t in self._filed(index).state.items()}
 
     def __len__(self) -> int:
         return len(self.summaries)

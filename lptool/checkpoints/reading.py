@@ -175,7 +175,7 @@ def _prunable(
     """Names of the tensors with a mask, and where the mask comes from."""
     # Our own header knows better: a network may keep masks where nothing is to be pruned.
     wanted = set(metadata.prunable or own_names.values())
-    masked = tuple(n for n, entry in layout.items() if entry.mask and wanted & {own_names[n], entry.weight})
+    masked = tuple(n for n, entry in layout.items() if entry.mask and wanted & {n, own_names[n], entry.weight})
     if masked:
         if contents.format == PACKED:
             return masked, "packed"

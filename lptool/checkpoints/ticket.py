@@ -55,6 +55,15 @@ class Ticket:
         state = {name: t.to(device) for name, t in self.state.items()}
         return replace(self, state=state, mask={name: kept.to(device) for name, kept in self.mask.items()})
 
+    def widened(self) -> Ticket:
+        """The same ticket to compute with: floats shorter than float32, whose sums overflow and lose digits, as that.
+
+        >>> Ticket({"w": torch.tensor([3.0], dtype=torch.float16)}, {}).widened().state["w"].dtype
+        torch.float32
+        """
+        short = {name: t for name, t in self.state.items() if t.is_floating_point() and t.itemsize < 4}
+        return replace(self, state=self.state | {name: t.float() for name, t in short.items()}) if short else self
+
     def tensors(self) -> State:
         """All tensors, extras, copies and masks too, under its own program's names; pruned weights exactly 0."""
         masked = {**apply_mask(self.state, self.mask), **self.extras}

@@ -44,7 +44,9 @@ OPTIONS = {
             default=1,
             help="Runs, one after the other, with seeds from --seed on; each in a folder seed_N.",
         ),
-        option("--dry-run", is_flag=True, help="Check everything, print the plan as JSON, train and write nothing."),
+        option(
+            "--dry-run", is_flag=True, help="Check everything, try one step, print the plan as JSON, write nothing."
+        ),
     ],
     "What is trained": [
         PRESET_OPTION,

@@ -67,11 +67,12 @@ def pixelate(images: Tensor, share: float, _: Seeds) -> Tensor:
 
 
 def elastic(images: Tensor, shift: float, seeds: Seeds) -> Tensor:
-    """A smooth random field moves each pixel by `shift` of the image's side, in the root mean square."""
+    """A smooth random field moves each pixel by `shift` of the image's side, in the root mean square of the way."""
     height, width = images.shape[-2:]
     coarse = _normal((2, 5, 5), seeds)
     fields = v2.resize(coarse, [height, width], InterpolationMode.BICUBIC)
-    fields *= 2 * shift / fields.square().mean((1, 2, 3), keepdim=True).sqrt()  # a grid is 2 wide
+    lengths = fields.square().sum(1, keepdim=True)  # squared, of both directions together
+    fields *= 2 * shift / lengths.mean((2, 3), keepdim=True).sqrt()  # a grid is 2 wide
     pairs = zip(images, fields.permute(0, 2, 3, 1), strict=True)
     return torch.stack([v2.elastic(image, field[None]) for image, field in pairs])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from lptool.evaluation.setting import (
     measured_note,
     normalisation_of,
 )
-from lptool.networks.building import Shapes, build_for, check_forward
+from lptool.networks.building import Shapes, build_for
 from lptool.networks.matching import differing_copies, fit_names
+from lptool.networks.running import check_forward, make_ready
 from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
 from lptool.scoring.cost import Flops, count_flops
@@ -206,8 +207,7 @@ def _networks(
         if repr((arch, kwargs)) not in built:
             with said_by(file):
                 model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, tensors)
-                check_forward(model, data.shape, data.num_classes, arch)
-            model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                make_ready(model, device, partial(check_forward, model, data.shape, data.num_classes, arch, device))
             built[repr((arch, kwargs))] = Network(arch, model, data.shape)
     return [built[repr(arch)] for arch in archs]
 

@@ -15,15 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registering
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from lptool.device import import_timm
 from lptool.errors import ArchError, first_line, near_miss, one_line
-from lptool.scoring.batchnorm import in_eval_mode
 
 timm = import_timm()
+_EXTRA = "_extra_state"  # torch's name for it in a state dict
 
 Shapes = Mapping[str, tuple[int, ...]]  # of the tensors of a file
 
@@ -84,7 +86,7 @@ def _no_larger_than(shapes: Shapes, limits: Limits) -> Iterator[None]:
     def on_tensor(_: nn.Module, __: str, tensor: Tensor | None) -> None:
         if tensor is not None:
             count("tensors", 1)
-            count("elements", tensor.numel())
+            count("elements", 0 if is_lazy(tensor) else tensor.numel())
 
     handles = (
         registering.register_module_parameter_registration_hook(on_tensor),
@@ -121,6 +123,7 @@ def build_model(arch: str, /, num_classes: int | None = None, in_chans: int | No
     if not isinstance(model, nn.Module):
         raise ArchError(f"architecture {arch!r} gives a {type(model).__name__}, expected a torch.nn.Module")
     _make_one(model)
+    _keep_extra_state(model)
     return model
 
 
@@ -137,6 +140,32 @@ def _make_one(model: nn.Module) -> None:
                 if type(tensor) in (Tensor, nn.Parameter) and tensor.numel():
                     place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
                     tensors[name] = known.setdefault((type(tensor), tensor.dtype, place), tensor)
+
+
+def _keep_extra_state(model: nn.Module) -> None:
+    """Let a network hold what its modules keep beside tensors (`get_extra_state`) to itself: files have tensors alone.
+
+    So `state_dict` gives none of it, unless it is a tensor, and `load_state_dict` does not miss it.
+    """
+    plain = nn.Module.get_extra_state
+    own = {f"{name}.{_EXTRA}".lstrip("."): m for name, m in model.named_modules() if type(m).get_extra_state != plain}
+    if not own:
+        return
+
+    def give_tensors(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+        for name in own:
+            if not isinstance(state.get(prefix + name), Tensor):
+                state.pop(prefix + name, None)
+
+    def take_tensors(_: nn.Module, state: dict[str, Any], prefix: str, *__: object) -> None:
+        for name, module in own.items():
+            if type(module).set_extra_state == nn.Module.set_extra_state:  # it takes none, and torch would refuse it
+                state.pop(prefix + name, None)
+            else:
+                state.setdefault(prefix + name, module.get_extra_state())
+
+    model.register_state_dict_post_hook(give_tensors)
+    model.register_load_state_dict_pre_hook(take_tensors)
 
 
 def _from_timm(arch: str) -> Callable[..., nn.Module]:
@@ -200,24 +229,37 @@ def _accepted(build: Callable[..., nn.Module], wanted: Mapping[str, Any], option
     return {name: value for name, value in wanted.items() if name not in foreign}
 
 
-def check_forward(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int, arch: str) -> None:
-    """Try the network, on the CPU, on two black images. Raises ArchError where it cannot take them or lacks classes."""
-    try:
-        with torch.inference_mode(), in_eval_mode(model):
-            logits = model(torch.zeros(2, *image_shape))
-    except Exception as error:  # a user's own code may raise anything
-        reason = first_line(error)
-        raise ArchError(f"architecture {arch!r} cannot take images of {list(image_shape)}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2 or logits.shape[1] < num_classes:
-        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ArchError(f"architecture {arch!r} gives {shape} for 2 images, expected logits of {num_classes} classes")
-
-
 def prunable_weights(model: nn.Module, prune: str) -> tuple[str, ...]:
-    """Names of the weights that pruning may touch: of convolutions (`conv`), or of linear layers too (`all`)."""
+    """Names of the weights that pruning may touch: of convolutions (`conv`), or of linear layers too (`all`).
+
+    Raises:
+        ArchError: one of these layers has no weight of its own.
+    """
     kinds: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if prune == "all":
         kinds = (*kinds, nn.Linear)
     first = {id(tensor): name for name, tensor in model.named_parameters()}  # layers may share one
-    found = [first.get(id(module.weight)) for module in model.modules() if isinstance(module, kinds)]
-    return tuple(dict.fromkeys(name for name in found if name is not None))
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    weights = [module.get_parameter(_weight_of(module, name)) for name, module in layers.items()]
+    return tuple(dict.fromkeys(first[id(weight)] for weight in weights))
+
+
+def _weight_of(layer: nn.Module, name: str) -> str:
+    """The parameter whose zeros are zeros of the layer's weight: that itself, or what spectral norm divides.
+
+    Raises:
+        ArchError: the weight is made in another way, as by weight norm, which has nothing to divide by where pruning
+            leaves nothing of an output.
+    """
+    made_of = [*layer.get_submodule("parametrizations.weight").children()] if is_parametrized(layer, "weight") else []
+    if "weight_orig" in layer._parameters and hasattr(layer, "weight_u"):
+        return "weight_orig"
+    if made_of and all(isinstance(each, _SpectralNorm) for each in made_of):
+        return "parametrizations.weight.original"
+    if made_of or "weight" not in layer._parameters:
+        raise ArchError(
+            f"{name}: its weight is made of other tensors (as by weight norm), and so cannot be pruned in training; "
+            "build the network without, or take this off (torch.nn.utils.parametrize.remove_parametrizations, "
+            "torch.nn.utils.remove_weight_norm)"
+        )
+    return "weight"

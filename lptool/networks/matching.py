@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.names import Names
@@ -53,7 +54,7 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
     problems += [
         f"{name}: expected {list(parts.tensors[ours[name]].shape)}, found {list(shape)}"
         for name, shape in shapes.items()
-        if name in ours and tuple(parts.tensors[ours[name]].shape) != shape
+        if name in ours and not is_lazy(tensor := parts.tensors[ours[name]]) and tuple(tensor.shape) != shape
     ]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata
@@ -29,6 +33,20 @@ def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ra
     if trace.ticket_bn:
         states["ticket_bn"] = bench.recalibrated(start, ranks)
     return states | {"pooled": bench.recalibrated(best.state, ranks) if best.recalibrated else best.state}
+
+
+def in_own_types(states: dict[str, State], types: Mapping[str, torch.dtype]) -> dict[str, State]:
+    """States as they are written: in the types of the target's file, but for a tensor that would overflow there.
+
+    Two names of one state are one state again.
+    """
+    typed = {id(state): {name: _fitted(t, types[name]) for name, t in state.items()} for state in states.values()}
+    return {name: typed[id(state)] for name, state in states.items()}
+
+
+def _fitted(tensor: Tensor, kind: torch.dtype) -> Tensor:
+    short = tensor.to(kind)
+    return short if short is tensor or bool(short.isfinite().all()) else tensor
 
 
 def graded(bench: Bench, states: dict[str, State], images: Images, ranks: Ranks = ALONE) -> dict[str, Graded]:

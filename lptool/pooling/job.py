@@ -18,7 +18,7 @@ from lptool.networks.matching import fitted_ticket
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
-from lptool.pooling.finish import against_controls, finished, graded, pooled_metadata, scores_of
+from lptool.pooling.finish import against_controls, finished, graded, in_own_types, pooled_metadata, scores_of
 from lptool.pooling.journal import Journal, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
@@ -225,7 +225,7 @@ def _finish(
     ranks: Ranks,
 ) -> PoolResult:
     start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
-    states = finished(bench, start, best, trace, ranks)
+    states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
     val = scores_of(graded(bench, states, bench.data.val, ranks))
     # The search saw other statistics than the finished model has: never write less than a control gives on val.
     shipped = max((name for name in _SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))

@@ -6,8 +6,7 @@ A layer is compared after the normalisation that follows it, where the scale of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
 from lptool.errors import first_ten
-from lptool.scoring.batchnorm import in_eval_mode
+from lptool.networks.running import blank_images
+from lptool.scoring.batchnorm import hooked, in_eval_mode
 
 LARGEST = 8192  # inputs of a layer: the products of them take 0.5 GB, several times
 
@@ -56,8 +56,7 @@ def fittable_layers(
     model: nn.Module, prunable: Sequence[str], shape: Sequence[int], device: torch.device
 ) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
     """The layers that `reconstruct` can fit, for images [C, H, W], and a note of those that it has to leave."""
-    blank = torch.zeros(2, *shape, device=device).contiguous(memory_format=torch.channels_last)
-    layers, left = find_layers(model, prunable, blank)
+    layers, left = find_layers(model, prunable, blank_images(shape, device))
     return tuple(layers), tuple(note_of(left, len(prunable)))
 
 
@@ -154,18 +153,6 @@ def _is_plain(module: nn.Module) -> bool:
         return False
     own = [name for name in ("forward", "_conv_forward") if getattr(type(module), name, 0) != getattr(kind, name, 0)]
     return not own and "forward" not in vars(module)  # one of the instance, as some programs set it
-
-
-@contextmanager
-def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
-    """Forward hooks, as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def side_by_side(module: nn.Module, x: Tensor) -> Tensor:

@@ -27,10 +27,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lptool.checkpoints.masks import Mask, State
 from lptool.device import in_float64
 from lptool.pooling.catalogue import RIDGES
-from lptool.pooling.layers import Layer, before_norm, hooked, inputs_at, normalised_at, side_by_side
+from lptool.pooling.layers import Layer, before_norm, inputs_at, normalised_at, side_by_side
 from lptool.pooling.least_squares import Moments, System, best_ridge, thinned
 from lptool.pooling.outcome import LayerFit, Rebuilt
-from lptool.scoring.batchnorm import in_eval_mode
+from lptool.scoring.batchnorm import hooked, in_eval_mode
 from lptool.scoring.score import recalibrated
 from lptool.scoring.weights import put_weights
 
@@ -129,7 +129,7 @@ class Reconstruction:
             return hook
 
         hooks = {self.model.get_submodule(layer.name): adding(layer) for layer in self.layers}
-        with hooked(hooks), in_eval_mode(self.model), torch.inference_mode():
+        with hooked(hooks), in_eval_mode(self.model), torch.no_grad():
             for batch, images in enumerate(self.images()):  # noqa: B007  (the hooks read it)
                 self.model(images)
 
@@ -148,7 +148,7 @@ class Reconstruction:
                     moments.add(inputs, wanted[part].flatten(0, 1))
             raise _Reached
 
-        with hooked({module: hook}), in_eval_mode(self.model), torch.inference_mode():
+        with hooked({module: hook}), in_eval_mode(self.model), torch.no_grad():
             for batch, images in enumerate(self.images()):  # noqa: B007
                 try:
                     self.model(images)

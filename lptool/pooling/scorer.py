@@ -125,7 +125,7 @@ class Scorer:
                 if self.choice.out_of_reach(bar, marks.lost(), self.val_size):
                     break
 
-        with in_eval_mode(self.model), torch.inference_mode():
+        with in_eval_mode(self.model), torch.no_grad():
             self.batch_size.fit(go_on)
         if not marks.seen:
             raise DataError(f"expected {self.val_size} images to score on, but the batches hold none")

@@ -21,13 +21,10 @@ from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
 from lptool.errors import PoolError, said_by
-from lptool.evaluation.setting import (
-    BATCH_SIZE,
-    SettingOptions,
-    architecture,
-)
-from lptool.networks.building import build_for, check_forward
+from lptool.evaluation.setting import BATCH_SIZE, SettingOptions, architecture
+from lptool.networks.building import build_for
 from lptool.networks.matching import differing_copies, fit_names
+from lptool.networks.running import make_ready
 from lptool.pooling.calibration import Calibration, calibration_of, check_training
 from lptool.pooling.catalogue import PAPER_ALPHAS, needs
 from lptool.pooling.choice import Choice
@@ -37,6 +34,7 @@ from lptool.pooling.reconstruction import Reconstruction
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.search import Learning
 from lptool.pooling.trained_on import data_of
+from lptool.pooling.trial import try_search
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.batching import BatchSize, probe
 from lptool.scoring.batchnorm import average_in_order, bn_layers, each_batch, in_eval_mode, set_statistics
@@ -261,10 +259,12 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     with said_by(saying):
         model = build_for(arch, kwargs, shapes)
     names = fit_names(model, shapes, arch, first.file)
-    with said_by(saying):
-        check_forward(model, data.shape, data.num_classes, arch)
     device = pick_device(options.device)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with said_by(saying):
+        recalibrates, descends = options.bn_images != "none", needs(options.method, "gradient")
+        make_ready(
+            model, device, partial(try_search, model, data, arch, device, recalibrates=recalibrates, descends=descends)
+        )
     notes = notes_of(pool.summaries)
     extras = ", ".join(name for name in shapes if name not in names.of)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.metadata import Metadata
 from lptool.errors import first_and_count, one_line
 from lptool.report import tables
-from lptool.report.tables import NOTHING, PARTS, ROWS, on_terminal
+from lptool.report.tables import NOTHING, PARTS, ROWS, number, on_terminal
 from lptool.tables import Table, percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
@@ -88,7 +89,7 @@ def barrier_documents(found: Sequence[Barrier]) -> list[dict[str, Any]]:
             "denser": barrier.denser,
             "sparser": barrier.sparser,
             "error": barrier.error,
-            "nll": barrier.nll,
+            "nll": _finite(barrier.nll),
             "verdict": barrier.verdict,
             "points": [score.to_json() for score in barrier.scores],
         }
@@ -96,12 +97,16 @@ def barrier_documents(found: Sequence[Barrier]) -> list[dict[str, Any]]:
     ]
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no word for it
+
+
 def barrier_view(found: Sequence[Barrier]) -> RenderableType:
     """The barriers between neighbours for a person."""
     rows = []
     for barrier in found:
         lowest = min(score.accuracy for score in barrier.scores)
-        rows.append([*_stems(barrier), percent(lowest), percent(barrier.error), f"{barrier.nll:.4f}"])
+        rows.append([*_stems(barrier), percent(lowest), percent(barrier.error), number(_finite(barrier.nll))])
     headings = ["between", "and", "lowest accuracy", "error barrier", "NLL barrier"]
     table = Table("barriers between neighbours on val, BN recalibrated", headings, rows, words=("and",))
     return Group(on_terminal(table), *(f"{', '.join(_stems(barrier))}: {barrier.verdict}" for barrier in found))

@@ -96,7 +96,7 @@ def probe(
 def _rate(forward: Callable[[Tensor], object], images: Tensor) -> tuple[float, float]:
     """Images per second, and seconds, of the fastest pass; a first one, not counted, warms up."""
     spent, fastest = 0.0, math.inf
-    with torch.inference_mode():
+    with torch.no_grad():
         _seconds_of(forward, images)
         while spent < _SECONDS:
             seconds = _seconds_of(forward, images)

@@ -1,25 +1,38 @@
-"""BatchNorm recalibration: mixed weights need statistics of their own."""
+"""BatchNorm recalibration: mixed weights need statistics of their own.
+
+"BatchNorm" stands for all layers that normalise by running statistics: BatchNorm, InstanceNorm that tracks its own, and
+the copies of either that other programs bring along.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lptool.device import in_float64
 from lptool.errors import DataError
 from lptool.ranks import Ranks
 
 _GATHERED = 16  # batches of each rank at once: 7 MB for a ResNet-50
+_STATISTICS = ("running_mean", "running_var")
 
 
-def bn_layers(model: nn.Module) -> list[_BatchNorm]:
-    """The BatchNorm layers that keep running statistics, in module order."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+def bn_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that keep running statistics and renew them in training, in module order."""
+    return [module for module in model.modules() if _renews_statistics(module)]
+
+
+def _renews_statistics(module: nn.Module) -> bool:
+    """By what it has, not by its class; a frozen BatchNorm has statistics, but no momentum to renew them with."""
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, which `each_batch` needs
+        return False
+    held = all(isinstance(module._buffers.get(name), Tensor) for name in _STATISTICS)
+    return held and hasattr(module, "momentum") and bool(getattr(module, "track_running_stats", True))
 
 
 def recalibrate_bn(
@@ -63,8 +76,8 @@ def recalibrate_bn(
         raise DataError("BatchNorm recalibration needs at least one calibration image, found none")
     set_statistics(model, total / batches)
     for layer in bn_layers(model):
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked.fill_(batches)
+        if isinstance(count := getattr(layer, "num_batches_tracked", None), Tensor):
+            count.fill_(batches)
     return seen
 
 
@@ -86,11 +99,10 @@ def each_batch(
     first = next(batches, None)  # before any statistic is reset
     if first is None:
         return
-    layers = bn_layers(model)
-    with torch.inference_mode(), _averaging(model, layers):
+    # Gradients are off but inference mode is not on: some layers, such as BatchNorm of older torch, put new tensors in
+    # the place of their buffers, and what inference mode makes cannot be loaded into later.
+    with torch.no_grad(), _measuring(model) as measured:
         for batch in chain([first], batches):
-            for layer in layers:
-                layer.reset_running_stats()
             try:
                 (forward or model)(batch)
             except ValueError as error:  # what torch raises where a batch has no variance
@@ -99,7 +111,7 @@ def each_batch(
                 raise DataError(
                     "BatchNorm recalibration needs more than one image in a batch; take larger ones"
                 ) from error
-            take(batch, in_float64(torch.cat(_statistics(model))))
+            take(batch, in_float64(measured()))
 
 
 def average_in_order(mine: Sequence[Tensor], ranks: Ranks) -> Tensor:
@@ -120,34 +132,71 @@ def average_in_order(mine: Sequence[Tensor], ranks: Ranks) -> Tensor:
 
 def set_statistics(model: nn.Module, statistics: Tensor) -> None:
     """Put a vector as `each_batch` gives it into the BatchNorm layers."""
-    own = _statistics(model)
+    own = [part for layer in bn_layers(model) for part in _statistics(layer)]
     for mine, given in zip(own, statistics.split([len(part) for part in own]), strict=True):
         mine.copy_(given)
 
 
-def _statistics(model: nn.Module) -> list[Tensor]:
-    """Running mean and variance of every BatchNorm layer, in order."""
-    found = [part for layer in bn_layers(model) for part in (layer.running_mean, layer.running_var)]
-    return [part for part in found if part is not None]
+def _statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of a layer, flat; its own memory."""
+    mean, variance = (layer.get_buffer(name).view(-1) for name in _STATISTICS)
+    return mean, variance
 
 
 @contextmanager
-def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
-    """All modules in eval mode but `layers`, which take the mean over all that they see."""
-    momenta = [layer.momentum for layer in layers]
-    with on_batch_statistics(model):
+def _measuring(model: nn.Module) -> Iterator[Callable[[], Tensor]]:
+    """All modules in eval mode but the BatchNorm layers, which take nothing but what they see.
+
+    The block is given a function: mean and variance of what each saw since its last call, of all in one vector.
+    """
+    layers: list[Any] = bn_layers(model)
+    seen: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+    before = {layer: (layer.momentum, torch.cat(_statistics(layer))) for layer in layers}
+
+    def note(layer: nn.Module, _: object, made: object) -> None:
+        seen[layer].append(torch.cat(_statistics(layer)) * 2)
+        _forget(layer)
+
+    def measured() -> Tensor:
+        # A layer that a network uses twice sees two things in a batch, which count the same; one that it does not use
+        # keeps what it has.
+        found = [torch.stack(each).mean(0) if each else before[layer][1] for layer, each in seen.items()]
+        for each in seen.values():
+            each.clear()
+        return torch.cat(found)
+
+    with on_batch_statistics(model), hooked(dict.fromkeys(layers, note)):
         for layer in layers:
-            layer.momentum = None  # one that a network uses twice sees two things in a batch, which count the same
+            # Half of what it has, which is 0, and half of what it sees: whichever of the two a copy's momentum is of.
+            layer.momentum = 0.5
+            _forget(layer)
         try:
-            yield
+            yield measured
         finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
+            for layer, (momentum, _) in before.items():
                 layer.momentum = momentum
+
+
+def _forget(layer: nn.Module) -> None:
+    for part in _statistics(layer):
+        part.zero_()
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Callable[..., None]]) -> Iterator[None]:
+    """Forward hooks, as long as the block runs; nothing is compiled meanwhile, as compiled code has none of them."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
 def on_batch_statistics(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode but the BatchNorm layers with running statistics, which see each batch's own."""
+    """All modules in eval mode but the layers with running statistics, which see each batch's own."""
     with in_eval_mode(model):
         for layer in bn_layers(model):
             layer.train()

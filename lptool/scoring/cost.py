@@ -61,7 +61,7 @@ def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Fl
 
 def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
     """FLOPs of one image [C, H, W], as torch counts them while the network runs."""
-    image = torch.zeros(1, *image_shape, device=next(model.parameters()).device)
+    image = torch.zeros(1, *image_shape, device=next(model.parameters(), torch.empty(0)).device)
     with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(image)
     counts, root = counter.get_flop_counts(), type(model).__name__

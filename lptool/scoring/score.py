@@ -93,7 +93,7 @@ def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]
 
 def for_each_batch(model: nn.Module, batches: Iterable[Batch], take: Callable[[Tensor, Tensor], T]) -> list[T]:
     """What `take` makes of the float32 logits [B, C] and labels [B] of each batch, by a model in eval mode."""
-    with in_eval_mode(model), torch.inference_mode():
+    with in_eval_mode(model), torch.no_grad():
         return [take(model(images).float(), labels) for images, labels in batches]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +48,7 @@ def train_epoch(run: Run, level: Level, epoch: int) -> tuple[Record, Score]:
     loss, accuracy, seen = _optimise(run, level, epoch)
     trained = time.perf_counter() - started
     score = _score(run)
-    run.ranks.agree(lambda: _check_finite(level.number, epoch, loss, score.nll))  # the last step shows only on val
+    run.ranks.agree(lambda: check_finite(level.number, epoch, loss, score.nll))  # the last step shows only on val
     record = {
         "level": level.number,
         "epoch": epoch,
@@ -64,7 +64,8 @@ def train_epoch(run: Run, level: Level, epoch: int) -> tuple[Record, Score]:
     return record, score
 
 
-def _check_finite(level: int, epoch: int, *losses: float) -> None:
+def check_finite(level: int, epoch: int, *losses: float) -> None:
+    """Refuse to go on with a loss that is not finite. Raises TrainError."""
     worst = next((loss for loss in losses if not math.isfinite(loss)), None)
     if worst is not None:
         raise TrainError(
@@ -124,18 +125,23 @@ def _saving_rewind(run: Run, level: int, epoch: int, parts: Iterator[Part]) -> I
 
 def _parts(run: Run, level: int, epoch: int, first: int) -> Iterator[Part]:
     """This process's part of each batch of an epoch, from step `first` on."""
-    options, train, ranks = run.options, run.data.train, run.ranks
-    generator = epoch_generator(options.seed, level, epoch, ranks.rank)
-    order = torch.randperm(len(train), generator=generator)
-    asked, shape = (options.augment, options.crop_padding, options.flip), run.data.shape
-    recipe = recipe_of(*asked, dataset=run.data.name, shape=shape)
-    images, augmentation = recipe.drawn(train, shape, order, generator, epoch=epoch, flip_seed=options.seed)
-    augment = augmentation.to(run.device).apply
+    generator = epoch_generator(run.options.seed, level, epoch, run.ranks.rank)
+    order = torch.randperm(len(run.data.train), generator=generator)
     whole = run.batches[first:]
-    mine = [batch.tensor_split(ranks.count)[ranks.rank] for batch in whole]
-    batches = run.data.placed_batches(images, order, mine, run.device, augment=augment)
-    for batch, (pixels, labels) in zip(whole, batches, strict=True):
+    mine = [batch.tensor_split(run.ranks.count)[run.ranks.rank] for batch in whole]
+    for batch, (pixels, labels) in zip(whole, augmented(run, epoch, order, mine, generator), strict=True):
         yield Part(pixels, labels, len(batch))
+
+
+def augmented(
+    run: Run, epoch: int, order: Tensor, batches: Sequence[Tensor], generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Training images and labels as an epoch sees them, of the places in `order` that make up each batch."""
+    options, shape = run.options, run.data.shape
+    recipe = recipe_of(options.augment, options.crop_padding, options.flip, dataset=run.data.name, shape=shape)
+    images, augmentation = recipe.drawn(run.data.train, shape, order, generator, epoch=epoch, flip_seed=options.seed)
+    augment = augmentation.to(run.device).apply
+    return run.data.placed_batches(images, order, batches, run.device, augment=augment)
 
 
 def epoch_generator(seed: int, level: int, epoch: int, rank: int = 0) -> torch.Generator:

@@ -36,6 +36,7 @@ from lptool.training.pruning import next_mask
 from lptool.training.setup import UNWATCHED, Run, Watch, open_run, over_processes
 from lptool.training.start import kwargs_of
 from lptool.training.steps import make_optimizer, multipliers, optimizer_state, restore_optimizer
+from lptool.training.trial import tried
 
 
 def train_tickets(
@@ -79,7 +80,8 @@ def train_tickets(
     """
     where = ranks.agree(lambda: pick_device(device))
     with _reproducible(where):
-        run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, data, ranks, watch))
+        asked = (options, levels, Path(out), data_dir, where, data, ranks, watch)
+        run = ranks.first_ahead(lambda: tried(open_run(*asked)))
         ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities, threads_on(where)))
         run = over_processes(run)
         for level in range(count_of(levels) + 1):
@@ -123,7 +125,7 @@ def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
     """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
     mask, before = _mask_and_ticket_before(run, level)
     progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
-    run.folder.check_state(progress.model, run.model.state_dict())
+    run.folder.check_state(progress.model, weights_of(run.model))
     run.folder.forget_after(level, progress.epoch)
     return mask, progress
 

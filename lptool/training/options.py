@@ -69,7 +69,7 @@ class TrainOptions:
         optimizer: `sgd` or `adamw`. lr: its learning rate at the height of the schedule.
         momentum, nesterov: of SGD. weight_decay: of either.
         schedule: `multistep` divides the rate by 10 at each of `milestones`; `cosine` and `linear` fall to 0.
-        milestones: epochs; None takes 50 % and 75 % of them.
+        milestones: epochs; None takes 50 % and 75 % of them, as the published script rounds it: 91 and 136 of 182.
         warmup: epochs in which the rate climbs from 0.
         label_smoothing: in [0, 1).
         augment: `crop` is a random one after padding, `resized-crop` one of random size (Szegedy et al. 2015).

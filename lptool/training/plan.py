@@ -18,6 +18,7 @@ from lptool.training.folder import RunFolder
 from lptool.training.options import Levels, TrainOptions, count_of
 from lptool.training.pruning import planned_counts
 from lptool.training.setup import UNWATCHED, Run, open_run
+from lptool.training.trial import tried
 
 
 def plan_training(
@@ -37,7 +38,8 @@ def plan_training(
         LptoolError: as `train_tickets` does before its first step.
     """
     where = ranks.agree(lambda: pick_device(device))
-    run = ranks.first_ahead(lambda: open_run(options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED))
+    asked = (options, levels, Path(out), data_dir, where, None, ranks, UNWATCHED)
+    run = ranks.first_ahead(lambda: tried(open_run(*asked)))
     ranks.on_first(lambda: run.folder.check(run.identity, run.sparsities))
     free = ranks.on_first(lambda: _free_bytes(run.folder))
     return {**plan_of(run), "disk": {**disk_of(run), "free_bytes": free}}

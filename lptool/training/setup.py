@@ -123,7 +123,10 @@ def open_run(
     ranks: Ranks,
     watch: Watch,
 ) -> Run:
-    """Everything checked, nothing written. Arguments and errors: see `lptool.training.job.train_tickets`."""
+    """Everything checked but the network, which `tried` then tries; nothing written.
+
+    Arguments and errors: see `lptool.training.job.train_tickets`.
+    """
     check_levels(levels)
     data = data or load_data(
         options.dataset,
@@ -133,7 +136,6 @@ def open_run(
         image_size=options.image_size,
     )
     model, origin = initial_model(options, data.num_classes, data.shape)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     prunable = prunable_weights(model, options.prune)
     if not prunable:
         raise TrainError(f"architecture {options.arch!r} has no weights that --prune {options.prune} may touch")

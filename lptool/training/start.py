@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lptool.checkpoints.dialects import unwrapped
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.errors import TrainError
-from lptool.networks.building import build_model, check_forward
+from lptool.networks.building import build_model
 from lptool.networks.matching import fit_names
+from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.weights import put_weights, weights_of
 from lptool.training.options import TrainOptions
 
@@ -37,7 +40,7 @@ def initial_model(
     with torch.random.fork_rng(devices=[]):  # the same weights on every device and process, whatever ran before
         torch.manual_seed(options.seed)
         model = build_model(options.arch, **kwargs_of(options, num_classes, shape[0]), **pretrained)
-        check_forward(model, shape, num_classes, options.arch)
+        _make_weights(model, shape)
     if options.init_checkpoint is None:
         return model, {}
     file = checkpoint_file(options.init_checkpoint)
@@ -48,6 +51,13 @@ def initial_model(
 def kwargs_of(options: TrainOptions, num_classes: int, in_chans: int) -> dict[str, Any]:
     """What the network is built with, beside pretrained weights."""
     return {"num_classes": num_classes, "in_chans": in_chans, **options.arch_kwargs}
+
+
+def _make_weights(model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Let lazy modules see an image, which they make their weights by."""
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        with torch.no_grad(), in_eval_mode(model), suppress(Exception):  # why it cannot, the trial says
+            model(torch.zeros(2, *shape))
 
 
 def _take_weights(model: nn.Module, arch: str, file: Path, num_classes: int) -> list[str]:

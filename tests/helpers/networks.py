@@ -1,98 +1,342 @@
-"""Networks whose names are not one to one with their tensors, for images [1, 8, 8] of digits, as a file to name."""
+"""Networks of all habits that programs have, as source: a test writes it to a file and names `file.py:Kind`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import torch
+
+from lptool.data.dataset import Data
+from lptool.data.images import InMemory
 
 SOURCE = '''
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, spectral_norm
 
 
-class Shared(nn.Module):
-    """A weight under two names, a BatchNorm that runs twice, and a block that is the same module twice."""
+def body(channels, norm=nn.BatchNorm2d):
+    first, second = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2)
+    return nn.Sequential(first, norm(4), nn.ReLU(), second, nn.ReLU())
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
+
+class Plain(nn.Module):
+    def __init__(self, num_classes, in_chans):
         super().__init__()
-        self.stem = nn.Conv2d(in_chans, 8, 3, padding=1)
-        self.a = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.b = nn.Conv2d(8, 8, 3, padding=1, bias=False)
-        self.b.weight = self.a.weight
-        self.bn = nn.BatchNorm2d(8)
-        self.again = self.bn
-        block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-        self.blocks = nn.ModuleList([block, block])
-        self.fc = nn.Linear(8, num_classes)
+        self.body, self.head = body(in_chans), nn.Linear(4 * 9, num_classes)
+
+    def flat(self, x):
+        return self.body(x).flatten(1)
 
     def forward(self, x):
-        x = self.bn(self.a(self.stem(x).relu())).relu()
-        x = self.again(self.b(x)).relu()
-        for block in self.blocks:
-            x = block(x)
-        return self.fc(x.mean((2, 3)))
+        return self.head(self.flat(x))
 
 
-class ConvMask(nn.Conv2d):
-    """After TurboPrune: a buffer `mask` beside the weight."""
+class Views(Plain):
+    """LeNet, Conv-N and most teaching code."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.register_buffer("mask", torch.ones_like(self.weight))
-
-    def forward(self, x):
-        return F.conv2d(x, self.mask.to(self.weight.device) * self.weight, self.bias, self.stride, self.padding)
+    def flat(self, x):
+        x = self.body(x)
+        return x.view(x.size(0), -1)
 
 
-class WeightMask(nn.Conv2d):
-    """After Synaptic-Flow: `weight_mask` beside the weight, and `bias_mask` beside the bias."""
+class ViewsImages(nn.Module):
+    """LeNet-300-100, with a convolution so that there is something to prune."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.register_buffer("weight_mask", torch.ones(self.weight.shape))
-        if self.bias is not None:
-            self.register_buffer("bias_mask", torch.ones(self.bias.shape))
-
-    def forward(self, x):
-        bias = self.bias if self.bias is None else self.bias_mask * self.bias
-        return F.conv2d(x, self.weight_mask * self.weight, bias, self.stride, self.padding)
-
-
-class Masked(nn.Module):
-    conv = ConvMask
-
-    def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
+    def __init__(self, num_classes, in_chans):
         super().__init__()
-        self.conv1 = self.conv(in_chans, 8, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(8)
-        self.conv2 = self.conv(8, 16, 3, 2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(16)
-        self.fc = nn.Linear(16, num_classes)
+        self.first, self.conv = nn.Linear(in_chans * 64, 64), nn.Conv2d(1, 2, 3, padding=1)
+        self.head = nn.Linear(128, num_classes)
 
     def forward(self, x):
-        x = self.bn1(self.conv1(x)).relu()
-        return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
+        x = F.relu(self.first(x.view(x.size(0), -1))).view(-1, 1, 8, 8)
+        return self.head(self.conv(x).view(x.size(0), -1))
 
 
-class SynFlow(Masked):
-    conv = WeightMask
+class ViewsInTraining(Plain):
+    def flat(self, x):
+        x = self.body(x)
+        return x.view(x.size(0), -1) if self.training else x.flatten(1)
 
 
-class Hooked(Masked):
-    """With the hooks of `torch.nn.utils.prune`."""
+class ViewsGradient(Plain):
+    """Its own backward pass needs a layout that a channels-last convolution does not give."""
 
-    conv = nn.Conv2d
-
-    def __init__(self, num_classes: int = 10, in_chans: int = 1) -> None:
+    def __init__(self, num_classes, in_chans):
         super().__init__(num_classes, in_chans)
-        for layer in (self.conv1, self.conv2):
-            prune.identity(layer, "weight")
+        self.body.register_forward_hook(lambda module, given, made: Checked.apply(made))
+
+
+class Checked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.saved_tensors[0].view(-1)
+        return gradient
+
+
+class Volume(nn.Module):
+    """Weights of five dimensions, which have no channels-last layout."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__()
+        self.conv, self.head = nn.Conv3d(1, 4, 3, padding=1), nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.head(self.conv(x[:, None]).mean((2, 3, 4)))
+
+
+class CountingNorm(nn.BatchNorm2d):
+    """As older torch wrote it."""
+
+    def forward(self, x):
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked = self.num_batches_tracked + 1
+        statistics, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        return F.batch_norm(x, *statistics, *affine, self.training, self.momentum, self.eps)
+
+
+class OwnNorm(nn.Module):
+    """No BatchNorm by class; puts new statistics in the place of the old, and its momentum is the share of the old."""
+
+    def __init__(self, channels, momentum=0.9):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("running_var", torch.ones(1, channels, 1, 1))
+
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True)
+            self.running_mean = self.momentum * self.running_mean + (1 - self.momentum) * mean.detach()
+            self.running_var = self.momentum * self.running_var + (1 - self.momentum) * var.detach()
+        return (x - mean) / (var + 1e-5).sqrt() * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def with_norm(norm):
+    class Normed(Plain):
+        def __init__(self, num_classes, in_chans):
+            super().__init__(num_classes, in_chans)
+            self.body = body(in_chans, norm)
+
+    return Normed
+
+
+Counting = with_norm(CountingNorm)
+Own = with_norm(OwnNorm)
+Instance = with_norm(lambda channels: nn.InstanceNorm2d(channels, affine=True, track_running_stats=True))
+Grouped = with_norm(lambda channels: nn.GroupNorm(2, channels))
+
+
+class CountsAlways(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        return super().forward(x)
+
+
+class Auxiliary(Plain):
+    """GoogLeNet and Inception: more than logits, in training alone."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return (logits, logits * 2) if self.training else logits
+
+
+Outputs = namedtuple("Outputs", ["logits", "aux"])
+
+
+class Named(Plain):
+    def forward(self, x):
+        return Outputs(super().forward(x), None) if self.training else super().forward(x)
+
+
+@dataclass
+class Output:
+    loss: object
+    logits: torch.Tensor
+
+
+class AsTransformers(Plain):
+    def forward(self, pixel_values):
+        return Output(None, super().forward(pixel_values))
+
+
+class AsMapping(Plain):
+    def forward(self, x):
+        return OrderedDict(features=x, logits=super().forward(x))
+
+
+class Spectral(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.body[3] = parametrizations.spectral_norm(self.body[3])
+
+
+class OldSpectral(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.body[3] = spectral_norm(self.body[3])
+
+
+class Extra(nn.ReLU):
+    """Keeps what is no tensor beside the tensors."""
+
+    def get_extra_state(self):
+        return {"calls": 3}
+
+    def set_extra_state(self, state):
+        assert state["calls"] == 3
+
+
+class ExtraState(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.body[2] = Extra()
+
+
+class ExtraTensor(Extra):
+    def get_extra_state(self):
+        return torch.tensor([3])
+
+    def set_extra_state(self, state):
+        assert state.tolist() == [3]
+
+
+class ExtraTensors(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.body[2] = ExtraTensor()
+
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.LazyLinear(num_classes)
+
+    def forward(self, x):
+        return self.head(F.relu(self.norm(self.conv(x))).flatten(1))
+
+
+class Buffers(Plain):
+    """Buffers of integers and truth values, and a parameter that is not trained."""
+
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.register_buffer("places", torch.arange(36))
+        self.register_buffer("used", torch.ones(36, dtype=torch.bool))
+        self.shift = nn.Parameter(torch.zeros(36, dtype=torch.long), requires_grad=False)
+
+    def flat(self, x):
+        return super().flat(x)[:, self.places] * self.used + self.shift
+
+
+class Frozen(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        for parameter in self.body.parameters():
+            parameter.requires_grad_(False)
+
+
+class Hooked(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.register_forward_pre_hook(lambda module, given: (given[0] * 2,))
+        self.body.register_forward_hook(lambda module, given, made: made + 1)
+
+
+# What is refused
+
+
+class Pair(Plain):
+    def forward(self, x):
+        return super().forward(x), self.flat(x)
+
+
+class OthersInTraining(Plain):
+    def forward(self, x):
+        return (self.flat(x), super().forward(x)) if self.training else super().forward(x)
+
+
+class FailsInTraining(Plain):
+    def forward(self, x):
+        return super().forward(x) @ torch.zeros(99) if self.training else super().forward(x)
+
+
+class NoGradient(Plain):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class AllFrozen(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.requires_grad_(False)
+
+
+class Weighted(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.body[3] = parametrizations.weight_norm(self.body[3])
+
+
+class NotANumber(Plain):
+    def forward(self, x):
+        return super().forward(x) / 0 * 0
+
+
+class OfAnotherSize(Plain):
+    def __init__(self, num_classes, in_chans):
+        super().__init__(num_classes, in_chans)
+        self.head = nn.Linear(99, num_classes)
 '''
 
+# What trains, is pooled and is evaluated; and what `train` refuses, with what it says.
+GOOD = (
+    *("Plain", "Views", "ViewsImages", "ViewsInTraining", "ViewsGradient", "Volume"),
+    *("Counting", "Own", "Instance", "Grouped", "CountsAlways"),
+    *("Auxiliary", "Named", "AsTransformers", "AsMapping"),
+    *("Spectral", "OldSpectral", "ExtraState", "ExtraTensors", "Lazy", "Buffers", "Frozen", "Hooked"),
+)
+CONTIGUOUS = ("Views", "ViewsImages", "ViewsInTraining", "ViewsGradient", "Volume")
+REFUSED = {
+    "Pair": "gives a tuple for 2 images, expected logits of 3 classes: let its forward return them alone",
+    "OthersInTraining": r"gives \[4, 36\] for 4 images in training mode, expected \[4, 3\] as in evaluation",
+    "FailsInTraining": r"cannot be trained on images of \[3, 8, 8\]: ",
+    "NoGradient": r"cannot be trained on images of \[3, 8, 8\]: element 0 of tensors does not require grad",
+    "AllFrozen": r"cannot be trained on images of \[3, 8, 8\]: optimizer got an empty parameter list",
+    "Weighted": r"^body\.3: its weight is made of other tensors \(as by weight norm\)",
+    "NotANumber": "the loss became nan",
+    "OfAnotherSize": r"cannot take images of \[3, 8, 8\]: ",
+}
 
-def write_networks(folder: Path) -> str:
-    """The file; `FILE:Shared` and so on are architectures."""
-    file = folder / "nets.py"
-    file.write_text(SOURCE)
-    return str(file)
+
+def random_images(count: int, seed: int) -> InMemory:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return InMemory(pixels, torch.randint(3, (count,), generator=generator))
+
+
+# Of the shape that all these networks take.
+DATA = Data(
+    name="random",
+    train=random_images(24, seed=0),
+    val=random_images(12, seed=1),
+    test=random_images(12, seed=2),
+    num_classes=3,
+    shape=(3, 8, 8),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.3, 0.3, 0.3),
+    split={"fraction": 0.1, "seed": 0, "hash": "abc"},
+)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from lptool.errors import ArchError
-from lptool.networks.building import build_model, check_forward, prunable_weights
+from lptool.networks.building import build_model, prunable_weights
+from tests.helpers.networks import SOURCE
 
 # A user's own network
 
@@ -180,19 +183,33 @@ def test_networks_of_torchvision_are_own_callables_too() -> None:
     build_model("torchvision.models:resnet18", 5, 3)
 
 
-# Whether it runs
+def test_spectral_norm_is_pruned_in_what_it_divides() -> None:
+    layers = (nn.Conv2d(1, 2, 3), spectral_norm(nn.Conv2d(2, 2, 3)), parametrizations.spectral_norm(nn.Conv2d(2, 2, 3)))
+    model = nn.Sequential(*layers)
+    names = prunable_weights(model, "conv")
+    assert names == ("0.weight", "1.weight_orig", "2.parametrizations.weight.original")
+    assert set(names) <= set(model.state_dict())
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name)[0] = 0
+        model(torch.ones(1, 1, 9, 9))
+    assert all(layer.weight[0].count_nonzero() == 0 for layer in layers)  # type: ignore[index]
 
 
-def test_images_too_small_for_the_network_are_refused_before_training() -> None:
-    model = build_model("vgg16_bn_cifar", 10, 1)
-    check_forward(model, (1, 32, 32), 10, "vgg16_bn_cifar")
-    with pytest.raises(ArchError, match=r"'vgg16_bn_cifar' cannot take images of \[1, 8, 8\]"):
-        check_forward(model, (1, 8, 8), 10, "vgg16_bn_cifar")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("wrap", [weight_norm, parametrizations.weight_norm, parametrizations.orthogonal])
+def test_a_weight_that_is_made_of_others_is_refused_by_name(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(ArchError, match=r"^1: its weight is made of other tensors .*remove_parametrizations"):
+        prunable_weights(nn.Sequential(nn.ReLU(), wrap(nn.Conv2d(1, 2, 3))), "conv")
 
 
-def test_a_network_with_too_few_classes_is_refused_and_left_in_its_mode() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).train()
-    check_forward(model, (1, 2, 2), 3, "mine")
-    with pytest.raises(ArchError, match=r"'mine' gives \[2, 3\] for 2 images, expected logits of 4 classes"):
-        check_forward(model, (1, 2, 2), 4, "mine")
-    assert model.training
+@pytest.mark.parametrize("kind", ["ExtraState", "ExtraTensors"])
+def test_what_a_module_keeps_beside_tensors_stays_its_own(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "zoo.py").write_text(SOURCE)
+    model = build_model(f"{tmp_path}/zoo.py:{kind}", 3, 3)
+    state = model.state_dict()
+    assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    model.load_state_dict({name: tensor for name, tensor in state.items() if "_extra_state" not in name})
+    model.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({})

@@ -1,5 +1,7 @@
 """The document and tables of `inspect`, made from files that are easy to check by eye."""
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 
 from lptool.checkpoints.inspection import Inspection, inspect_files
+from lptool.pooling.comparisons import Barrier
 from lptool.pooling.job import PoolResult
 from lptool.report import inspect as report
+from lptool.scoring.score import Score
 from tests.helpers.reading import text
 
 
@@ -52,3 +56,12 @@ def test_headers_of_other_writers_do_not_break_inspect(result: PoolResult) -> No
         metadata = replace(finding.summary.metadata, trace=trace, scores=scores)
         strange = replace(finding, summary=replace(finding.summary, metadata=metadata))
         text(report.inspect_view(Inspection((strange,))))
+
+
+def test_a_barrier_of_scores_that_are_not_finite_is_null_in_json_and_said_to_a_person() -> None:
+    scores = tuple(Score(correct=1, nll=nll, n=2) for nll in (math.inf, 1.0, math.nan))
+    barrier = Barrier("a.safetensors", "b.safetensors", scores)
+    (document,) = report.barrier_documents([barrier])
+    assert document["nll"] is None
+    json.dumps(document, allow_nan=False)
+    assert "not finite" in text(report.barrier_view([barrier]))

@@ -228,11 +228,11 @@ def test_images_are_as_the_network_takes_them(monkeypatch: pytest.MonkeyPatch) -
         assert images.shape[1:] == (3, 4, 5)
         assert images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
 
     monkeypatch.setattr(batching, "_SECONDS", 1e-6)
     probe(forward, (3, 4, 5), CPU)
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
 
 
 def test_a_real_network_is_probed(monkeypatch: pytest.MonkeyPatch) -> None:

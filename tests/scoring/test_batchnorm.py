@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
+from torchvision.ops import FrozenBatchNorm2d
 
 from lptool.checkpoints.masks import State
 from lptool.errors import DataError
@@ -156,3 +158,91 @@ def test_a_batch_without_a_variance_is_refused() -> None:
     with pytest.raises(DataError, match="needs more than one image in a batch"):
         recalibrate_bn(net, [torch.ones(1, 2)])
     assert net.training
+
+
+def test_instance_norm_that_tracks_its_statistics_is_recalibrated() -> None:
+    """To the mean over images of each image's own mean and unbiased variance, and over batches."""
+    net, images = nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True)).eval(), image_batches(4, 4)
+    assert recalibrate_bn(net, images) == 8
+    whole = torch.cat(images)
+    torch.testing.assert_close(net[0].running_mean, whole.mean((0, 2, 3)))
+    torch.testing.assert_close(net[0].running_var, whole.flatten(2).var(2).mean(0))
+
+
+class OwnNorm(nn.Module):
+    """No BatchNorm by class; puts new tensors in the place of its statistics. `momentum` is the share of the old."""
+
+    def __init__(self, shape: tuple[int, ...], *, newer: bool = False) -> None:
+        super().__init__()
+        self.momentum, self.newer = 0.9, newer
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return (x - self.running_mean.view(-1, 1, 1)) / self.running_var.view(-1, 1, 1).sqrt()
+        mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))
+        share = self.momentum if self.newer else 1 - self.momentum
+        self.running_mean = (1 - share) * self.running_mean + share * mean.view_as(self.running_mean)
+        self.running_var = (1 - share) * self.running_var + share * var.view_as(self.running_var)
+        return (x - mean.view(-1, 1, 1)) / var.view(-1, 1, 1).sqrt()
+
+
+class CountingNorm(nn.BatchNorm2d):
+    """As torch before 1.13 counted batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.num_batches_tracked = self.num_batches_tracked + 1  # type: ignore[assignment,operator]
+        return nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum or 0.0
+        )
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: OwnNorm((3,)),
+        lambda: OwnNorm((3,), newer=True),
+        lambda: OwnNorm((1, 3, 1, 1)),
+        lambda: CountingNorm(3),
+        lambda: BatchNormAct2d(3, act_layer=nn.Identity),
+    ],
+    ids=["own", "share of the new", "four dimensions", "counting", "timm"],
+)
+def test_copies_of_batch_norm_are_recalibrated_as_it_is(norm: Callable[[], nn.Module]) -> None:
+    """Whatever their momentum is the share of; and what they leave can be loaded into."""
+    net, twin, images = nn.Sequential(norm()), nn.Sequential(nn.BatchNorm2d(3)), image_batches(8, 4)
+    before, momentum = snapshot(net), net[0].momentum
+    recalibrate_bn(net, images)
+    recalibrate_bn(twin, images)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(net[0].get_buffer(name).flatten(), twin[0].get_buffer(name))
+    assert net[0].momentum == momentum
+    net.load_state_dict(before)
+    net.train()(images[0].requires_grad_()).sum().backward()
+
+
+def test_frozen_statistics_stay() -> None:
+    net = nn.Sequential(FrozenBatchNorm2d(3), nn.BatchNorm2d(3))
+    before = snapshot(net)
+    recalibrate_bn(net, image_batches(4))
+    assert bn_layers(net) == [net[1]]
+    assert all(torch.equal(before[name], t) for name, t in net[0].state_dict(prefix="0.").items())
+
+
+def test_a_layer_used_twice_takes_the_mean_of_both_and_one_not_used_stays() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.spare = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+            self.spare.running_mean.fill_(7.0)  # type: ignore[union-attr]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.norm(x)
+            return self.norm(x + 4)  # type: ignore[no-any-return]
+
+    net = Twice()
+    recalibrate_bn(net, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [9.0]])])
+    assert net.norm.running_mean.tolist() == [(2 + 6 + 7 + 11) / 4]  # type: ignore[union-attr]
+    assert net.norm.running_var.tolist() == [(2 + 2 + 8 + 8) / 4]  # type: ignore[union-attr]
+    assert net.spare.running_mean.tolist() == [7.0]  # type: ignore[union-attr]

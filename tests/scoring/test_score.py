@@ -133,14 +133,14 @@ def test_the_mode_is_restored_after_an_exception(channels: int, label: int) -> N
     with pytest.raises((RuntimeError, IndexError)):
         evaluate(net, [(torch.ones(2, channels, 4, 4), torch.tensor([0, label]))])
     assert all(module.training for module in net.modules())
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
 
 
-def test_inference_mode_does_not_leak() -> None:
+def test_switched_off_gradients_do_not_leak() -> None:
     """The model can be trained afterwards."""
     net, batches = network(), labelled_batches()
     evaluate(net, batches)
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
     assert not any(t.is_inference() for t in net.state_dict().values())
     net(batches[0][0]).sum().backward()
     assert net[0].weight.grad.abs().sum() > 0
@@ -229,7 +229,7 @@ def test_recalibrated_tensors_are_no_inference_tensors() -> None:
     net = network()
     fresh = recalibrated(net, network(1).state_dict(), labelled_batches())
     assert not any(t.is_inference() for t in (*fresh.values(), *net.state_dict().values()))
-    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
 
 
 def test_a_state_without_batch_norm_comes_back_as_it_is() -> None:

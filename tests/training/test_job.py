@@ -36,6 +36,7 @@ from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model
 from lptool.scoring.score import predict, score_of
 from lptool.training.epoch import epoch_generator
+from lptool.training.folder import RunFolder
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.schedule import learning_rate
@@ -484,6 +485,17 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def train_without_an_end(*command: str) -> None:
+    """What `lptool` does, but where it would be done it waits: a signal finds it at work, however late it comes."""
+
+    def wait(folder: RunFolder) -> None:
+        while True:
+            time.sleep(0.01)
+
+    RunFolder.finish = wait  # type: ignore[method-assign]
+    processes.lptool(*command)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_stopped_at_random_moments_ends_with_the_same_tickets(
     how: signal.Signals, short: Path, tmp_path: Path
@@ -492,7 +504,7 @@ def test_a_command_stopped_at_random_moments_ends_with_the_same_tickets(
     out, draw = tmp_path / "stopped", random.Random(how)
     command = command_of(SHORT, out)
     for records in sorted(draw.sample(range(1, 5), 2)):
-        child = begin(tmp_path / "child", processes.lptool, *command)
+        child = begin(tmp_path / "child", train_without_an_end, *command)
         try:
             while whole_lines(out / "train.jsonl") < records:
                 assert child.process.is_alive(), f"ended before it could be stopped\n{child.stderr}"

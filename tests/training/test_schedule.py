@@ -57,7 +57,7 @@ def test_linear_is_torchs() -> None:
         (2, [0.1, 0.01]),
         (4, [0.1, 0.1, 0.01, 0.001]),
         (5, [0.1, 0.1, 0.1, 0.01, 0.001]),
-        (182, [0.1] * 91 + [0.01] * 46 + [0.001] * 45),  # 75 % of 182 is 136.5
+        (182, [0.1] * 91 + [0.01] * 45 + [0.001] * 46),  # the published script's epochs, where 75 % is 136.5
     ],
 )
 def test_multistep_drops_at_half_and_three_quarters(epochs: int, rates: list[float]) -> None:
