@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lptool.errors import LptoolError, PeerError
+from lptool.errors import LptoolError, PeerError, printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from lptool.ranks import Ranks
 
@@ -35,12 +36,12 @@ def clear_errors(command: Command) -> Command:
             time.sleep(1)  # torchrun ends all ranks with the first: let the one that failed say why
             raise SystemExit(1) from None
         except LptoolError as error:
-            raise click.ClickException(error.naming(_as_typed)) from error
+            raise click.ClickException(printable(error.naming(_as_typed))) from error
         except (KeyboardInterrupt, click.Abort) as stop:  # the latter at a question
             if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
-                text = str(stop) or "Interrupted; nothing half-written. The same command starts again."
+                text = printable(str(stop)) or "Interrupted; nothing half-written. The same command starts again."
                 click.echo(text, err=True)
             raise SystemExit(130) from None
 
@@ -56,7 +57,7 @@ def _as_typed(field: str) -> str:
 def warn(warnings: Iterable[str]) -> None:
     """One line each, on stderr."""
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {printable(warning)}", err=True)
 
 
 @contextmanager
@@ -65,20 +66,33 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=printable(text))
 
 
 def show(view: RenderableType) -> None:
-    """A table or text, on stdout."""
+    """A table or text, on stdout; what files say in it reaches no terminal as commands."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
     if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
         console.width = 100
-    console.print(view)
+    console.print(_Printable(view))
+
+
+class _Printable:
+    """A view without control characters but those with which rich colours it."""
+
+    def __init__(self, view: RenderableType) -> None:
+        self._view = view
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for segment in console.render(self._view, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def print_document(document: Document, ranks: Ranks) -> None:
@@ -113,7 +127,7 @@ def print_and_report(
         write_page(page, draw(document))
     print_result(document, views, as_json=as_json)
     if page is not None and not as_json:
-        click.echo(f"report: {page}")
+        click.echo(printable(f"report: {page}"))
 
 
 def check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bool) -> None:

@@ -156,9 +156,19 @@ def test_another_search_is_refused_by_what_differs(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_no_more_differs_too(tmp_path: Path) -> None:
-    opened(tmp_path / "j", gone="x")
+    opened(tmp_path / "j", gone="x").add({}, SCORES[0])
     with pytest.raises(OutputError, match=r'\(it differs in gone: "x", now null\)'):
         opened(tmp_path / "j")
+
+
+def test_a_journal_without_a_score_is_no_obstacle_for_another_search(tmp_path: Path) -> None:
+    opened(tmp_path / "j", gone="x")
+    opened(tmp_path / "fresh")
+    opened(tmp_path / "j").add({}, SCORES[0])
+    opened(tmp_path / "fresh").add({}, SCORES[0])
+    assert (tmp_path / "j").read_bytes() == (tmp_path / "fresh").read_bytes()
+    with pytest.raises(OutputError, match="is the journal of another search"):
+        opened(tmp_path / "j", gone="x")
 
 
 def test_overwrite_begins_anew_where_the_search_is_another(tmp_path: Path) -> None:
