@@ -70,6 +70,10 @@ class PeerError(RankError):
     """Another rank failed and says why; this one has nothing to add."""
 
 
+class LeftBehind(UserWarning):
+    """Something of ours that could not be removed, though all that was asked for is done."""
+
+
 @contextmanager
 def said_by(file: str | None) -> Iterator[None]:
     """Put the file whose header is to blame before an error that does not name it; None leaves errors as they are."""

@@ -17,7 +17,16 @@ _PACKAGES = ("torch", "torchvision", "timm", "safetensors", "numpy")
 
 def command_line() -> str:
     """The command as it was typed, ready for a shell."""
-    return shlex.join(["lptool", *sys.argv[1:]])
+    return for_a_shell(*sys.argv[1:])
+
+
+def for_a_shell(*words: str) -> str:
+    """A command of lptool, to be copied into a shell.
+
+    >>> for_a_shell("pool", "my runs", "-o", "a.safetensors")
+    "lptool pool 'my runs' -o a.safetensors"
+    """
+    return shlex.join(["lptool", *words])
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from lptool.device import local_ranks, usable_cores
-from lptool.errors import LptoolError, PeerError, RankError
+from lptool.errors import LptoolError, PeerError, RankError, first_line
 
 T = TypeVar("T")
 # A peer that dies is noticed at once, by its closed connection. A slow one is waited for.
@@ -81,13 +81,16 @@ ALONE = Ranks()
 
 
 def join_ranks() -> Ranks:
-    """The ranks that torchrun started, this one connected to them; alone where it was not torchrun."""
+    """The ranks that torchrun started, connected; alone where it was not torchrun. Raises RankError."""
     if not distributed.is_torchelastic_launched():
         return ALONE
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     # torchrun gives each process one thread; together they shall use what the machine has.
     torch.set_num_threads(max(1, usable_cores() // local_ranks()))
     if ranks.count > 1 and not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        try:
+            distributed.init_process_group("gloo", timeout=PATIENCE)
+        except RuntimeError as error:  # such as where torchrun has gone
+            raise RankError(f"the processes of this run do not find each other ({first_line(error)})") from error
         atexit.register(distributed.destroy_process_group)  # else gloo's threads may outlive Python, and abort
     return ranks

@@ -23,6 +23,7 @@ PROCESSES = (
     "test_examples_imagenet.py",
     "test_contributing.py",
     "test_structure.py",
+    "cli/test_ending.py",
     "data/test_cache.py",
     "pooling/test_decoding.py",
     "reliability/test_fuzz.py",

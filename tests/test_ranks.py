@@ -111,6 +111,19 @@ def test_one_process_of_torchrun_needs_no_others(
     assert not distributed.is_initialized()
 
 
+def test_ranks_that_do_not_find_each_other_are_one_clear_error(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    """As where torchrun was killed before they did."""
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def fail(*_: object, **__: object) -> None:
+        raise distributed.DistNetworkError("connection refused\nC++ frames")
+
+    monkeypatch.setattr(distributed, "init_process_group", fail)
+    with pytest.raises(RankError, match=r"do not find each other \(connection refused\)$"):
+        join_ranks()
+
+
 # Ranks that are threads: `all_gather_object` is a table they meet at.
 
 

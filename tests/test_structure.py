@@ -15,8 +15,8 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "masks files header metadata names ticket nested summary evidence pool positions packed "
-    "safetensors_file pickles stored torch_file containers dialects finding apart reading places writing inspection",
+    "checkpoints": "locks drafts masks files header metadata names ticket nested summary evidence pool positions "
+    "packed safetensors_file pickles stored torch_file containers dialects finding apart reading places writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
     "networks": "cifar building matching running architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
@@ -29,8 +29,8 @@ ROOMS = {
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
-    "cli": "options output threads train_options train train_first pool_options pool inspect evaluate convert push "
-    "version",
+    "cli": "ending options output threads train_options train train_first pool_options pool inspect evaluate "
+    "convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from lptool.checkpoints.drafts import tidy
 from lptool.checkpoints.pool import natural
 from lptool.errors import CheckpointError, first_ten
 
@@ -177,6 +178,8 @@ def _is_epoch(path: Path) -> bool:
 
 
 def _expanded(path: Path, search: _Search) -> list[Path]:
+    if not os.path.exists(path):
+        tidy(path)  # a folder that a killed command had moved aside
     try:
         if path.is_dir():
             found = search.tickets_in(path)

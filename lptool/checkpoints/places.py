@@ -3,56 +3,49 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from lptool.checkpoints.drafts import draft_of, put_file, put_folder, tidy
 from lptool.errors import LptoolError, OutputError, first_ten
 
 _Found = TypeVar("_Found")
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], _Found]) -> _Found:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it.
+def write_atomically(path: str | Path, write: Callable[[Path], _Found], *, replace: bool = True) -> _Found:
+    """Let `write` fill a draft beside `path`, flush it to disk, and rename it.
+
+    Args:
+        replace: what is at `path` by then; a link there is replaced itself.
 
     Returns:
         What `write` does.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or something is there that is not to be replaced.
         LptoolError: that `write` raises, as it is; then nothing appears.
     """
     path = Path(path)
-    temporary = _hidden_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # of any new file here; safetensors makes its own for the owner alone
-        found = write(temporary)
-        temporary.chmod(mode)
-        # Else a crash of the machine could leave the name, and behind it an empty file.
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return found
-    except LptoolError:
+        with draft_of(path) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode  # of any new file here; safetensors makes its own for the owner alone
+            found = write(draft)
+            draft.chmod(mode)
+            # Else a crash of the machine could leave the name, and behind it an empty file.
+            with open(draft, "rb") as file:
+                os.fsync(file.fileno())
+            put_file(draft, path, replace=replace)
+            return found
+    except (LptoolError, MemoryError):
         raise
     except Exception as error:  # safetensors has an error type of its own for a full disk
         raise OutputError(
             f"{path}: cannot be written ({_reason(error)}); choose another place or free some space"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _hidden_beside(path: Path) -> Path:
-    """A new name in the same folder, from where a rename is one step; tempfile would make it for the owner alone."""
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}"
 
 
 def try_writing(folders: Iterable[Path]) -> Path:
@@ -69,16 +62,25 @@ def check_output(
     path = Path(path)
     if path.suffix != suffix:
         raise OutputError(f"{path}: expected a name that ends in {suffix}, which is what is written")
+    tidy(path)
     try:
-        if any(path.resolve() == Path(given).resolve() for given in inputs):
+        if any(_is_same(path, given) for given in inputs):
             raise OutputError(f"{path}: is also an input; choose another output")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path}: exists; choose another output or add --overwrite")
-        if path.is_dir():
-            raise IsADirectoryError
+        if path.is_dir() and not path.is_symlink():
+            raise OutputError(f"{path}: is a folder, expected a file; choose another name")
         try_writing(path.absolute().parents)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written; choose a file in a folder that you may write to") from error
+
+
+def _is_same(path: str | Path, other: str | Path) -> bool:
+    """Whether two paths lead to one file or folder, by whatever spelling or link. Raises OSError."""
+    try:
+        return os.path.samefile(path, other)
+    except FileNotFoundError:
+        return os.path.realpath(path) == os.path.realpath(other)
 
 
 def is_folder(output: str | Path) -> bool:
@@ -118,9 +120,12 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
         OutputError: says which.
     """
     place = Path(os.path.realpath(path))
+    tidy(place)
     try:
+        if os.path.islink(Path(path)):
+            raise OutputError(f"{path}: is a link, which is not replaced; name the folder itself")
         given = dict.fromkeys(map(str, inputs))
-        within = [name for name in given if Path(os.path.realpath(name)).is_relative_to(place)]
+        within = [name for name in given if _is_within(Path(os.path.realpath(name)), place)]
         if within:
             raise OutputError(f"{path}: is or holds an input ({first_ten(within, ', ')}); choose another folder")
         _check_replaceable(path, place, overwrite=overwrite)
@@ -129,6 +134,10 @@ def check_folder(path: str | Path, inputs: Iterable[str | Path], *, overwrite: b
         raise OutputError(
             f"{path}: cannot be written ({_reason(error)}); choose a place that you may write to"
         ) from error
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return any(_is_same(parent, folder) for parent in (path, *path.parents))
 
 
 def _check_replaceable(path: str | Path, place: Path, *, overwrite: bool) -> None:
@@ -161,38 +170,22 @@ def new_folder(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be written, or `path` holds what must not be replaced.
     """
-    place = Path(os.path.realpath(path))  # a link stays, and what it points to is replaced
-    temporary = _hidden_beside(place)
+    place, draft = Path(os.path.realpath(path)), None
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
-        _check_replaceable(path, place, overwrite=overwrite)  # again: hours may have passed since the first check
-        _put(temporary, place)
+        with draft_of(place) as draft:
+            draft.mkdir()
+            yield draft
+            for file in draft.iterdir():
+                with open(file, "rb") as stream:
+                    os.fsync(stream.fileno())
+            _check_replaceable(path, place, overwrite=overwrite)  # again: hours may have passed since the first check
+            put_folder(draft, place, replace=overwrite)
     except OutputError as error:
-        raise OutputError(str(error).replace(str(temporary), str(path))) from error  # the place that a person knows
+        raise OutputError(str(error).replace(str(draft), str(path))) from error  # the place that a person knows
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({_reason(error)}); choose another place or free some space"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put(folder: Path, place: Path) -> None:
-    """Rename a folder to `place`; what is there moves aside first, and back where that fails."""
-    old = _hidden_beside(place)
-    if place.exists():
-        place.rename(old)
-    try:
-        folder.rename(place)
-    except BaseException:
-        if old.exists():
-            old.rename(place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -14,8 +16,9 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from lptool.checkpoints.masks import State, sparsity
-from lptool.checkpoints.packed import LAYOUT_KEY, PackError, pack
+from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors, PackError, pack
 from lptool.checkpoints.places import write_atomically
+from lptool.checkpoints.reading import weights_in_file
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import OutputError, first_ten
 
@@ -23,15 +26,17 @@ from lptool.errors import OutputError, first_ten
 VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def save_ticket(ticket: Ticket, path: str | Path) -> None:
+def save_ticket(ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
     """Write a ticket as one `.safetensors` that timm and plain safetensors load without lptool.
 
     The tensors are the state's and the extras, pruned weights exactly 0, under the names that the ticket's own program
-    gives them; the header holds `format` = `pt` and the `lptool` document. The file appears whole or not at all; an
-    existing one is replaced.
+    gives them; the header holds `format` = `pt` and the `lptool` document. The file appears whole or not at all.
+
+    Args:
+        replace: a file that is there.
 
     Raises:
-        OutputError: the file cannot be written, or a weight is not finite.
+        OutputError: the file cannot be written or must not be replaced, or a weight is not finite.
 
     >>> import lptool
     >>> ticket = lptool.Ticket({"w": torch.tensor([[3.0, 0.0]])}, {"w": torch.tensor([[True, False]])})
@@ -40,17 +45,19 @@ def save_ticket(ticket: Ticket, path: str | Path) -> None:
     {'w': tensor([[3., 0.]])}
     """
     check_finite(ticket, path)
-    write_tensors(ticket.tensors(), _header(ticket), path)
+    write_tensors(ticket.tensors(), _header(ticket), path, replace=replace)
 
 
-def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> None:
+def save_packed(ticket: Ticket, path: str | Path, values: str | None = None, *, replace: bool = True) -> None:
     """Write a ticket as one small `.safetensors` with kept weights and their positions alone: see `packed`.
 
     Args:
         values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
+        replace: a file that is there.
 
     Raises:
-        OutputError: the file cannot be written, a weight is not finite, or does not fit the type.
+        OutputError: the file cannot be written or must not be replaced, or a weight is not finite or does not fit the
+            type.
 
     >>> import lptool, os
     >>> weights = torch.zeros(100, 100)
@@ -63,20 +70,23 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None) -> 
     """
     check_finite(ticket, path)
     try:
-        write_tensors(*_packed(ticket, values), path)
+        write_tensors(*_packed(ticket, values), path, replace=replace)
     except PackError as error:
         raise OutputError(f"{path}: not written: {error}") from error
 
 
-def save_prune_keys(ticket: Ticket, path: str | Path) -> None:
+def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
     """Write a ticket as a state dict with `X_orig` and `X_mask` in place of every masked tensor `X`.
 
     The names are those that the ticket's own program gives, pruned weights are exactly 0 in `X_orig` too, and `X_mask`
     holds 0 and 1 in the type of the weight. So a network on whose modules `prune.identity` was called loads it with
-    `strict`. The file appears whole or not at all; an existing one is replaced.
+    `strict`. The file appears whole or not at all.
+
+    Args:
+        replace: a file that is there.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written or must not be replaced.
     """
     check_finite(ticket, path)
     tensors = plain_tensors(_prune_tensors(ticket))
@@ -85,7 +95,7 @@ def save_prune_keys(ticket: Ticket, path: str | Path) -> None:
         with open(temporary, "wb") as file:  # given a path, torch would put the temporary name into the file
             torch.save(tensors, file)
 
-    write_atomically(path, write)
+    write_atomically(path, write, replace=replace)
 
 
 @dataclass(frozen=True)
@@ -95,12 +105,25 @@ class Form:
     packed: bool = False
     values: str | None = None
 
-    def save(self, ticket: Ticket, path: str | Path) -> None:
+    def save(self, ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
         """Write a ticket in this form. Raises OutputError."""
         if self.packed:
-            save_packed(ticket, path, self.values)
+            save_packed(ticket, path, self.values, replace=replace)
         else:
-            save_ticket(ticket, path)
+            save_ticket(ticket, path, replace=replace)
+
+    def weights(self, ticket: Ticket) -> str:
+        """The digest, by `digest`, of the weights as they will be read from the file. Raises PackError."""
+        if self.values:
+            tensors, header = _packed(ticket, self.values)
+            read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
+            shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
+            ticket = dataclasses.replace(ticket, state=shortened)
+        return self.digest(weights_in_file(ticket))
+
+    def digest(self, weights: str) -> str:
+        """Of the digest of what was read from a file and, where that was shortened, of the type."""
+        return hashlib.sha256(f"{weights} {self.values}".encode()).hexdigest() if self.values else weights
 
 
 DENSE = Form()
@@ -154,7 +177,9 @@ def plain_tensors(tensors: Mapping[str, Tensor]) -> State:
     return {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}
 
 
-def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path) -> None:
+def write_tensors(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], path: str | Path, *, replace: bool = True
+) -> None:
     """Write a safetensors file whole or not at all. Raises OutputError."""
     plain = plain_tensors(tensors)
 
@@ -163,7 +188,7 @@ def write_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
         with open(temporary, "r+b") as stream:
             _sort_metadata(stream)
 
-    write_atomically(path, write)
+    write_atomically(path, write, replace=replace)
 
 
 def _as_file(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:

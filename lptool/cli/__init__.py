@@ -6,9 +6,12 @@ arguments have been understood.
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from lptool.cli import convert, evaluate, inspect, pool, push, train
+from lptool.cli.ending import ending, on_stdout, program
 from lptool.cli.options import SHOWN
 from lptool.cli.version import show_version
 
@@ -23,7 +26,22 @@ VERSION = click.option(
 
 
 class _InOrder(click.Group):
-    """Lists its commands as they come in a day's work."""
+    """Lists its commands as they come in a day's work, and ends as `ending` says wherever that is."""
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        """As click's, with streams that are there and Ctrl-C noticed."""
+        with program():
+            return super().main(*arguments, **settings)
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """As click's, which shows help and version here."""
+        with ending(), on_stdout():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's, which reads the arguments of a command here."""
+        with ending():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """As they were added, and not by the alphabet."""
@@ -39,6 +57,8 @@ def main() -> None:
     lptool train
     lptool pool ckpts/*.safetensors
     lptool inspect
+
+    Exit status: 0 done, 1 an error, 2 wrong usage, 130 interrupted. LPTOOL_TRACEBACK=1 shows where an error came from.
     """
 
 

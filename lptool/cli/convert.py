@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from lptool.cli import options as shared
+from lptool.cli.ending import clear_errors
 from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_values_alone
-from lptool.cli.output import clear_errors, print_result, warn
+from lptool.cli.output import print_result, warn
 from lptool.cli.threads import choose_threads
 
 OPTIONS = {

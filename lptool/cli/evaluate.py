@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from lptool.cli import options as shared
+from lptool.cli.ending import clear_errors
 from lptool.cli.options import SectionedCommand, option, options_of
-from lptool.cli.output import Document, check_page, clear_errors, print_and_report, progress_bar, warn
+from lptool.cli.output import Document, check_page, print_and_report, progress_bar, warn
 from lptool.cli.threads import choose_threads
 
 OPTIONS = {
@@ -71,7 +72,7 @@ def evaluate(
         evaluation = carry_out(plan, advance, ranks)
     if ranks.rank == 0:
         document, views = evaluate_document(evaluation), [evaluate_view(evaluation)]
-        print_and_report(document, views, _draw, page=page, as_json=as_json)
+        print_and_report(document, views, _draw, page=page, as_json=as_json, replace=overwrite)
 
 
 def _draw(document: Document) -> str:

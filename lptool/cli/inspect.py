@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli import options as shared
+from lptool.cli.ending import clear_errors
 from lptool.cli.options import SectionedCommand, options_of
-from lptool.cli.output import clear_errors, print_result, progress_bar, warn
+from lptool.cli.output import print_result, progress_bar, warn
 from lptool.cli.threads import choose_threads
 from lptool.errors import CheckpointError
 

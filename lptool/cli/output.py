@@ -1,19 +1,16 @@
-"""What a person or a script meets of a command: progress, warnings, results, and errors as one line."""
+"""What a person or a script meets of a command: progress, warnings and results."""
 
 from __future__ import annotations
 
-import functools
-import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lptool.errors import LptoolError, PeerError, printable
+from lptool.cli.ending import on_stdout, stop_if_interrupted
+from lptool.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,37 +18,7 @@ if TYPE_CHECKING:
 
     from lptool.ranks import Ranks
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 Document = dict[str, Any]
-
-
-def clear_errors(command: Command) -> Command:
-    """Map our errors to `Error: …` with exit 1, and Ctrl-C to one line with exit 130."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except PeerError:
-            time.sleep(1)  # torchrun ends all ranks with the first: let the one that failed say why
-            raise SystemExit(1) from None
-        except LptoolError as error:
-            raise click.ClickException(printable(error.naming(_as_typed))) from error
-        except (KeyboardInterrupt, click.Abort) as stop:  # the latter at a question
-            if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
-                text = printable(str(stop)) or "Interrupted; nothing half-written. The same command starts again."
-                click.echo(text, err=True)
-            raise SystemExit(130) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _as_typed(field: str) -> str:
-    """An option of the library as this command spells it; as it is where the command has none."""
-    parameters = click.get_current_context().command.params
-    return next((p.opts[-1] for p in parameters if p.name == field and isinstance(p, click.Option)), field)
 
 
 def warn(warnings: Iterable[str]) -> None:
@@ -69,17 +36,31 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(title, total=None)
-        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=printable(text))
+
+        def advance(done: int, total: int, text: str) -> None:
+            stop_if_interrupted()
+            progress.update(task, completed=done, total=total, description=printable(text))
+
+        yield advance
+
+
+def say(text: str) -> None:
+    """A line, on stdout, without control characters. Raises OutputError."""
+    with on_stdout():
+        click.echo(printable(text))
 
 
 def show(view: RenderableType) -> None:
-    """A table or text, on stdout; what files say in it reaches no terminal as commands."""
+    """A table or text, on stdout; what files say in it reaches no terminal as commands. Raises OutputError."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
     if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
         console.width = 100
-    console.print(_Printable(view))
+    with on_stdout():
+        with console.capture() as text:  # rich alone would end the program where stdout is closed, without a word
+            console.print(_Printable(view))
+        click.echo(text.get(), nl=False)
 
 
 class _Printable:
@@ -106,7 +87,7 @@ def print_result(document: Document, views: Iterable[RenderableType], *, as_json
     from lptool.report.inspect import to_json
 
     if as_json:
-        click.echo(to_json(document))
+        say(to_json(document))
         return
     for view in views:
         show(view)
@@ -119,15 +100,16 @@ def print_and_report(
     *,
     page: Path | None,
     as_json: bool,
+    replace: bool,
 ) -> None:
-    """A result on stdout, and where a page is asked for as HTML too."""
+    """A result on stdout, and where a page is asked for as HTML too; `replace` one that is there."""
     if page is not None:
         from lptool.report.html.page import write_page
 
-        write_page(page, draw(document))
+        write_page(page, draw(document), replace=replace)
     print_result(document, views, as_json=as_json)
     if page is not None and not as_json:
-        click.echo(printable(f"report: {page}"))
+        say(f"report: {page}")
 
 
 def check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bool) -> None:
@@ -136,3 +118,11 @@ def check_page(page: Path | None, others: Sequence[str | Path], *, overwrite: bo
 
     if page is not None:
         check_output(page, others, overwrite=overwrite, suffix=".html")
+
+
+def is_own_page(page: Path | None) -> bool:
+    """Whether this very command made the page that is there, so that it may make it again where it goes on."""
+    from lptool.provenance import command_line
+    from lptool.report.html.page import is_page_of
+
+    return page is not None and page.is_file() and is_page_of(page, command_line())

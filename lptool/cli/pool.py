@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lptool.cli.ending import clear_errors
 from lptool.cli.options import PATH, POOLED, POOLED_ALL, TICKETS, SectionedCommand, options_of, refuse_values_alone
 from lptool.cli.output import (
     Document,
     check_page,
-    clear_errors,
+    is_own_page,
     print_and_report,
     print_document,
     progress_bar,
@@ -126,7 +127,8 @@ def pool(
     targets = ranks.agree(lambda: choose_targets(bench, ranks))
     form = Form(packed, values)
     outputs = ranks.agree(lambda: outputs_of(bench, targets, out, form=form, overwrite=overwrite))
-    ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=overwrite))
+    again = ranks.agree(lambda: overwrite or is_own_page(page))
+    ranks.agree(lambda: check_page(page, [*bench.inputs, *outputs], overwrite=again))
     if dry_run:
         print_document(plan_document(bench, targets, outputs), ranks)
         return
@@ -139,7 +141,7 @@ def pool(
     else:
         result = _pool_files(job, targets, outputs, with_references=with_references or page is not None)
     if ranks.rank == 0:
-        print_and_report(*result, _draw, page=page, as_json=as_json)
+        print_and_report(*result, _draw, page=page, as_json=as_json, replace=again)
 
 
 def _tickets(
@@ -193,13 +195,15 @@ def _pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.checkpoints.places import WEIGHTS, new_folder
     from lptool.export.folder import describe_weights, for_folder
     from lptool.pooling.comparisons import references
+    from lptool.pooling.outputs import may_replace
     from lptool.provenance import command_line, without_folders
     from lptool.report import pool as report_pool
     from lptool.report.inspect import to_json
 
     first = job.ranks.rank == 0
+    again = first and may_replace(job.bench, target, folder, job.form, overwrite=job.overwrite)
     # One rank makes the folder, and fills it alone.
-    with new_folder(folder, overwrite=job.overwrite) if first else nullcontext(folder) as stage:
+    with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
         written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_folder)
         result = replace(written, output=folder)
         found = references(job.bench, job.ranks)

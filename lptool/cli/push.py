@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lptool.cli.ending import clear_errors
 from lptool.cli.options import JSON, PATH, SectionedCommand, option, options_of
-from lptool.cli.output import Document, clear_errors, print_result, warn
+from lptool.cli.output import Document, print_result, warn
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

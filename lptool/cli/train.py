@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lptool.cli.ending import clear_errors, stop_if_interrupted
 from lptool.cli.options import DATA_SETS, POOLED, TICKETS, SectionedCommand, explicit, options_of
-from lptool.cli.output import Document, clear_errors, print_document, show, warn
+from lptool.cli.output import Document, print_document, say, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
 from lptool.cli.train_options import (
     OPTIONS,
@@ -140,17 +141,24 @@ def _show_result(run: RunToMake, files: Sequence[Path], ranks: Ranks) -> None:
     from lptool.training.folder import RunFolder
 
     if ranks.rank == 0:
-        arch = run.options.arch
         show(train_view(files, RunFolder(run.folder).records()))
-        # What a header names is run, opened and downloaded only where the user names it too.
-        code = f" --arch {arch}" if ":" in arch else ""
-        code += "" if run.options.dataset in DATA_SETS else f" --dataset {shlex.quote(run.options.dataset)}"
-        code += f" --data-dir {shlex.quote(str(run.data_dir))}" if run.data_dir else ""
-        tickets = shlex.quote(str(run.folder))
-        named = f"{tickets} -o {POOLED}" if explicit("out") else f"{tickets}/*.safetensors"
-        if run.folder.parent == TICKETS:  # of several runs each has a pooled model of its own
-            named = f"{tickets} -o pooled_{run.folder.name}.safetensors"
-        click.echo(f"next: lptool pool {named}{code}")
+        say(f"next: {_next(run)}")
+
+
+def _next(run: RunToMake) -> str:
+    """The command that pools the tickets of a run."""
+    from lptool.provenance import for_a_shell
+
+    arch, dataset = run.options.arch, run.options.dataset
+    # What a header names is run, opened and downloaded only where the user names it too.
+    named = ["--arch", arch] if ":" in arch else []
+    named += [] if dataset in DATA_SETS else ["--dataset", dataset]
+    named += ["--data-dir", str(run.data_dir)] if run.data_dir else []
+    if run.folder == TICKETS and not explicit("out"):
+        return " ".join([for_a_shell("pool"), f"{TICKETS}/*.safetensors", *map(shlex.quote, named)])
+    # Of several runs each has a pooled model of its own.
+    pooled = f"pooled_{run.folder.name}.safetensors" if run.folder.parent == TICKETS else POOLED
+    return for_a_shell("pool", str(run.folder), "-o", pooled, *named)
 
 
 @contextmanager
@@ -169,6 +177,7 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
 
     def on_step(at: Where) -> None:
         nonlocal begun
+        stop_if_interrupted()
         progress.start()  # not before the first step: what is refused is refused without bars
         level = f"level {at.level}/{count_of(levels)}{val}"
         progress.update(run, completed=at.step, total=at.steps, description=level)

@@ -110,9 +110,10 @@ def convert(
     if kind != "prune keys":
         ticket = _with_masks_of(ticket.metadata.prunable, ticket)
     if kind == "onnx":
-        difference = _write_onnx(source, ticket, output, options)
+        difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
     elif kind == "prune keys":
-        save_prune_keys(ticket, output)  # with masks of ones, where its own program goes on with them
+        # With masks of ones, where its own program goes on with them.
+        save_prune_keys(ticket, output, replace=overwrite)
     elif kind == "folder":
         if not ticket.metadata.dataset:
             unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
@@ -121,7 +122,7 @@ def convert(
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:
-        form.save(ticket, output)
+        form.save(ticket, output, replace=overwrite)
     written = output / WEIGHTS if kind == "folder" else output
     conversion = Conversion(
         source=source,
@@ -199,7 +200,7 @@ def _images(summary: Summary, options: SettingOptions, logits: int | None) -> tu
     return document, [*data.notes, *([] if known else [f"{summary.file}: {measured_note(data)}"])]
 
 
-def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions) -> float:
+def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:
     """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
     # On the CPU, as the file is checked there too.
     plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
@@ -210,7 +211,7 @@ def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOpti
     images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
     header = ticket.metadata.to_json(sparsity(ticket.mask))
     metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
-    return save_onnx(subject.network.model, output, images, metadata)
+    return save_onnx(subject.network.model, output, images, metadata, replace=overwrite)
 
 
 def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:

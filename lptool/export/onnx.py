@@ -25,18 +25,24 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def save_onnx(
-    model: nn.Module, path: str | Path, images: Iterable[Tensor], metadata: Mapping[str, str] | None = None
+    model: nn.Module,
+    path: str | Path,
+    images: Iterable[Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    replace: bool = True,
 ) -> float:
     """Write a network, as it is in eval mode, as one ONNX file with its weights inside.
 
     Its input `images` is float32 [batch, C, H, W], its output `logits` [batch, classes], for batches of any size.
     onnxruntime then runs the file on all of `images`, and on the first of them alone. The file appears whole or not at
-    all; an existing one is replaced.
+    all.
 
     Args:
         model: on the CPU, in float32; its modes are restored.
         images: normalised float batches [B, C, H, W] on the CPU; their shape is taken from the first.
         metadata: key → text, kept in the file under `metadata_props`.
+        replace: a file that is there.
 
     Returns:
         The largest absolute difference between a logit of the network and of the file, at most `TOLERANCE`.
@@ -44,7 +50,8 @@ def save_onnx(
     Raises:
         SetupError: a package is missing.
         DataError: there are no images.
-        OutputError: torch cannot export this network, the file does not compute the same, or cannot be written.
+        OutputError: torch cannot export this network, or the file does not compute the same, or cannot be written or
+            must not be replaced.
     """
     check_packages()
     batches = iter(images)
@@ -59,7 +66,7 @@ def save_onnx(
         return _checked_difference(model, temporary, checked, path)
 
     with in_eval_mode(model):
-        return write_atomically(path, write)
+        return write_atomically(path, write, replace=replace)
 
 
 def check_packages() -> None:

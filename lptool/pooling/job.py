@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.reading import file_sha256, load_ticket, weights_in_file
+from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import DENSE, Form, Sizes, sizes_of
 from lptool.data.images import decoded
@@ -19,9 +20,10 @@ from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
 from lptool.pooling.fingerprint import fingerprint
 from lptool.pooling.finish import against_controls, finished, graded, in_own_types, pooled_metadata, scores_of
-from lptool.pooling.journal import Journal, check_journal, journal_of
+from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
 from lptool.pooling.outcome import Incumbent, OnProgress, Progress, SearchTrace
+from lptool.pooling.outputs import may_replace
 from lptool.pooling.scorer import name_of
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
@@ -198,20 +200,23 @@ def pool_target(
         threads: that torch shall compute with, but for a search that was begun with another number; None leaves it.
 
     Raises:
-        OutputError: the journal is of another search (unless `overwrite`), or it or the output cannot be written.
+        OutputError: the journal is of another search (unless `overwrite`), or in use, or it or the output cannot be
+            written, or another file is at `output` (unless `overwrite`).
     """
     started = time.perf_counter()
     path = journal or journal_of(output)
-    if threads:
-        begun = ranks.on_first(lambda: _begun_with(bench, target, path, overwrite=overwrite))
-        go_on_with_threads(begun, threads)
-    bench = decided(bench, target, ranks)
-    scores = _open_journal(bench, target, path, ranks, overwrite=overwrite)
-    best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
-    end = (bench, output, form, fitted, best, trace)
-    # On GPUs of different kinds each rank may have fitted a state of its own: then the first finishes its own alone.
-    alike = len(set(ranks.gather(name_of(best.state)))) == 1
-    result = _finish(*end, ranks) if alike else ranks.on_first(lambda: _finish(*end, ALONE))
+    with ExitStack() as held:
+        ranks.on_first(lambda: held.enter_context(alone_with(path)))
+        if threads:
+            begun = ranks.on_first(lambda: _begun_with(bench, target, path, overwrite=overwrite))
+            go_on_with_threads(begun, threads)
+        bench = decided(bench, target, ranks)
+        scores = _open_journal(bench, target, path, ranks, overwrite=overwrite)
+        best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
+        end = (bench, output, form, fitted, overwrite, best, trace)
+        # On GPUs of different kinds each rank may have fitted a state of its own: then the first finishes its own.
+        alike = len(set(ranks.gather(name_of(best.state)))) == 1
+        result = _finish(*end, ranks) if alike else ranks.on_first(lambda: _finish(*end, ALONE))
     return replace(result, seconds=time.perf_counter() - started)
 
 
@@ -220,6 +225,7 @@ def _finish(
     output: Path,
     form: Form,
     fitted: Callable[[Ticket], Ticket],
+    overwrite: bool,
     best: Incumbent,
     trace: SearchTrace,
     ranks: Ranks,
@@ -232,13 +238,13 @@ def _finish(
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else start_mask
     test = graded(bench, states, bench.data.test, ranks)
-    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test))
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test), overwrite)
     return ranks.on_first(lambda: _write(bench, output, form, fitted, trace, end))
 
 
 @dataclass(frozen=True)
 class End:
-    """What is written, and what it and its controls score: see `PoolResult`."""
+    """What is written, perhaps over another file, and what it and its controls score: see `PoolResult`."""
 
     shipped: str
     state: State
@@ -246,6 +252,7 @@ class End:
     val: dict[str, Score]
     test: dict[str, Score]
     against: dict[str, Comparison]
+    overwrite: bool
 
 
 def _write(
@@ -255,9 +262,10 @@ def _write(
     ticket = pool[trace.target]
     metadata = pooled_metadata(bench, ticket, trace, end.shipped, end.val, end.test)
     pooled = fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
-    trace_of_file = metadata.trace | {"weights": weights_in_file(pooled)}  # so that a changed file is known
+    trace_of_file = metadata.trace | {"weights": form.weights(pooled)}  # so that a changed file is known
     pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
-    form.save(pooled, output)
+    # Asked again: hours may have passed since the output was checked.
+    form.save(pooled, output, replace=may_replace(bench, trace.target, output, form, overwrite=end.overwrite))
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
         rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lptool.checkpoints.locks import locked
 from lptool.errors import OutputError, first_line
 from lptool.scoring.score import Score
 
@@ -48,7 +51,10 @@ class Journal:
         journal = check_journal(path, fingerprint, overwrite=overwrite)
         if journal is None:
             journal = cls(path, batch_size, {}, threads)
-            journal._write({**_MARK, "batch_size": batch_size, "threads": threads, "fingerprint": fingerprint}, "w")
+            header = {**_MARK, "batch_size": batch_size, "threads": threads, "fingerprint": fingerprint}
+            with _writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            journal._write(header, "w")
         else:  # leave whole lines only, so that the next one begins a line
             with _writing(path), open(path, "r+b") as file:
                 file.truncate(file.read().rfind(b"\n") + 1)
@@ -65,10 +71,8 @@ class Journal:
         self._write({**what, **counted, "state": score.state}, "a")
 
     def _write(self, record: dict[str, Any], mode: str) -> None:
-        with _writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, mode, encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+        with _writing(self.path), open(self.path, mode, encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 @contextmanager
@@ -79,18 +83,49 @@ def _writing(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); free some space or choose another") from error
 
 
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep other searches away from the journal at `path`; an empty one is there meanwhile, where there is none.
+
+    Raises:
+        OutputError: another process holds it, or it is no plain file.
+    """
+    with ExitStack() as held:
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _check_plain(path)
+            mine = held.enter_context(locked(path, os.O_RDWR | os.O_CREAT))
+        if mine is False:
+            raise OutputError(f"{path}: another command is searching for this output; wait for it, or choose another")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse what would be written through: a link, also a hard one, a pipe, a device. Raises OutputError, OSError."""
+    if os.path.lexists(path):
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) and (not stat.S_ISREG(found.st_mode) or found.st_nlink > 1):
+            raise OutputError(f"{path}: expected a file of its own, found a link, pipe or device; move it away")
+
+
 def journal_of(output: Path) -> Path:
     """Where the journal of an output lies: `b.safetensors.search.jsonl` beside `b.safetensors`."""
     return output.with_name(output.name + SUFFIX)
 
 
 def check_journal(path: Path, fingerprint: dict[str, Any], *, overwrite: bool) -> Journal | None:
-    """The journal at `path`, read and not changed; None where a new one is to be begun, as where it has no score yet.
+    """The journal at `path`, read and not changed; None where a new one is to be begun, as where one has no score.
 
     Raises:
         OutputError: it is damaged or of another search, and `overwrite` does not allow to begin anew.
     """
     try:
+        _check_plain(path)
         read = _read(path)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if overwrite:
@@ -128,7 +163,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
         if not tail.startswith(begun[: len(tail)]):
             raise ValueError("its first line is none of lptool's")
         return None
-    header, *records = [json.loads(line) for line in whole.decode().split("\n")]
+    header, *records = [_document(number, line) for number, line in enumerate(whole.split(b"\n"), start=1)]
     if header["lptool_search"] != FORMAT_VERSION:
         raise ValueError(f"its format is {header['lptool_search']!r}, expected {FORMAT_VERSION}")
     fingerprint, batch_size = header["fingerprint"], header["batch_size"]
@@ -137,18 +172,37 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     if type(fingerprint) is not dict or any(type(count) is not int or count < 1 for count in counts):
         raise ValueError("its first line has values of the wrong type")
     scores = [_score(number, record) for number, record in enumerate(records, start=2)]
+    images = {score.n for score in scores if score.complete}  # of val
+    if images and {max(images)} != images | {max(score.n for score in scores)}:
+        raise ValueError("its scores are of different numbers of images")
     return fingerprint, Journal(path, batch_size, {score.state: score for score in scores}, threads)
 
 
+def _document(line: int, text: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {line}: {first_line(error)}") from error
+    if type(document) is not dict:
+        raise ValueError(f"line {line} is no JSON object")
+    return document
+
+
 def _score(line: int, record: dict[str, Any]) -> Score:
-    correct, nll, n, complete, state = (record[key] for key in ("correct", "nll", "n", "complete", "state"))
-    counted = type(correct) is type(n) is int and 0 <= correct <= n and n > 0
-    if not counted or type(complete) is not bool or type(state) is not str:
+    keys = ("correct", "nll", "n", "complete", "state")
+    if not record.keys() >= set(keys):
         raise ValueError(f"line {line} is not a score")
+    correct, nll, n, complete, state = (record[key] for key in keys)
+    counted = type(correct) is type(n) is int and 0 <= correct <= n and n > 0
     scaled = record.get("scaled_nll")
-    return Score(
-        correct, math.nan if nll is None else float(nll), n, complete, state, None if scaled is None else float(scaled)
-    )
+    if not (counted and type(complete) is bool and type(state) is str and _is_nll(nll) and _is_nll(scaled)):
+        raise ValueError(f"line {line} is not a score")
+    return Score(correct, math.nan if nll is None else float(nll), n, complete, state, scaled)
+
+
+def _is_nll(value: object) -> bool:
+    """Null stands for one that is not finite."""
+    return value is None or (type(value) in (int, float) and 0 <= value < math.inf)  # type: ignore[operator]
 
 
 def _differences(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lptool.checkpoints.containers import PACKED
-from lptool.checkpoints.places import check_place, is_folder
+from lptool.checkpoints.places import WEIGHTS, check_place, is_folder
 from lptool.checkpoints.reading import open_checkpoint
 from lptool.checkpoints.writing import DENSE, Form
 from lptool.errors import CheckpointError, OutputError
@@ -36,21 +36,28 @@ def outputs_of(
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
     for target, output in zip(targets, outputs, strict=True):
-        again = overwrite or is_of(output, key_of(bench, target), form)
+        again = may_replace(bench, target, output, form, overwrite=overwrite)
         check_place(output, bench.inputs, folder=folder, overwrite=again)
         check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
     return outputs
 
 
+def may_replace(bench: Bench, target: int, output: Path, form: Form, *, overwrite: bool) -> bool:
+    """Whether what is at `output` may be replaced: as the user says, else where this very search wrote it."""
+    return overwrite or is_of(output, key_of(bench, target), form)
+
+
 def is_of(output: Path, key: str, form: Form) -> bool:
-    """Whether the file at `output` was written, in this form, by the search with this key, and not changed since."""
+    """Whether the file, or that in the folder, was written by the search with this key in this form, as it is now."""
+    file = output / WEIGHTS if output.is_dir() else output
+    if output.is_symlink() or file.is_symlink() or not file.is_file():
+        return False
     try:
-        checkpoint = open_checkpoint(output)
+        checkpoint = open_checkpoint(file)
         trace, packed = checkpoint.metadata.trace, checkpoint.contents.format == PACKED
-        return (
-            trace.get("search") == key and packed == form.packed and trace.get("weights") == checkpoint.summary.weights
-        )
-    except CheckpointError:  # none of ours, or none at all
+        of_this = trace.get("search") == key and packed == form.packed
+        return of_this and trace.get("weights") == form.digest(checkpoint.summary.weights)
+    except CheckpointError:  # none of ours
         return False
 
 

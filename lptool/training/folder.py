@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from lptool.checkpoints.drafts import tidy
 from lptool.checkpoints.files import reading
+from lptool.checkpoints.locks import locked
+from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.places import try_writing, write_atomically
+from lptool.checkpoints.reading import load_ticket, metadata_of
 from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.writing import write_tensors
-from lptool.errors import OutputError, TrainError, first_ten
+from lptool.errors import LeftBehind, OutputError, TrainError, first_line, first_ten
 
-Record = dict[str, Any]  # one line of train.jsonl
+Record = dict[str, Any]  # one line of train.jsonl, with these and others:
+_NUMBERS = ("level", "epoch", "sparsity", "train_accuracy", "val_accuracy", "val_nll", "seconds", "images_per_second")
+_ODD_JSON = (OSError, ValueError, LookupError, TypeError, RecursionError)  # what reading a document of ours may raise
+_NEAR = 0.005  # by how much the sparsity of a ticket may differ from what was asked, as weights are whole
 
 
 @dataclass
@@ -68,9 +79,9 @@ class RunFolder:
             threads = begun.get("threads") if begun else threads
             document = {**options, "sparsities": sparsities} | ({"threads": threads} if threads else {})
             write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
-        for pattern in (".*.safetensors.*", ".train.jsonl.*", ".resume/.*.*"):
-            for left_behind in self.path.glob(pattern):  # by a kill in the middle of a write
-                left_behind.unlink()
+        half_written = [self.path / p.name[1:].rpartition(".")[0] for p in self.path.glob(".level_*.safetensors.*")]
+        for own in (self.journal, self.rewind, self._epoch, self._options, *half_written):
+            tidy(own)  # what a kill left in the middle of a write
 
     def check(self, options: Mapping[str, Any], sparsities: list[float] | None = None) -> dict[str, Any] | None:
         """As `claim`, but nothing is written: what the folder was begun as; None where no run has begun."""
@@ -78,10 +89,15 @@ class RunFolder:
             raise OutputError(
                 f"{self.path}: is a file, expected a folder; move it away, or choose another (lptool train -o DIR)"
             )
+        if self.journal.is_symlink():
+            raise OutputError(f"{self.journal}: is a link, which is not written through; move it away")
+        tickets = sorted(p for p in self.path.glob("level_*.safetensors") if re.fullmatch(r"level_\d\d+", p.stem))
         if not self._options.exists():
-            if self.level(0).exists():
+            if tickets:
+                names = first_ten([ticket.name for ticket in tickets], ", ")
                 raise TrainError(
-                    f"{self.path}: holds tickets of which no run is known; choose another folder (lptool train -o DIR)"
+                    f"{self.path}: holds tickets of which no run is known; choose another folder "
+                    f"(lptool train -o DIR), or move {names} away"
                 )
             return None
         begun = self._begun()
@@ -93,7 +109,25 @@ class RunFolder:
                 f"{self.path}: holds a run with other options ({'; '.join(differing)}); choose another folder "
                 "(lptool train -o DIR)"
             )
+        for ticket in tickets:
+            _check_ticket(ticket, options, sparsities)
         return begun
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other commands from training into this folder. Raises OutputError where one does."""
+        lock = self.path / ".resume" / "lock"  # which stays, and is nobody's once its process has ended
+        with ExitStack() as held:
+            mine: bool | None = None
+            with suppress(OSError):  # of a folder that takes no file: told where one has to be written
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                mine = held.enter_context(locked(lock, os.O_RDWR | os.O_CREAT))
+            if mine is False:
+                raise OutputError(
+                    f"{self.path}: another command is training into it; wait for it, or choose another folder "
+                    "(lptool train -o DIR)"
+                )
+            yield
 
     def check_writable(self) -> Path:
         """The folder, or the nearest above it that is there, tried. Raises OutputError where it takes no file."""
@@ -110,16 +144,18 @@ class RunFolder:
         """Of the CPU, with which the run was begun; None where that is not known. `check` tells what is damaged."""
         try:
             threads = json.loads(self._options.read_bytes())["threads"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except _ODD_JSON:
             return None
         return threads if type(threads) is int and threads > 0 else None
 
     def _begun(self) -> dict[str, Any]:
         try:
             begun = json.loads(self._options.read_bytes())
-        except (OSError, ValueError) as error:
-            raise TrainError(f"{self._options}: damaged ({error}); train into a new folder") from error
-        return begun if isinstance(begun, dict) else {}
+            if not isinstance(begun, dict) or not isinstance(begun.get("sparsities"), list | None):
+                raise TypeError("expected the options of a run")
+        except _ODD_JSON as error:
+            raise TrainError(f"{self._options}: damaged ({first_line(error)}); train into a new folder") from error
+        return begun
 
     def save_rewind(self, state: Mapping[str, Tensor]) -> None:
         """Keep the weights to go back to."""
@@ -131,11 +167,12 @@ class RunFolder:
             raise TrainError(f"{self.rewind}: missing, and later levels rewind to it; train into a new folder")
         return dict(SafetensorsFile(self.rewind).items())
 
-    def check_state(self, state: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> None:
+    def check_progress(self, progress: Progress, network: Mapping[str, Tensor]) -> None:
         """Raises TrainError where a state to go on from has not the very tensors of the network."""
-        found, expected = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (state, network))
-        odd = [n for n in {**expected, **found} if found.get(n) != expected.get(n)]
-        if odd:
+        states = [state for state in (progress.model, progress.best) if state]
+        *found, expected = ({n: (t.shape, t.dtype) for n, t in tensors.items()} for tensors in (*states, network))
+        odd = [n for state in found for n in {**expected, **state} if state.get(n) != expected.get(n)]
+        if odd or not found:
             raise TrainError(
                 f"{self.path}: what it goes on from has {first_ten(odd, ', ')} otherwise than the network, in name, "
                 "shape or type; train into a new folder"
@@ -170,8 +207,11 @@ class RunFolder:
         return self._epoch.exists()
 
     def finish(self) -> None:
-        """Drop what only an unfinished level needs."""
-        self._epoch.unlink(missing_ok=True)
+        """Drop what only an unfinished level needs; where that fails it is a warning, as all tickets are there."""
+        try:
+            self._epoch.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"{self._epoch}: cannot be removed ({error.strerror}); delete it", LeftBehind, stacklevel=2)
 
     def append(self, record: Record) -> None:
         """Add an epoch to the journal."""
@@ -182,14 +222,26 @@ class RunFolder:
             raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
 
     def records(self) -> list[Record]:
-        """The records of the journal; a line that was cut off is none."""
-        if not self.journal.exists():
+        """The records of the journal; a line that was cut off is none. Raises TrainError where one is damaged."""
+        try:
+            lines = self.journal.read_bytes().split(b"\n")[:-1]  # a kill in the middle of a write leaves a last one
+        except FileNotFoundError:
             return []
-        lines = self.journal.read_text().splitlines(keepends=True)
-        try:  # a kill in the middle of a write leaves a last line without its end
-            return [json.loads(line) for line in lines if line.endswith("}\n")]
-        except ValueError as error:
-            raise TrainError(f"{self.journal}: a line is damaged ({error}); move the file away to go on") from error
+        except OSError as error:
+            raise TrainError(f"{self.journal}: cannot be read ({error.strerror}); move it away to go on") from error
+        return [self._record(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _record(self, number: int, line: bytes) -> Record:
+        try:
+            record = json.loads(line)
+            for key in _NUMBERS:
+                if type(record[key]) not in (int, float):
+                    raise TypeError(f"expected a number as {key}")
+        except _ODD_JSON as error:
+            raise TrainError(
+                f"{self.journal}: a line is damaged (line {number}: {first_line(error)}); move the file away to go on"
+            ) from error
+        return dict(record)
 
     def forget_after(self, level: int, epoch: int) -> None:
         """Drop the records of a level's epochs that will be trained again, and a line that was cut off."""
@@ -198,6 +250,25 @@ class RunFolder:
         kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
         write_atomically(self.journal, lambda file: file.write_text(text))
+
+
+def _check_ticket(file: Path, options: Mapping[str, Any], sparsities: list[float] | None) -> None:
+    """Refuse a ticket that is not of the run with these options. Raises TrainError, CheckpointError."""
+    metadata, level = metadata_of(file), int(file.stem.removeprefix("level_"))
+    said = {**metadata.train, **{f"data {key}": value for key, value in metadata.dataset.items()}}
+    # Whether the number of processes matters was checked of the folder.
+    ours = {key: value for key, value in options.items() if key != "processes"}
+    differing = [f"{k}: {said.get(k)} there, {v} now" for k, v in ours.items() if said.get(k) != v]
+    if (metadata.kind, metadata.level) != ("ticket", level):
+        differing.append(f"{metadata.kind} of level {metadata.level}")
+    asked = sparsities[level - 1] if sparsities and 0 < level <= len(sparsities) else None
+    if asked is not None and not differing and abs((found := sparsity(load_ticket(file).mask)) - asked) > _NEAR:
+        differing.append(f"sparsity: {found:.4f} there, {asked} now")
+    if differing:
+        raise TrainError(
+            f"{file}: is no ticket of this run ({'; '.join(differing)}); move it away, or choose another folder "
+            "(lptool train -o DIR)"
+        )
 
 
 def _one_goes_on(begun: list[float] | None, asked: list[float] | None) -> bool:

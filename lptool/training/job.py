@@ -12,7 +12,7 @@ Several processes train as one: each takes a part of every batch, and the first 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -82,13 +82,23 @@ def train_tickets(
     with _reproducible(where):
         asked = (options, levels, Path(out), data_dir, where, data, ranks, watch)
         run = ranks.first_ahead(lambda: tried(open_run(*asked)))
-        ranks.on_first(lambda: run.folder.claim(run.identity, run.sparsities, threads_on(where)))
-        run = over_processes(run)
-        for level in range(count_of(levels) + 1):
-            if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
-                _train_level(run, level)
-        ranks.on_first(run.folder.finish)
+        with ExitStack() as held:
+            ranks.on_first(lambda: _claim(run, held))
+            run = over_processes(run)
+            for level in range(count_of(levels) + 1):
+                if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
+                    _train_level(run, level)
+            ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]
+
+
+def _claim(run: Run, held: ExitStack) -> None:
+    """Make the folder this run's, and keep other commands out of it as long as `held` is."""
+    # Before anything is put into a folder that is another's, or takes nothing.
+    if run.folder.check(run.identity, run.sparsities) is None:
+        run.folder.check_writable()
+    held.enter_context(run.folder.alone())
+    run.folder.claim(run.identity, run.sparsities, threads_on(run.device))
 
 
 @contextmanager
@@ -125,7 +135,7 @@ def _begin(run: Run, level: int) -> tuple[Mask, Progress]:
     """The mask of a level and where it goes on: after its last finished epoch, else at its start. On the CPU."""
     mask, before = _mask_and_ticket_before(run, level)
     progress = run.folder.load_progress(level) or _start_of(run, level, mask, before)
-    run.folder.check_state(progress.model, weights_of(run.model))
+    run.folder.check_progress(progress, weights_of(run.model))
     run.folder.forget_after(level, progress.epoch)
     return mask, progress
 
@@ -174,4 +184,4 @@ def _save_level(run: Run, level: int, mask: Mask, progress: Progress) -> None:
         },
     )
     ticket = Ticket({name: t.cpu() for name, t in state.items()}, mask, metadata)
-    save_ticket(ticket.renamed(names_of(run.model)), run.folder.level(level))
+    save_ticket(ticket.renamed(names_of(run.model)), run.folder.level(level), replace=False)

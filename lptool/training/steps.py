@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lptool.errors import TrainError
 from lptool.scoring.score import cast_forward
 from lptool.training.options import TrainOptions
 
@@ -42,10 +43,12 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, remembered: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_state` gave, in the memory layout of the parameters."""
+    """Put back what `optimizer_state` gave, in the memory layout of the parameters. Raises TrainError."""
     parameters = dict(model.named_parameters())
     for key, value in remembered.items():
         name, _, kind = key.rpartition("|")
+        if name not in parameters:
+            raise TrainError(f"what the run goes on from has {key}, which the network lacks; train into a new folder")
         parameter = parameters[name]
         scalar = torch.empty_like(value, device=parameter.device)  # such as AdamW's count of steps
         like = torch.empty_like(parameter, requires_grad=False) if value.shape == parameter.shape else scalar

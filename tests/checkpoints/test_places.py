@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lptool.checkpoints import drafts
 from lptool.checkpoints.places import FILES, check_folder, check_output, is_folder, new_folder, write_atomically
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed, save_prune_keys, save_ticket
@@ -63,6 +64,9 @@ def test_check_output(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(there)
     (tmp_path / "broken.safetensors").symlink_to(tmp_path / "nowhere")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    hard = tmp_path / "hard.safetensors"
+    hard.hardlink_to(there)
+    (tmp_path / "folder.safetensors").mkdir()
     check_output(tmp_path / "new" / "folder" / "file.safetensors", [there], overwrite=False)
     check_output(there, [], overwrite=True)
     for output, inputs, overwrite, message in [
@@ -73,12 +77,41 @@ def test_check_output(tmp_path: Path) -> None:
         (tmp_path / "gone" / "file.safetensors", [], False, "cannot be written"),
         (Path("/proc/file.safetensors"), [], False, "cannot be written"),
         (tmp_path / f"{'a' * 300}.safetensors", [], False, "cannot be written"),
+        (hard, [there], True, "also an input"),
+        (tmp_path / "folder.safetensors", [], True, "is a folder, expected a file"),
         (tmp_path, [], True, r"expected a name that ends in \.safetensors"),
         (tmp_path / "a.pt", [], True, r"expected a name that ends in \.safetensors"),
     ]:
         with pytest.raises(OutputError, match=message):
             check_output(output, inputs, overwrite=overwrite)
-    assert sorted(os.listdir(tmp_path)) == ["broken.safetensors", "gone", "link", "there.safetensors"]
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["broken.safetensors", "folder.safetensors", "gone", "hard.safetensors", "link", "there.safetensors"]
+    )
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link", "link to nowhere"])
+def test_what_comes_to_be_meanwhile_stays(tmp_path: Path, what: str) -> None:
+    """Unless it may be replaced; and a link is replaced itself, never what it leads to."""
+    place, other = tmp_path / "a", tmp_path / "other"
+    other.write_text("other")
+
+    def write(file: Path) -> None:
+        file.write_text("mine")
+        {
+            "file": lambda: place.write_text("theirs"),
+            "folder": place.mkdir,
+            "link": lambda: place.symlink_to(other),
+            "link to nowhere": lambda: place.symlink_to(tmp_path / "nowhere"),
+        }[what]()
+
+    with pytest.raises(OutputError, match=r"a: came to be while this command ran, and is not replaced; move it away"):
+        write_atomically(place, write, replace=False)
+    assert sorted(os.listdir(tmp_path)) == ["a", "other"]
+    assert what != "file" or place.read_text() == "theirs"
+    if what != "folder":
+        write_atomically(place, lambda file: file.write_text("mine"))
+        assert (place.read_text(), place.is_symlink(), other.read_text()) == ("mine", False, "other")
+    assert sorted(os.listdir(tmp_path)) == ["a", "other"]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -99,8 +132,8 @@ def test_it_appears_whole(tmp_path: Path, before: str | None) -> None:
         (path / "report.html").write_text("old")
     with new_folder(path, overwrite=before == "ours") as folder:
         assert list(folder.iterdir()) == []
-        assert folder.parent == path.parent
-        assert folder.name.startswith(".")
+        assert folder.parent.parent == path.parent
+        assert folder.parent.name.startswith(".")
         fill(folder)
         assert before != "ours" or tree(path)["config.json"] == "old"
     assert tree(tmp_path) == {"some/folder/config.json": "new"}
@@ -157,6 +190,24 @@ def test_a_folder_of_a_long_name_is_replaced(tmp_path: Path) -> None:
     assert list(tree(tmp_path).values()) == ["new"]
 
 
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_is_swapped_where_the_file_system_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(drafts, "_renamed", lambda *_: False)
+    renamed: list[Path] = []
+    rename: Callable[[Path, Path], Path] = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda source, target: renamed.append(source) or rename(source, target))  # type: ignore[func-returns-value]
+    (tmp_path / "a").mkdir()
+    fill(tmp_path / "a", "old")
+    with new_folder(tmp_path / "a", overwrite=True) as folder:
+        fill(folder)
+    assert tree(tmp_path) == {"a/config.json": "new"}
+    assert os.listdir(tmp_path) == ["a"]
+    assert len(renamed) == (0 if swaps else 2)
+
+
 def test_the_old_folder_comes_back_where_the_rename_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     fill(tmp_path / "a", "old")
@@ -169,6 +220,7 @@ def test_the_old_folder_comes_back_where_the_rename_fails(tmp_path: Path, monkey
             raise OSError(5, "Input/output error")
         return rename(source, target)
 
+    monkeypatch.setattr(drafts, "_renamed", lambda *_: False)  # as a file system that cannot swap two names
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OutputError, match="Input/output"), new_folder(tmp_path / "a", overwrite=True) as folder:
         fill(folder)
@@ -197,6 +249,7 @@ def test_check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("")
     (others / "thesis.tex").write_text("")
     (tmp_path / "link").symlink_to(others)
+    (tmp_path / "to_nowhere").symlink_to(tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path / "empty")
     for path, overwrite in [(tmp_path / "x" / "y", False), (ours, True)]:
         check_folder(path, [others / "thesis.tex"], overwrite=overwrite)
@@ -207,7 +260,8 @@ def test_check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (ours, [ours / "model.safetensors"], True, "is or holds an input"),
         (others, [tmp_path / "link" / "thesis.tex"], True, "is or holds an input"),
         (others, [], True, r"would delete README\.md, thesis\.tex"),
-        (tmp_path / "link", [], True, r"would delete README\.md, thesis\.tex"),
+        (tmp_path / "link", [], True, "is a link, which is not replaced; name the folder itself"),
+        (tmp_path / "to_nowhere", [], False, "is a link, which is not replaced"),
         (tmp_path, [], True, "the folder you are in"),
         (tmp_path / "empty", [], True, "the folder you are in"),
         (Path("/proc/folder"), [], False, "cannot be written"),
@@ -215,7 +269,7 @@ def test_check_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         with pytest.raises(OutputError, match=message):
             check_folder(path, inputs, overwrite=overwrite)
-    assert sorted(os.listdir(tmp_path)) == ["empty", "file", "link", "others", "ours"]
+    assert sorted(os.listdir(tmp_path)) == ["empty", "file", "link", "others", "ours", "to_nowhere"]
 
 
 QUICK = PoolOptions(method="greedy", alphas=(0.5, 0.9), calibration_size=128, device="cpu")

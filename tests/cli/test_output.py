@@ -1,42 +1,11 @@
-"""What all commands do alike: Ctrl-C and the HTML page."""
+"""What all commands do alike: the HTML page."""
 
 import json
 from pathlib import Path
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from lptool.cli.output import clear_errors
-from lptool.errors import TrainError
-from tests.helpers.commands import FAST, assert_clear_error, lptool, refused
-
-
-@click.command()
-@click.option("--bn-recal/--no-bn-recal", "recalibrate", default=True)
-@click.option("-l", "--lr", default=0.1)
-@clear_errors
-def command(recalibrate: bool, lr: float) -> None:
-    """Fail."""
-    raise TrainError("wrong", "recalibrate", "lr", "batch_size")
-
-
-def test_options_in_an_error_are_spelled_as_the_command_has_them() -> None:
-    message = refused(CliRunner().invoke(command, []))
-    assert message == "--bn-recal and --lr and batch_size: wrong"
-
-
-def test_ctrl_c_is_one_line_and_130(tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lptool.pooling.job.pool_tickets", interrupt)
-    result = lptool("pool", *tickets, "-o", tmp_path / "a.safetensors")
-    assert result.exit_code == 130
-    told = result.stderr.rstrip().splitlines()[-1]
-    assert told.startswith("Interrupted before the first scoring for ")
-    assert told.endswith(f"the scores are in {tmp_path / 'a.safetensors.search.jsonl'}")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors.search.jsonl"]
+from tests.helpers.commands import FAST, assert_clear_error, lptool
 
 
 def test_a_report_of_all_targets_and_one_of_evaluate(tmp_path: Path, tickets: list[Path]) -> None:
@@ -67,3 +36,35 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_scored(
         result = lptool(name, *tickets[:2], *options, "--report", page, "--device", "cpu")
         assert_clear_error(result, message)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_of_the_same_command_is_made_again_and_no_other(
+    tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it was killed between the page and the table."""
+    page, given = tmp_path / "a.html", [*tickets[:2], "-o", tmp_path / "a.safetensors", *FAST]
+    for typed in ("first", "first", "second"):
+        monkeypatch.setattr("sys.argv", ["lptool", "pool", f"it's <{typed}>"])
+        result = lptool("pool", *given, "--report", page)
+        if typed == "second":
+            assert_clear_error(result, "a.html: exists; choose another output or add --overwrite")
+        else:
+            assert result.exit_code == 0, result.output
+    assert_clear_error(lptool("evaluate", *tickets[:2], "--report", page), "a.html: exists")
+
+
+@pytest.mark.parametrize("form", [["--packed", "--values", "bf16"], ["folder"]])
+def test_the_same_command_goes_on_once_the_output_is_there(
+    tmp_path: Path, tickets: list[Path], form: list[str]
+) -> None:
+    """In forms that change weights, or that are a folder."""
+    out, options = (tmp_path / "model", []) if form == ["folder"] else (tmp_path / "a.safetensors", form)
+    weights = out / "model.safetensors" if form == ["folder"] else out
+    given = [*tickets[:2], "-o", out, *options, *FAST]
+    assert lptool("pool", *given).exit_code == 0
+    before = weights.read_bytes()
+    result = lptool("pool", *given, "--report", tmp_path / "a.html")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.html").exists()
+    assert weights.read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

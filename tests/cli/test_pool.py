@@ -323,7 +323,9 @@ def test_learned_from_one_end_to_the_other(tmp_path: Path, tickets: list[Path]) 
     assert len({sum(int(t.sum()) for t in mask.values()) for mask in masks}) == 1
 
 
-def test_a_report_is_written_of_what_the_document_says(tmp_path: Path, tickets: list[Path]) -> None:
+def test_a_report_is_written_of_what_the_document_says(
+    tmp_path: Path, tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page, out = tmp_path / "a.html", tmp_path / "a.safetensors"
     result = lptool("pool", *tickets[:3], "-o", out, "--report", page, "--json", *FAST)
     assert result.exit_code == 0, result.output
@@ -333,6 +335,7 @@ def test_a_report_is_written_of_what_the_document_says(tmp_path: Path, tickets: 
         assert f"{100 * scores['accuracy']:.2f}" in html
     assert html.startswith("<!DOCTYPE html>")
     assert "lptool" in document["command"]
+    monkeypatch.setattr("sys.argv", ["lptool", "another command"])
     again = lptool("pool", *tickets[:3], "-o", tmp_path / "b.safetensors", "--report", page, *FAST)
     assert_clear_error(again, "a.html: exists; choose another output or add --overwrite")
     assert not (tmp_path / "b.safetensors").exists()

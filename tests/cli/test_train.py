@@ -8,13 +8,18 @@ import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.core import ParameterSource
 from PIL import Image
 
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.cli import main
+from lptool.cli.train import RunToMake, _next
+from lptool.training.options import TrainOptions
 from tests.helpers.commands import FAST, lptool, refused
 
 SHORT = ["--preset", "quickstart", "--epochs", 2, "--rewind-epoch", 1, "--device", "cpu"]
@@ -37,6 +42,15 @@ def test_it_ends_with_a_table_and_what_to_do_next(run: Path) -> None:
         (row,) = [line for line in lines if f"level_0{level}.safetensors" in line]
         assert shown in row
     assert lines[-1] == f"next: lptool pool {run} -o pooled.safetensors"
+
+
+@pytest.mark.parametrize("out", ["my runs/a b", "it's", "a;b", "$HOME", "a*"])
+def test_what_to_do_next_can_be_pasted_into_a_shell(out: str) -> None:
+    options = TrainOptions(arch="my nets/net.py:make")
+    with click.Context(main.commands["train"]) as context:
+        context.set_parameter_source("out", ParameterSource.COMMANDLINE)
+        line = _next(RunToMake(options, 1, Path(out), None, "cpu"))
+    assert shlex.split(line) == ["lptool", "pool", out, "-o", "pooled.safetensors", "--arch", "my nets/net.py:make"]
 
 
 def test_of_several_runs_each_is_pooled_into_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from lptool.cli import main
 from lptool.errors import OutputError
 from lptool.pooling.job import PoolResult, pool_target
-from lptool.pooling.journal import Journal, check_journal, journal_of
+from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.outcome import OnProgress, Progress
 from lptool.pooling.outputs import outputs_of
 from lptool.pooling.scorer import Scorer
@@ -231,6 +231,13 @@ DAMAGED = {
     "NaN right": lines(HEAD, {**SCORE, "correct": math.nan}),
     "nll too large for a float": lines(HEAD, {**SCORE, "nll": 10**400}),
     "nll in words": lines(HEAD, {**SCORE, "nll": "low"}),
+    "nll as text": lines(HEAD, {**SCORE, "nll": "0.5"}),
+    **{f"nll {nll}": lines(HEAD, {**SCORE, "nll": nll}) for nll in (math.nan, math.inf, -0.5, True)},
+    **{f"scaled nll {nll}": lines(HEAD, {**SCORE, "scaled_nll": nll}) for nll in (math.nan, -0.5, True, "1")},
+    "half a picture right": lines(HEAD, {**SCORE, "correct": 2.5}),
+    "a true number of pictures": lines(HEAD, {**SCORE, "correct": 1, "n": True}),
+    "other numbers of images": lines(HEAD, SCORE, {**SCORE, "n": 6, "state": "t"}),
+    "more images than there are": lines(HEAD, SCORE, {**SCORE, "n": 6, "state": "t", "complete": False}),
     **{f"first {value!r}": lines(value) for value in (5, None, [1], {}, True)},
     **{f"then {value!r}": lines(HEAD, value) for value in (5, None, [1], {}, True)},
     **{f"fingerprint {value!r}": lines({**HEAD, "fingerprint": value}) for value in (None, 5, [1], "text")},
@@ -277,6 +284,54 @@ def test_a_check_changes_nothing(tmp_path: Path) -> None:
             assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, 10**18)
     assert check_journal(tmp_path / "no" / "folder" / "j", FINGERPRINT, overwrite=False) is None
     assert {path.name for path in tmp_path.iterdir()} == set(contents)
+
+
+@pytest.mark.parametrize("damage", ["half a line amid", "zeros after a crash", "then 5", "nll nan"])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "j").write_bytes(DAMAGED[damage])
+    number = 3 if damage == "zeros after a crash" else 2
+    with pytest.raises(OutputError, match=f"line {number}"):
+        opened(tmp_path / "j")
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(lines(HEAD, SCORE) + b'{"state": "\xff"}\n')
+    with pytest.raises(OutputError, match=r"j: is not a sound search journal \(line 3: .*utf-8"):
+        opened(tmp_path / "j")
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nowhere", "hard link", "pipe"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_written_through_a_link(tmp_path: Path, kind: str, overwrite: bool) -> None:
+    precious, path = tmp_path / "precious", tmp_path / "j"
+    precious.write_text("precious")
+    {
+        "link": lambda: path.symlink_to(precious),
+        "link to nowhere": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "hard link": lambda: path.hardlink_to(precious),
+        "pipe": lambda: os.mkfifo(path),
+    }[kind]()
+    before = sorted(os.listdir(tmp_path))
+    for use in (lambda: opened(path, overwrite=overwrite), lambda: alone_with(path).__enter__()):
+        with pytest.raises(OutputError, match="j: expected a file of its own, found a link, pipe or device"):
+            use()
+    assert precious.read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_one_search_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "j"
+    with alone_with(path):
+        with pytest.raises(OutputError, match="j: another command is searching for this output"), alone_with(path):
+            pass
+        opened(path)
+    before = path.read_bytes()
+    with alone_with(path):
+        pass
+    assert path.read_bytes() == before
+    with alone_with(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

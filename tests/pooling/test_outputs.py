@@ -47,7 +47,7 @@ def test_what_a_search_wrote_in_one_form_is_not_replaced_by_another(tmp_path: Pa
     for form in (DENSE, Form(True), Form(True, "bf16")):
         out = tmp_path / f"{form.packed}-{form.values}.safetensors"
         pool_target(bench, 3, out, form=form)
-        for other in (DENSE, Form(True)):
+        for other in (DENSE, Form(True), Form(True, "bf16"), Form(True, "fp16")):
             if other == form:
                 outputs_of(bench, [3], out, form=other, overwrite=False)
             else:

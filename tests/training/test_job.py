@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import functional as F
 
+from lptool.checkpoints import places
 from lptool.checkpoints.masks import kept_count, sparsity
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.cli import main
@@ -442,14 +443,14 @@ def test_run_killed_before_a_file_is_in_place_ends_with_the_same_tickets(
     rename: int, options: TrainOptions, whole: Path, tmp_path: Path
 ) -> None:
     """Every file but the journal appears by a rename: options, rewind point, epochs, levels."""
-    killing, renaming = killer(rename), Path.replace
+    killing, renaming = killer(rename), places.put_file
 
-    def replace_or_die(self: Path, target: Path) -> Path:
+    def rename_or_die(new: Path, place: Path, *, replace: bool) -> None:
         killing()
-        return renaming(self, target)
+        renaming(new, place, replace=replace)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "replace", replace_or_die)
+        patch.setattr(places, "put_file", rename_or_die)
         with pytest.raises(Killed):
             run(options, tmp_path)
     run(options, tmp_path)
@@ -633,10 +634,12 @@ def test_a_level_cut_off_is_not_gone_on_with_to_another_sparsity(options: TrainO
 
 def test_files_left_half_written_by_a_kill_are_removed(options: TrainOptions, tmp_path: Path) -> None:
     run(options, tmp_path, levels=0)
-    names = (".level_01.safetensors.x1", ".train.jsonl.x2", ".resume/.epoch.safetensors.x3")
+    names = (".level_01.safetensors.0a1b2c3d", ".train.jsonl.0a1b2c3e", ".resume/.epoch.safetensors.0a1b2c3f")
     left = [tmp_path / name for name in names]
-    for file in left:
-        file.write_bytes(b"half")
+    for draft in left:
+        draft.mkdir()
+        (draft / "lock").touch()
+        (draft / "new").write_bytes(b"half")
     run(options, tmp_path)
     assert not [file for file in left if file.exists()]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lptool.errors import TrainError
 from lptool.training.options import TrainOptions
 from lptool.training.steps import Part, make_optimizer, multipliers, optimizer_state, restore_optimizer, run_steps
 
@@ -157,3 +158,10 @@ def test_a_part_counts_by_its_share_of_the_whole_batch(processes: int) -> None:
         run_steps(model, optimizer, [part], [1.0], {}, processes=processes, **settings)
         gradients.append(1 - model.weight.detach())
     torch.testing.assert_close(torch.stack(gradients).mean(0), whole.grad)
+
+
+def test_what_an_optimizer_remembers_of_another_network_is_refused() -> None:
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    with pytest.raises(TrainError, match=r"has other\.weight\|momentum_buffer, which the network lacks"):
+        restore_optimizer(model, optimizer, {"other.weight|momentum_buffer": torch.ones(1)})

@@ -78,6 +78,15 @@ def unbroken(text: str) -> str:
     return re.sub(r"(?<=\d) %", "\u00a0%", text)
 
 
-def write_page(path: str | Path, html: str) -> None:
-    """Write a page whole or not at all; an existing one is replaced. Raises OutputError."""
-    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"))
+def is_page_of(path: Path, command: str) -> bool:
+    """Whether this very command made the page at `path`."""
+    try:
+        html = "" if path.is_symlink() else path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return templates().from_string("<pre>{{ command }}</pre>").render(command=command) in html
+
+
+def write_page(path: str | Path, html: str, *, replace: bool = True) -> None:
+    """Write a page whole or not at all; `replace` one that is there. Raises OutputError."""
+    write_atomically(path, lambda temporary: temporary.write_text(html, encoding="utf-8"), replace=replace)
