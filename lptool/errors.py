@@ -97,6 +97,16 @@ def first_ten(items: Sequence[str], separator: str = "\n  ") -> str:
     return separator.join([*items[:10], *rest])
 
 
+def first_and_count(lines: Iterable[str]) -> list[str]:
+    """One line for several of one kind: the first, with a count of the others.
+
+    >>> first_and_count(["a: odd", "b: odd", "c: odd"])
+    ['a: odd (and 2 more of this kind)']
+    """
+    first, *others = [*lines] or [""]
+    return [first + f" (and {len(others)} more of this kind)" * bool(others)] if first else []
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line that is not too long."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

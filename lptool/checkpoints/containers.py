@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
 from lptool.checkpoints.metadata import check_depth
+from lptool.checkpoints.nested import HELP, USUAL, Keys, at, masks_in
 from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
 from lptool.checkpoints.pickles import Inert
 from lptool.checkpoints.safetensors_file import SafetensorsFile
@@ -37,6 +38,7 @@ class Contents:
         config: timm's `config.json` beside the file, or the `arch` that a PyTorch file names; else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: the named one, then those that lie beside it and hold part of its tensors.
+        masks: what a PyTorch file keeps apart from its weights, and where; see `masks_in`.
     """
 
     tensors: LazyTensors
@@ -45,6 +47,7 @@ class Contents:
     header: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    masks: tuple[str, Any] | None = None
 
     @property
     def stamps(self) -> tuple[Stamp, ...]:
@@ -52,7 +55,7 @@ class Contents:
         return tuple(file.stamp for file in self.files)
 
 
-def open_file(path: Path) -> Contents:
+def open_file(path: Path, keys: Keys = USUAL) -> Contents:
     """Open a checkpoint, whatever its name; its content says what it is. Raises CheckpointError."""
     opened = OpenedFile(path)
     start = opened.content(0, min(16, opened.stamp.size))
@@ -68,9 +71,10 @@ def open_file(path: Path) -> Contents:
         return Contents(tensors, "safetensors", files, tensors.header, config)
     if start.startswith((ZIP, b"\x80")):  # torch's zip, or its format before 1.6
         content, file = read_torch(path)
-        state, notes = _state_dict_in(content, path)
+        state, notes = _state_dict_in(at(content, keys.state, "--state-key", str(path)), path)
         said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
-        return Contents(tensors_of(state, file), "torch", (file,), config=said, notes=notes)
+        masks = masks_in(content, keys, str(path))
+        return Contents(tensors_of(state, file), "torch", (file,), config=said, notes=notes, masks=masks)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 
@@ -83,6 +87,10 @@ class Joined(LazyTensors):
     def dtype_of(self, name: str) -> torch.dtype:
         """As its file has it."""
         return self.names[name].dtype_of(name)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Likewise."""
+        return self.names[name].shape_of(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.names[name][name]
@@ -157,7 +165,7 @@ def _no_state_dict(content: Any, path: Path) -> CheckpointError:
     names = sorted(map(str, content)) if isinstance(content, dict) else [alone]
     return CheckpointError(
         f"{path}: no state dict in it; expected tensors by name, bare or under {', '.join(_NESTED_UNDER)}; "
-        f"found {one_line(first_ten(names, ', ')) or 'nothing'}"
+        f"found {one_line(first_ten(names, ', ')) or 'nothing'}; say where with --state-key (masks: --mask-key), {HELP}"
     )
 
 

@@ -6,12 +6,15 @@ which the mask.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.stored import StoredTensor, as_tensor
 from lptool.errors import CheckpointError
 
 # What follows the common part of a mask's name, and of its weight's; of several that fit, the last counts.
@@ -20,9 +23,14 @@ _MASKS = (
     ("_mask", ""),  # a mask named after its tensor
     (".mask", ""),  # likewise
     (".mask", ".weight"),  # TurboPrune: the module's buffer `mask` beside its `weight`
+    (".parametrizations.weight.0.mask", ".parametrizations.weight.original"),  # a parametrization that keeps its mask
 )
+# torch.ao.pruning before squash_mask(), whose masks lie in the state of the sparsifier.
+_PARAMETRIZED = re.compile(r"\.parametrizations\.(\w+)\.original$")
 # Prefixes that wrappers put before every name: DDP and DataParallel, torch.compile, Lightning and other trainers.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
+# Wrappers of a part of a network, which no module is called by itself: torch.compile, activation checkpointing, FSDP.
+_INNER = re.compile(r"(?<![^.])(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
 
 
 @dataclass(frozen=True)
@@ -48,24 +56,35 @@ def layout_of(names: Collection[str]) -> Layout:
     layout = {}
     for name in names:
         if name not in masks:
-            plain = name.removesuffix("_orig") if name in of_weight else name
-            layout[plain] = Entry(name, of_weight.get(name))
+            layout[_unpruned(name) if name in of_weight else name] = Entry(name, of_weight.get(name))
     return layout
 
 
-def with_mask_file(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
-    """OpenLTH: masks by weight name in a file of their own, whose tensors were added under `prefix`."""
-    maskless = [name for name in masks if name in layout and layout[name].mask is None]
-    return layout | {name: Entry(layout[name].weight, f"{prefix}{name}") for name in maskless}
+def _unpruned(weight: str) -> str:
+    """The name of a weight that has a mask, as it is without pruning."""
+    return _PARAMETRIZED.sub(r".\1", weight).removesuffix("_orig")
+
+
+def with_masks(layout: Layout, masks: Collection[str], prefix: str) -> Layout:
+    """With masks by weight name, added to the tensors under `prefix`, for the weights that have none beside them."""
+    maskless = {name for name in masks if layout[name].mask is None}
+    return {
+        _unpruned(name) if name in maskless else name: Entry(entry.weight, f"{prefix}{name}")
+        if name in maskless
+        else entry
+        for name, entry in layout.items()
+    }
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:
     """Name without the prefixes of wrappers → name as given.
 
     A prefix, or several one after the other, is taken off where most names have it and no two names become equal. Names
-    without it, such as the weights of a Lightning module's loss, stay as they are.
+    without it, such as the weights of a Lightning module's loss, stay as they are. Wrappers within a name go too.
     """
-    plain = {name: name for name in names}
+    plain = {_INNER.sub("", name): name for name in names}
+    if len(plain) < len(names):
+        plain = {name: name for name in names}
     while True:
         for prefix in _WRAPPERS:
             stripped = {short.removeprefix(prefix): full for short, full in plain.items()}
@@ -75,6 +94,54 @@ def unwrapped(names: Collection[str]) -> dict[str, str]:
                 break
         else:
             return plain
+
+
+def masks_by_weight(found: Any, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The masks of weights, and the names of those that belong to none.
+
+    Args:
+        found: masks by the name of the weight or its module, perhaps with `mask` at its end, in one another as the
+            modules are; or a list in the order of the weights.
+        shapes: name → shape of all that may have a mask.
+    """
+    if isinstance(found, list | tuple):
+        return _in_order(found, shapes), []
+    given = {name: mask for name, value in _flat(found) if (mask := as_tensor(value)) is not None}
+    masks, strange = {}, []
+    for name, own in unwrapped(given).items():
+        weight = next((weight for weight in _weights_of(name) if weight in shapes), None)
+        if weight is None:
+            strange.append(own)
+        else:
+            masks[weight] = given[own]
+    return masks, strange
+
+
+def _flat(found: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in found.items() if isinstance(found, Mapping) else ():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _weights_of(name: str) -> Iterator[str]:
+    """What a mask of this name may be the mask of."""
+    for base in (name, re.sub(r"[._]mask$", "", name)):
+        module, _, weight = base.rpartition(".")
+        yield from (base, f"{base}.weight", f"{module}.parametrizations.{weight}.original")
+
+
+def _in_order(found: Sequence[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
+    """Masks in the order of the weights, where there is one for each and all have their shapes; else none."""
+    masks = [as_tensor(value) for value in found]
+    matrices = [name for name, shape in shapes.items() if len(shape) > 1]
+    named = [name for name in shapes if name.endswith("weight")]  # with those of BatchNorm
+    for names in (matrices, named, list(shapes)):
+        pairs = list(zip(names, masks, strict=False))
+        if len(names) == len(masks) and all(m is not None and m.shape == shapes[n] for n, m in pairs):
+            return {name: mask for name, mask in pairs if mask is not None}
+    return {}
 
 
 def read_mask(tensors: Mapping[str, Tensor], entry: Entry, shape: tuple[int, ...], file: str) -> Tensor:

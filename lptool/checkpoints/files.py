@@ -151,6 +151,10 @@ class LazyTensors(Mapping[str, Tensor]):
         """The type of one; a subclass that knows it without reading says so."""
         return self[name].dtype
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of one; likewise."""
+        return tuple(self[name].shape)
+
     def __contains__(self, name: object) -> bool:  # a Mapping's own would read the tensor
         return name in self.names
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lptool.checkpoints.evidence import of_pruning
+from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.pool import find_problems, in_order, prunable_names, unusual, without_duplicates
 from lptool.checkpoints.reading import Checkpoint, reopened, summarise_file
 from lptool.checkpoints.summary import Summary, Tally, l2_distance
-from lptool.errors import first_ten
+from lptool.errors import first_and_count, first_ten
 
 # Statistics and counters that a network keeps beside its parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -32,11 +34,21 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Finding:
-    """One file: its summary, its place beside the denser neighbour (None for the densest), and what is unusual."""
+    """One file: its summary, its place beside the denser neighbour (None for the densest), and what is unusual.
+
+    Attributes:
+        prunable: names of its tensors that are prunable in any of the files.
+    """
 
     summary: Summary
     neighbours: Neighbours | None
     warnings: tuple[str, ...]
+    prunable: tuple[str, ...]
+
+    @property
+    def density(self) -> float:
+        """Kept fraction of the weights that are prunable in any of the files, in [0, 1]."""
+        return self.summary.density(self.prunable)
 
     @property
     def parameters(self) -> int:
@@ -58,7 +70,7 @@ class Finding:
     @property
     def layers(self) -> list[tuple[str, tuple[int, ...], float]]:
         """Name, shape and sparsity of every prunable tensor."""
-        return [(n, self.summary.tensors[n].shape, 1 - self.summary.density([n])) for n in self.summary.prunable]
+        return [(n, self.summary.tensors[n].shape, 1 - self.summary.density([n])) for n in self.prunable]
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,13 @@ class Inspection:
     warnings: tuple[str, ...] = ()
 
 
-def inspect_files(files: Sequence[str | Path]) -> Inspection:
+def inspect_files(files: Sequence[str | Path], keys: Keys = USUAL) -> Inspection:
     """Read files one tensor at a time, and compare each with its denser neighbour.
 
     Raises:
         CheckpointError: a file cannot be read.
     """
-    summaries = in_order([summarise_file(file) for file in files])
+    summaries = in_order(of_pruning([summarise_file(file, keys) for file in files]))
     names = prunable_names(summaries)
     findings = tuple(_finding(s, d, names) for s, d in zip(summaries, [None, *summaries], strict=False))
     if len(summaries) == 1:
@@ -87,18 +99,19 @@ def inspect_files(files: Sequence[str | Path]) -> Inspection:
     distinct, duplicates = without_duplicates(summaries)
     problems = find_problems(distinct)
     # What else is unusual compares the same tensors of all files, which a problem may rule out.
-    return Inspection(findings, tuple(problems), (*duplicates, *([] if problems else unusual(distinct))))
+    more = [] if problems else unusual(distinct)
+    return Inspection(findings, tuple(problems), (*first_and_count(duplicates), *more))
 
 
 def not_nested(summaries: Sequence[Summary]) -> list[str]:
-    """A line for each ticket of an ordered and aligned pool that keeps weights pruned in the one before it."""
+    """A line where tickets of an ordered and aligned pool keep weights pruned in the one before, naming the first."""
     names = prunable_names(summaries)
     lines = []
     for summary, denser in zip(summaries[1:], summaries, strict=False):
-        kept, shared = _kept_and_shared(reopened(summary), reopened(denser), names)
+        kept, shared = _kept_and_shared(_again(summary), _again(denser), names)
         if shared < kept:
             lines.append(_not_nested_in(denser, summary))
-    return lines
+    return first_and_count(lines)
 
 
 def _not_nested_in(denser: Summary, summary: Summary) -> str:
@@ -112,7 +125,8 @@ def _finding(summary: Summary, denser: Summary | None, names: Sequence[str]) -> 
         warnings.append(f"{summary.file}: NaN or infinite values in {first_ten(summary.not_finite, ', ')}")
     if neighbours is not None and denser is not None and not neighbours.nested:
         warnings.append(_not_nested_in(denser, summary))
-    return Finding(summary, neighbours, tuple(warnings))
+    there = tuple(name for name in names if name in summary.tensors)
+    return Finding(summary, neighbours, tuple(warnings), there)
 
 
 def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbours | None:
@@ -120,11 +134,16 @@ def _compare(summary: Summary, denser: Summary, names: Sequence[str]) -> Neighbo
     shapes, others = ([found.get(name) for name in names] for found in (summary.shapes, denser.shapes))
     if shapes != others or None in shapes:
         return None
-    mine, theirs = reopened(summary), reopened(denser)
+    mine, theirs = _again(summary), _again(denser)
     kept, shared = _kept_and_shared(mine, theirs, names)
     smaller = min(kept, denser.kept(names))
     distance = l2_distance((mine.tensor(name), theirs.tensor(name)) for name in names)
     return Neighbours(shared == kept, shared / smaller if smaller else 1.0, distance)
+
+
+def _again(summary: Summary) -> Checkpoint:
+    """The file of a summary, with its masks: without those of zeros that are none (see `of_pruning`)."""
+    return reopened(summary, summary.prunable)
 
 
 def _kept_and_shared(mine: Checkpoint, theirs: Checkpoint, names: Sequence[str]) -> tuple[int, int]:

@@ -10,12 +10,13 @@ from typing import overload
 
 import torch
 
+from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.masks import apply_mask
 from lptool.checkpoints.names import Names
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
-from lptool.errors import PoolError, first_ten, one_line
+from lptool.errors import PoolError, first_and_count, first_ten, one_line
 from lptool.provenance import arch_name
 
 
@@ -42,9 +43,9 @@ class Pool(Sequence[Ticket]):
         problems = find_problems(kept)
         if problems:
             raise PoolError("\n  ".join(["these tickets cannot be pooled:", *duplicates, *problems]))
-        self.summaries = tuple(in_order(kept))
-        self.prunable = prunable_names(kept)
-        self.warnings = (*duplicates, *unusual(self.summaries))
+        self.summaries = tuple(in_order(of_pruning(kept)))
+        self.prunable = prunable_names(self.summaries)
+        self.warnings = (*first_and_count(duplicates), *unusual(self.summaries))
         self._load = load
         self._filed: Callable[[int], Ticket] = lambda index: load(self.summaries[index])
 
@@ -87,9 +88,10 @@ class Pool(Sequence[Ticket]):
             return [self[i] for i in range(*index.indices(len(self)))]
         release_freed_memory()  # of the ticket that was asked for before
         ticket = self._load(self.summaries[index])
+        pruned = ticket.mask.keys() & self.summaries[index].prunable
         mask = {
             # what another ticket prunes and this one keeps whole
-            name: ticket.mask[name] if name in ticket.mask else torch.ones_like(ticket.state[name], dtype=torch.bool)
+            name: ticket.mask[name] if name in pruned else torch.ones_like(ticket.state[name], dtype=torch.bool)
             for name in self.prunable
         }
         return replace(ticket, state=apply_mask(ticket.state, mask), mask=mask)
@@ -184,29 +186,39 @@ def unusual(summaries: Sequence[Summary]) -> list[str]:
     if not names:
         return ["nothing is pruned in any ticket: no masks, and no zeros; the pooled model will be dense"]
     densities = [s.density(names) for s in summaries]
-    lines = [f"{s.file}: is a pooled model and not a ticket" for s in summaries if s.metadata.kind == "pooled"]
+    pairs = list(zip(summaries, summaries[1:], densities, densities[1:], strict=False))
+    lines = first_and_count([f"{s.file}: is a pooled model and not a ticket" for s in summaries if _is_pooled(s)])
     if densities[0] < 1:
-        lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {densities[0]:.2%} of the weights")
-    for before, after, a, b in zip(summaries, summaries[1:], densities, densities[1:], strict=False):
-        if a == b:
-            lines.append(f"{after.file}: as dense as {before.file} ({b:.2%})")
-        elif b > a:
-            lines.append(f"{after.file}: denser ({b:.2%}) than {before.file} ({a:.2%}), which comes before it")
+        kept, size = summaries[0].kept(names), summaries[0].size(names)
+        lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {kept:,} of {size:,} prunable weights")
+    lines += first_and_count(
+        [f"{b.file}: as dense as {a.file} ({now:.2%})" for a, b, then, now in pairs if then == now]
+    )
+    lines += first_and_count(
+        f"{b.file}: denser ({now:.2%}) than {a.file} ({then:.2%}), which comes before it"
+        for a, b, then, now in pairs
+        if now > then
+    )
     return lines + _unusual_masks(summaries, names)
 
 
+def _is_pooled(summary: Summary) -> bool:
+    return summary.metadata.kind == "pooled"
+
+
 def _unusual_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:
-    lines = []
     sparse = [s for s in summaries if s.density(names) < 1]
-    for name in names:
-        whole = [s.file for s in sparse if s.kept([name]) == s.size([name])]
-        if whole:
-            lines.append(f"{name}: pruned only in some tickets, whole in {first_ten(whole, ', ')}")
+    whole = {name: [s.file for s in sparse if s.kept([name]) == s.size([name])] for name in names}
+    partly = {name: files for name, files in whole.items() if files}
+    files = list(dict.fromkeys(file for found in partly.values() for file in found))
+    lines = []
+    if partly:
+        lines.append(f"{first_ten(list(partly), ', ')}: pruned only in some tickets, whole in {first_ten(files, ', ')}")
     inferred = [s for s in summaries if s.mask_source == "zeros"]
     if inferred:
         lines.append(
-            f"{inferred[0].file}: no masks in the file, so every exact zero counts as pruned"
-            + (f" (and {len(inferred) - 1} more files)" if inferred[1:] else "")
+            f"{inferred[0].file}: no masks in the file, so every exact zero counts as pruned (where it has masks, say "
+            "where with --mask-key)" + (f" (and {len(inferred) - 1} more files)" if inferred[1:] else "")
         )
         few = [n for n in names if all(1 - s.density([n]) < _FEW_ZEROS for s in inferred)]
         if few:

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.containers import PACKED, Contents, Joined, open_file
-from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped, with_mask_file
+from lptool.checkpoints.apart import source_of, with_masks_apart
+from lptool.checkpoints.containers import PACKED, Contents, open_file
+from lptool.checkpoints.dialects import Entry, Layout, layout_of, read_mask, unwrapped
 from lptool.checkpoints.files import OpenedFile, changed, reading
-from lptool.checkpoints.finding import MASK_FILE, checkpoint_file, find_checkpoints
+from lptool.checkpoints.finding import checkpoint_file, find_checkpoints
 from lptool.checkpoints.header import whole_number
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.metadata import Metadata, check_arguments
+from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.packed import PackedTensors
 from lptool.checkpoints.pool import Pool
-from lptool.checkpoints.stored import StoredTensor
 from lptool.checkpoints.summary import Summary, Tally, digest_of, digest_of_tensor
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.torch_file import read_torch, tensors_of
 from lptool.errors import CheckpointError, first_ten, one_line
-
-_MASK_FILE_PREFIX = "mask.pth:"
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,9 @@ class Checkpoint:
     Attributes:
         own_names: plain name → name that the file's own program gives the (unpruned) tensor.
         prunable: names of the tensors with a mask.
-        mask_source: `mask tensors`, `packed`, `mask.pth`, `metadata` (zeros of the tensors named there), `zeros` or
-            `none`.
+        mask_source: `mask tensors`, `packed`, `masks` (a dictionary of them), `mask.pth`, `metadata` (zeros of the
+            tensors named there), `zeros` or `none`.
+        keys: where the user says that weights and masks lie.
     """
 
     path: Path
@@ -46,6 +45,7 @@ class Checkpoint:
     own_names: dict[str, str]
     prunable: tuple[str, ...]
     mask_source: str
+    keys: Keys = USUAL
 
     @cached_property
     def _pruned(self) -> frozenset[str]:
@@ -96,21 +96,22 @@ class Checkpoint:
             notes=self.contents.notes,
             files=tuple(str(file.path) for file in self.contents.files),
             stamps=self.contents.stamps,
+            keys=self.keys,
         )
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, keys: Keys = USUAL) -> Checkpoint:
     """Open a checkpoint of any program that this module knows, by its content.
 
-    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`) or beside it
-    (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable; the zeros of the tensors of
-    two or more dimensions that have any.
+    The mask is, in this order: mask tensors in the file (`torch.nn.utils.prune`, TurboPrune, `X.mask`), a dictionary of
+    masks in it, or one beside it (OpenLTH's `mask.pth`); the zeros of the tensors that our own header calls prunable;
+    the zeros of the tensors of two or more dimensions that have any.
 
     Raises:
         CheckpointError: the file is missing, damaged, would have to execute code, or holds no state dict.
     """
     with reading(path):
-        return _open_checkpoint(Path(path))
+        return _open_checkpoint(Path(path), keys)
 
 
 def reopened(summary: Summary, zeros: Sequence[str] | None = None) -> Checkpoint:
@@ -122,14 +123,14 @@ def reopened(summary: Summary, zeros: Sequence[str] | None = None) -> Checkpoint
     for file, stamp in zip(summary.files, summary.stamps, strict=False):
         OpenedFile(file).check(stamp)  # before all else: what was cut off is told as that, and not as damaged
     with reading(summary.file):
-        checkpoint = _open_checkpoint(Path(summary.file), zeros)
+        checkpoint = _open_checkpoint(Path(summary.file), summary.keys, zeros)
     if checkpoint.contents.stamps != summary.stamps:
         raise changed(summary.file)
     return checkpoint
 
 
-def _open_checkpoint(path: Path, zeros: Sequence[str] | None = None) -> Checkpoint:
-    contents, layout = _with_masks(path, open_file(path))
+def _open_checkpoint(path: Path, keys: Keys, zeros: Sequence[str] | None = None) -> Checkpoint:
+    contents, layout = with_masks_apart(path, open_file(path, keys), keys)
     metadata = _metadata_in(contents, path)
     plain = unwrapped(layout)
     layout = {name: layout[own] for name, own in plain.items()}
@@ -137,30 +138,12 @@ def _open_checkpoint(path: Path, zeros: Sequence[str] | None = None) -> Checkpoi
     for name in prunable:
         if not _is_packed(contents, layout[name]) and not _is_float(contents, layout[name]):
             raise CheckpointError(f"{path}: {name} has a mask but is not a floating-point tensor")
-    return Checkpoint(path, contents, metadata, layout, plain, prunable, source)
+    return Checkpoint(path, contents, metadata, layout, plain, prunable, source, keys)
 
 
 def _is_packed(contents: Contents, entry: Entry) -> bool:
     """Whether the file packs a tensor: its weights and mask are then sound as they come, and unpacking takes time."""
     return isinstance(contents.tensors, PackedTensors) and entry.weight in contents.tensors.layout
-
-
-def _with_masks(path: Path, contents: Contents) -> tuple[Contents, Layout]:
-    """The layout of a file, with the masks that OpenLTH puts beside it."""
-    layout = layout_of(contents.tensors.keys())
-    beside = path.with_name(MASK_FILE)
-    if contents.format != "torch" or path.name == MASK_FILE or not beside.is_file():
-        return contents, layout
-    masks, file = read_torch(beside)
-    if not isinstance(masks, dict) or not masks or not all(isinstance(m, StoredTensor) for m in masks.values()):
-        raise CheckpointError(f"{beside}: expected masks by weight name, as OpenLTH writes them")
-    absent = [str(name) for name in masks if name not in layout]
-    if absent:
-        raise CheckpointError(f"{beside}: has masks for {first_ten(absent, ', ')}, which {path.name} lacks")
-    of_masks = tensors_of({f"{_MASK_FILE_PREFIX}{name}": mask for name, mask in masks.items()}, file)
-    tensors = Joined({name: found for found in (contents.tensors, of_masks) for name in found})
-    files = (*contents.files, file)
-    return replace(contents, tensors=tensors, files=files), with_mask_file(layout, masks, _MASK_FILE_PREFIX)
 
 
 def metadata_of(path: Path) -> Metadata:
@@ -196,8 +179,7 @@ def _prunable(
     if masked:
         if contents.format == PACKED:
             return masked, "packed"
-        beside = all((layout[name].mask or "").startswith(_MASK_FILE_PREFIX) for name in masked)
-        return masked, MASK_FILE if beside else "mask tensors"
+        return masked, source_of([layout[name].mask or "" for name in masked])
     if metadata.prunable:
         # The header has the names of the file, from before the prefixes of wrappers were taken off.
         prunable, own = frozenset(metadata.prunable), frozenset(own_names.values())
@@ -220,11 +202,12 @@ def _has_zeros(tensor: Tensor) -> bool:
     return tensor.dim() >= 2 and bool((tensor == 0).any())
 
 
-def load_ticket(path: str | Path) -> Ticket:
+def load_ticket(path: str | Path, keys: Keys = USUAL) -> Ticket:
     """Read one checkpoint of any program, or the only one of a folder.
 
     Args:
         path: safetensors (dense, packed or sharded), or a PyTorch state dict, bare or nested; told apart by content.
+        keys: where a PyTorch file has weights and masks, if lptool does not find them.
 
     Returns:
         The ticket: weights under the network's plain names, pruned ones exactly 0, and the mask. Where the mask comes
@@ -239,7 +222,7 @@ def load_ticket(path: str | Path) -> Ticket:
     {'conv.weight': tensor([[ True, False],
             [False,  True]])}
     """
-    return open_checkpoint(checkpoint_file(path)).ticket()
+    return open_checkpoint(checkpoint_file(path), keys).ticket()
 
 
 def load_state_dict(path: str | Path) -> State:
@@ -256,9 +239,9 @@ def load_state_dict(path: str | Path) -> State:
     return load_ticket(path).tensors()
 
 
-def summarise_file(path: str | Path) -> Summary:
+def summarise_file(path: str | Path, keys: Keys = USUAL) -> Summary:
     """Read one checkpoint tensor by tensor, and keep only its summary."""
-    return open_checkpoint(path).summary
+    return open_checkpoint(path, keys).summary
 
 
 def weights_in_file(ticket: Ticket) -> str:
@@ -269,11 +252,12 @@ def weights_in_file(ticket: Ticket) -> str:
     return digest_of({name: digest_of_tensor(tensors[layout[own].weight]) for name, own in plain.items()})
 
 
-def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
+def load_pool(paths: str | Path | Sequence[str | Path], keys: Keys = USUAL) -> Pool:
     """The pool of the checkpoints at `paths`, ordered and aligned; weights are loaded when asked for.
 
     Args:
         paths: of two files or more, in any order, or of a folder that holds them: as `find_checkpoints`.
+        keys: where PyTorch files have weights and masks, if lptool does not find them.
 
     Returns:
         The tickets by level where every file says one, else densest first.
@@ -289,7 +273,7 @@ def load_pool(paths: str | Path | Sequence[str | Path]) -> Pool:
     >>> [(ticket.file, pool.density(place)) for place, ticket in enumerate(pool)]
     [('dense.pt', 1.0), ('sparse.pt', 0.5)]
     """
-    summaries = [summarise_file(path) for path in find_checkpoints(paths)]
+    summaries = [summarise_file(path, keys) for path in find_checkpoints(paths)]
     prunable = {summary.file: summary.prunable for summary in summaries}  # under the file's names, also for a network
     return Pool(summaries, lambda summary: reopened(summary, prunable[summary.file]).ticket())
 

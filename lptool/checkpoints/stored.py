@@ -248,12 +248,23 @@ class _Array(Stateful):
 
 
 def _from_array(array: _Array, dtype: Inert, *_: Any) -> StoredTensor:
+    return _numbers(array, _TYPES[dtype.name])
+
+
+def _numbers(array: _Array, dtype: torch.dtype) -> StoredTensor:
     _, shape, kind, columns, content = array.state
     if not is_shape(shape) or math.prod(shape) * kind.dtype.itemsize != len(content):
         raise ValueError("no array")
 
     def read() -> Tensor:
         numbers = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if columns else "C")
-        return torch.from_numpy(numbers.astype(kind.dtype.newbyteorder("="))).to(_TYPES[dtype.name])
+        return torch.from_numpy(numbers.astype(kind.dtype.newbyteorder("="))).to(dtype)
 
-    return StoredTensor(read, _TYPES[dtype.name], tuple(shape))
+    return StoredTensor(read, dtype, tuple(shape))
+
+
+def as_tensor(value: Any) -> StoredTensor | None:
+    """A tensor as it is, and a numpy array of numbers as one of float32, by which masks lose nothing; None for else."""
+    if isinstance(value, _Array):
+        return _whole(_numbers, value, torch.float32)
+    return value if isinstance(value, StoredTensor) else None

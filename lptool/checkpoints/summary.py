@@ -13,6 +13,7 @@ from torch import Tensor
 from lptool.checkpoints.files import Stamp
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.names import Names
+from lptool.checkpoints.nested import USUAL, Keys
 from lptool.checkpoints.ticket import Ticket
 
 
@@ -50,11 +51,12 @@ class Summary:
     Attributes:
         tensors: plain name → tally, in the order of the file.
         prunable: names of the tensors with a mask of their own.
-        mask_source: where the mask came from: `mask tensors`, `packed`, `mask.pth`, `metadata`, `zeros` (inferred) or
-            `none`.
+        mask_source: where the mask came from: `mask tensors`, `packed`, `masks`, `mask.pth`, `metadata`, `zeros`
+            (inferred) or `none`.
         sha256: of the file. weights: of the tensors alone, equal for equal weights in different files.
         notes: what a person should know of how the file was read.
         files: all that were read for it, such as shards and masks. stamps: what tells whether each is still the same.
+        keys: where its weights and masks lie, as named.
     """
 
     file: str
@@ -68,6 +70,7 @@ class Summary:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     stamps: tuple[Stamp, ...] = ()
+    keys: Keys = USUAL
 
     @classmethod
     def of(cls, ticket: Ticket) -> Summary:
@@ -111,6 +114,15 @@ class Summary:
         """Kept fraction over `names`, by default over the prunable ones; 1.0 where there are none."""
         size = self.size(names)
         return self.kept(names) / size if size else 1.0
+
+
+def notes_of(summaries: Iterable[Summary]) -> list[str]:
+    """What a person should know of how files were read: one line for each note, however many files have it."""
+    files: dict[str, list[str]] = {}
+    for summary in summaries:
+        for note in summary.notes:
+            files.setdefault(note, []).append(summary.file)
+    return [f"{of[0]}: {note}" + f" (and {len(of) - 1} more files)" * (len(of) > 1) for note, of in files.items()]
 
 
 def digest_of_tensor(tensor: Tensor) -> str:

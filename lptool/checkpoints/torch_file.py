@@ -51,6 +51,10 @@ class TorchTensors(LazyTensors):
         """As the pickle has it."""
         return self._stored[name].dtype
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Likewise."""
+        return self._stored[name].shape
+
     def __getitem__(self, name: str) -> Tensor:
         stored = self._stored[name]
         with reading(self._file.path, _KIND):

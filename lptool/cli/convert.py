@@ -27,6 +27,7 @@ OPTIONS = {
     "For files that do not say": [
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the file says, else guessed]"),
         shared.ARCH_KWARGS,
+        *shared.KEYS,
         shared.dataset_option(
             "What it was trained on, as for train: for config.json, and to check --values and .onnx."
         ),

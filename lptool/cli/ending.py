@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from lptool.errors import LeftBehind, LptoolError, OutputError, PeerError, first_line, one_line
+from lptool.errors import LeftBehind, LptoolError, OutputError, PeerError, first_line, one_line, printable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TRACEBACK = "LPTOOL_TRACEBACK"
@@ -76,7 +76,7 @@ def ending() -> Iterator[None]:
             raise SystemExit(1) from None
         if isinstance(error, click.ClickException):
             raise
-        raise click.ClickException(line_of(error)) from error
+        raise click.ClickException(printable(line_of(error))) from error
 
 
 def clear_errors(command: Command) -> Command:
@@ -94,7 +94,7 @@ def _end_interrupted(error: BaseException) -> NoReturn:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun passes Ctrl-C on, which cuts the tidying at exit short
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.environ.get("LOCAL_RANK", "0") == "0":  # one line, however many ranks
-        click.echo((isinstance(error, KeyboardInterrupt) and str(error)) or _INTERRUPTED, err=True)
+        click.echo(printable((isinstance(error, KeyboardInterrupt) and str(error)) or _INTERRUPTED), err=True)
     raise SystemExit(130) from None
 
 
@@ -106,7 +106,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, LeftBehind):
-                click.echo(f"Warning: {message}", err=True)
+                click.echo(printable(f"Warning: {message}"), err=True)
             else:
                 show(message, category, *where, **more)
 

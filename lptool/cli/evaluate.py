@@ -19,6 +19,7 @@ OPTIONS = {
         shared.data_dir_option("; with --corruptions also the CIFAR-10-C or CIFAR-100-C folder"),
         shared.arch_option(f"{shared.ARCHITECTURES}. [as each file says]"),
         shared.ARCH_KWARGS,
+        *shared.KEYS,
         shared.MEAN,
         shared.STD,
         option(
@@ -54,14 +55,15 @@ def evaluate(
 
     Under torchrun the batches of test, and the corruptions, are spread over the processes.
     """
-    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.checkpoints.finding import find_tickets
     from lptool.evaluation.job import carry_out
     from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
     from lptool.ranks import join_ranks
     from lptool.report.evaluate import evaluate_document, evaluate_view
 
     ranks = join_ranks()
-    found = ranks.agree(lambda: find_checkpoints(files))
+    found, left_out = ranks.agree(lambda: find_tickets(files))
+    warn(left_out * (ranks.rank == 0))
     ranks.agree(lambda: check_page(page, found, overwrite=overwrite))
     choose_threads(threads, given["device"], ranks)
     plan = ranks.first_ahead(lambda: plan_evaluation(found, EvaluateOptions(**given)))

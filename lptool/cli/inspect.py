@@ -29,6 +29,7 @@ OPTIONS = {
         shared.DEVICE,
         shared.THREADS,
     ],
+    "Files of other programs": [*shared.KEYS],
     "Output": [shared.JSON],
 }
 
@@ -49,12 +50,17 @@ def inspect(files: tuple[Path, ...], as_json: bool, threads: int | None, **given
     With nothing named it shows what lies here: the tickets in ckpts/, and pooled*.safetensors.
     """
     here = None if files else _lying_here()
-    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.checkpoints.finding import find_tickets
     from lptool.checkpoints.inspection import Inspection, inspect_files
+    from lptool.checkpoints.nested import Keys
     from lptool.report import inspect as report
 
-    found, pooled = here or (find_checkpoints(files), None)
-    inspection = inspect_files(found) if found else Inspection(())
+    keys = Keys(given["state_key"], given["mask_key"])
+    found, pooled = here or ([], None)
+    if here is None:
+        found, left_out = find_tickets(files)
+        warn(left_out)
+    inspection = inspect_files(found, keys) if found else Inspection(())
     comparable = len(found) > 1 and not inspection.problems
     if given["dataset"] and not comparable:
         warn(["no barrier is measured: that takes two tickets or more that can be pooled"])

@@ -142,6 +142,11 @@ def data_dir_option(more: str = "") -> Option:
     return option("--data-dir", type=PATH, help=f"Where the data lies or is downloaded to{more}.")
 
 
+KEYS = (
+    option("--state-key", metavar="A.B", help="Where a PyTorch file has its weights, as run.ema. [the usual places]"),
+    option("--mask-key", metavar="A.B", help="Where it has its masks, by weight name. [the usual places]"),
+)
+
 CACHE_DIR = option(
     "--cache-dir",
     type=PATH,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.ending import on_stdout, stop_if_interrupted
+from lptool.errors import printable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
     from lptool.ranks import Ranks
 
@@ -22,7 +24,7 @@ Document = dict[str, Any]
 def warn(warnings: Iterable[str]) -> None:
     """One line each, on stderr."""
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        click.echo(f"Warning: {printable(warning)}", err=True)
 
 
 @contextmanager
@@ -31,25 +33,25 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[Callable[[int, i
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(title, total=None)
 
         def advance(done: int, total: int, text: str) -> None:
             stop_if_interrupted()
-            progress.update(task, completed=done, total=total, description=text)
+            progress.update(task, completed=done, total=total, description=printable(text))
 
         yield advance
 
 
 def say(text: str) -> None:
-    """A line, on stdout. Raises OutputError."""
+    """A line, on stdout, without control characters. Raises OutputError."""
     with on_stdout():
-        click.echo(text)
+        click.echo(printable(text))
 
 
 def show(view: RenderableType) -> None:
-    """A table or text, on stdout. Raises OutputError."""
+    """A table or text, on stdout; what files say in it reaches no terminal as commands. Raises OutputError."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
@@ -57,8 +59,21 @@ def show(view: RenderableType) -> None:
         console.width = 100
     with on_stdout():
         with console.capture() as text:  # rich alone would end the program where stdout is closed, without a word
-            console.print(view)
+            console.print(_Printable(view))
         click.echo(text.get(), nl=False)
+
+
+class _Printable:
+    """A view without control characters but those with which rich colours it."""
+
+    def __init__(self, view: RenderableType) -> None:
+        self._view = view
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for segment in console.render(self._view, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def print_document(document: Document, ranks: Ranks) -> None:

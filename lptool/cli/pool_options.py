@@ -149,6 +149,7 @@ OPTIONS = {
     "Data": [
         shared.arch_option(f"{shared.ARCHITECTURES}. [as the tickets say, else guessed]"),
         shared.ARCH_KWARGS,
+        *shared.KEYS,
         shared.dataset_option(f"{DATASETS}. [as the tickets say, of the first four]"),
         shared.data_dir_option(),
         shared.CACHE_DIR,

@@ -81,19 +81,19 @@ def found_tickets(given: Sequence[Path], made: RunToMake | None, target: str) ->
     Raises:
         CheckpointError: there are none. PoolError: there is one, of a run that was cut off.
     """
-    from lptool.checkpoints.finding import find_checkpoints
+    from lptool.checkpoints.finding import find_tickets
 
     if made is None and not given:
         raise click.UsageError(_NOTHING_NAMED)
     named = given if made is None else [made.folder]
     try:
-        found = find_checkpoints(named)
+        found, no_tickets = find_tickets(named)
     except CheckpointError as error:
         if _finds_nothing(named) and not _names_a_file(named):
             raise CheckpointError(f"{error}; {_HOW_TO_MAKE}") from error
         raise
     kept, left_out = without_pooled(found, named, target)
-    return kept, [*left_out, *_unfinished(kept, _run_folder(named))]
+    return kept, [*no_tickets, *left_out, *_unfinished(kept, _run_folder(named))]
 
 
 def without_pooled(found: Sequence[Path], named: Sequence[Path], target: str) -> tuple[list[Path], list[str]]:

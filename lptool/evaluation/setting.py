@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.nested import Keys
 from lptool.checkpoints.reading import reopened
 from lptool.checkpoints.summary import Summary
 from lptool.data.classes import check_named, names_known
@@ -38,6 +39,7 @@ class SettingOptions:
         arch_kwargs: arguments of the architecture, over those that the files say.
         mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
         batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
+        state_key, mask_key: see `Keys`.
     """
 
     arch: str | None = None
@@ -48,6 +50,13 @@ class SettingOptions:
     device: str = "auto"
     batch_size: int | None = None
     arch_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    state_key: str | None = None
+    mask_key: str | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """Where PyTorch files have weights and masks."""
+        return Keys(self.state_key, self.mask_key)
 
 
 def architecture(summaries: Sequence[Summary], options: SettingOptions) -> tuple[str, dict[str, Any], list[str]]:
@@ -154,8 +163,8 @@ def normalisation_of(
     trained_on = (named[0].metadata if named else Metadata()).data
     mean, std = mean or trained_on.mean, std or trained_on.std
     if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
-        state = reopened(summaries[0]).ticket().state
-        mean, std = (tuple(state[f"normalize.{part}"].flatten().tolist()) for part in ("mean", "std"))
+        file = reopened(summaries[0])
+        mean, std = (tuple(file.tensor(f"normalize.{part}").flatten().tolist()) for part in ("mean", "std"))
     return (mean, std) if mean and std else None
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.names import Names
 from lptool.checkpoints.reading import reopened, summarise_file
-from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.corruptions import Corruptions, generated, standard, standard_folder
 from lptool.data.dataset import Data
@@ -86,7 +87,8 @@ class Subject:
         """Put the file's weights into the network."""
         ticket = reopened(self.summary).ticket().renamed(self.names)
         put_weights(self.network.model, ticket.state, ticket.mask)
-        return ticket
+        prunable = set(self.summary.prunable)
+        return replace(ticket, mask={name: kept for name, kept in ticket.mask.items() if name in prunable})
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Plan:
 
 def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Plan:
     """Open and check everything. Raises LptoolError."""
-    summaries = [summarise_file(file) for file in files]
+    summaries = of_pruning([summarise_file(file, options.keys) for file in files])
     _check_finite(summaries)
     archs = [architecture([summary], options) for summary in summaries]
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
@@ -117,7 +119,7 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     corruptions = None
     if options.corruptions:
         corruptions = standard(folder, data) if folder else generated(data, device)
-    notes = [f"{s.file}: {note}" for s in summaries for note in s.notes]
+    notes = notes_of(summaries)
     notes += [
         line
         for summary, one in zip(summaries, subjects, strict=True)

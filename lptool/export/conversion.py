@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
 from lptool.checkpoints.reading import file_sha256, open_checkpoint
-from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
 from lptool.data.classes import check_named
@@ -106,9 +107,12 @@ def convert(
         check_packages()
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
+    if kind != "prune keys":
+        ticket = _with_masks_of(ticket.metadata.prunable, ticket)
     if kind == "onnx":
         difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
     elif kind == "prune keys":
+        # With masks of ones, where its own program goes on with them.
         save_prune_keys(ticket, output, replace=overwrite)
     elif kind == "folder":
         if not ticket.metadata.dataset:
@@ -150,10 +154,10 @@ def _kind(output: str | Path, form: Form) -> str:
 
 def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
     """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
-    checkpoint = open_checkpoint(source)
-    ticket, summary, metadata = checkpoint.ticket(), checkpoint.summary, checkpoint.metadata
-    notes = [f"{source}: {note}" for note in summary.notes]
-    prunable = tuple(ticket.own_names.get(name, name) for name in ticket.mask)
+    checkpoint = open_checkpoint(source, options.keys)
+    (summary,) = of_pruning([checkpoint.summary])
+    ticket, metadata, notes = checkpoint.ticket(), checkpoint.metadata, notes_of([summary])
+    prunable = tuple(ticket.own_names.get(name, name) for name in summary.prunable)
     # Else a dense output, which has no masks in it, would be read by the zeros of all its tensors.
     metadata = replace(metadata, prunable=metadata.prunable or prunable)
     if options.arch or options.arch_kwargs or (needs_arch and metadata.arch is None):
@@ -178,6 +182,12 @@ def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
     except ArchError:  # a file in another form needs no network
         return ticket
     return ticket.renamed(names) if names.copies or names.mask_names else ticket
+
+
+def _with_masks_of(prunable: tuple[str, ...], ticket: Ticket) -> Ticket:
+    """The ticket with the masks of tensors of these names, which are its own program's, and no others."""
+    names = set(prunable)
+    return replace(ticket, mask={n: m for n, m in ticket.mask.items() if ticket.own_names.get(n, n) in names})
 
 
 def _images(summary: Summary, options: SettingOptions, logits: int | None) -> tuple[dict[str, Any], list[str]]:

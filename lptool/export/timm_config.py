@@ -46,6 +46,7 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
         ArchError: the ticket does not say its architecture, or it cannot be built.
 
     >>> import lptool
+    >>> from lptool.networks.building import build_model
     >>> model = build_model("resnet8_cifar", num_classes=10)
     >>> ticket = lptool.Ticket(model.state_dict(), {}, Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10}))
     >>> config = lptool.as_timm_config(ticket)

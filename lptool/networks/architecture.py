@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def guess_arch(shapes: Shapes, file: str, given: Mapping[str, Any] | None = None
         ArchError: none fits.
     """
     kwargs = {**classes_and_channels(shapes), **(given or {})}
-    patterns = [p for marker, found in _FAMILIES.items() if marker in shapes for p in found]
+    ends = {name[place:] for name in shapes for place in _starts(name)}  # a file's names may have a prefix
+    patterns = [p for marker, found in _FAMILIES.items() if marker in ends for p in found]
     names = sorted({name for p in patterns for name in timm.list_models(p)}, key=lambda n: (len(n), n))
     candidates = [*OWN_ARCHS, *(name for name in names if name not in OWN_ARCHS)]
     arch = next((name for name in candidates if _fits(name, kwargs, shapes, file)), None)
@@ -107,6 +109,11 @@ def guess_arch(shapes: Shapes, file: str, given: Mapping[str, Any] | None = None
             "module:callable or file.py:callable)"
         )
     return arch, kwargs, f"all {len(shapes)} tensors have its names and shapes"
+
+
+def _starts(name: str) -> list[int]:
+    """Where the first three words of a name begin."""
+    return [0, *(found.end() for found in re.finditer(r"\.", name))][:3]
 
 
 def check_fit(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, file: str, limits: Limits = LOOSE) -> Names:
@@ -126,7 +133,9 @@ def _fits(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, file: str) -> bo
 
 def classes_and_channels(shapes: Shapes) -> dict[str, int]:
     """`num_classes` and `in_chans`: rows of the last linear layer's weight, inputs of the first convolution's."""
-    classes = next((shape[0] for shape in list(shapes.values())[::-1] if len(shape) == 2), 10)
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    weights = [shape for name, shape in matrices.items() if name.endswith("weight")]  # and no confusion matrix
+    classes = [10, *(shape[0] for shape in weights or matrices.values())][-1]
     channels = next((shape[1] for shape in shapes.values() if len(shape) == 4), 3)
     return {"num_classes": classes, "in_chans": channels}
 

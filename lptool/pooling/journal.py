@@ -46,7 +46,7 @@ class Journal:
             overwrite: begin anew where there is one of another search, or a damaged one.
 
         Raises:
-            OutputError: there is a journal of another search, it is damaged, or it cannot be written.
+            OutputError: there is a journal of another search with scores, it is damaged, or it cannot be written.
         """
         journal = check_journal(path, fingerprint, overwrite=overwrite)
         if journal is None:
@@ -141,7 +141,7 @@ def check_journal(path: Path, fingerprint: dict[str, Any], *, overwrite: bool) -
     changed = [key for key in {**then, **fingerprint} if then.get(key) != fingerprint.get(key)]
     if not changed:
         return journal
-    if overwrite or not journal.known:
+    if overwrite or not journal.known:  # without a score there is nothing to lose
         return None
     raise OutputError(
         f"{path}: is the journal of another search (it differs in {_differences(changed, then, fingerprint)}); "

@@ -16,6 +16,7 @@ from lptool.checkpoints.inspection import not_nested
 from lptool.checkpoints.masks import State
 from lptool.checkpoints.pool import Pool
 from lptool.checkpoints.reading import load_pool
+from lptool.checkpoints.summary import notes_of
 from lptool.data.dataset import Data
 from lptool.data.images import Images, decoded, digest_of_images, sample
 from lptool.device import autocast_dtype, pick_device
@@ -248,7 +249,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     Raises:
         LptoolError: whatever would fail later fails here: files, pool, architecture, data, split.
     """
-    pool = load_pool(files)
+    pool = load_pool(files, options.keys)
     first = pool.summaries[0]  # the others have the same names and shapes
     shapes = first.shapes
     arch, arch_kwargs, guessed = architecture(pool.summaries, options)
@@ -264,7 +265,7 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
         make_ready(
             model, device, partial(try_search, model, data, arch, device, recalibrates=recalibrates, descends=descends)
         )
-    notes = [f"{s.file}: {note}" for s in pool.summaries for note in s.notes]
+    notes = notes_of(pool.summaries)
     extras = ", ".join(name for name in shapes if name not in names.of)
     carried = [f"{first.file}: {extras} is no part of the network; carried over from the target"] if extras else []
     training = Training(options.augment, options.crop_padding, options.flip)

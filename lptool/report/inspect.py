@@ -14,8 +14,7 @@ from rich.console import Group, RenderableType
 from lptool.checkpoints.header import SavedScore
 from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.pool import prunable_names
-from lptool.errors import one_line
+from lptool.errors import first_and_count, one_line
 from lptool.report import tables
 from lptool.report.tables import NOTHING, PARTS, ROWS, number, on_terminal
 from lptool.tables import Table, percent
@@ -45,8 +44,8 @@ def _finding_document(finding: Finding) -> dict[str, Any]:
         "kind": metadata.kind,
         "arch": metadata.arch,
         "level": metadata.level,
-        "sparsity": 1 - summary.density(),
-        "density": summary.density(),
+        "sparsity": 1 - finding.density,
+        "density": finding.density,
         "parameters": finding.parameters,
         "nonzero": finding.nonzero,
         "mask_source": summary.mask_source,
@@ -64,7 +63,7 @@ def inspect_view(inspection: Inspection) -> RenderableType:
     findings = inspection.findings
     parts: list[RenderableType] = [on_terminal(_pool_table(findings))]
     parts += [f"warning: {warning}" for warning in inspection.warnings]
-    parts += [f"warning: {warning}" for finding in findings for warning in finding.warnings]
+    parts += [f"warning: {warning}" for warning in _one_of_each_kind(findings)]
     if len(findings) == 1:
         parts.append(on_terminal(_layer_table(findings[0]), numbers="left"))
         metadata = findings[0].summary.metadata
@@ -73,6 +72,14 @@ def inspect_view(inspection: Inspection) -> RenderableType:
             parts += tables.measured_on(metadata.search.measured)
     parts += [f"problem: {problem}" for problem in inspection.problems]
     return Group(*parts)
+
+
+def _one_of_each_kind(findings: Sequence[Finding]) -> list[str]:
+    """The warnings about single files; of those that end in the same words the first, with a count."""
+    kinds: dict[str, list[str]] = {}
+    for warning in (warning for finding in findings for warning in finding.warnings):
+        kinds.setdefault(warning.rpartition(": ")[2], []).append(warning)
+    return [line for warnings in kinds.values() for line in first_and_count(warnings)]
 
 
 def barrier_documents(found: Sequence[Barrier]) -> list[dict[str, Any]]:
@@ -113,24 +120,22 @@ def _pool_table(findings: Sequence[Finding]) -> Table:
     folders = {str(Path(f.summary.file).parent) for f in findings}
     title = "one file" if len(findings) == 1 else f"{len(findings)} tickets, densest first"
     in_one = len(folders) == 1
-    prunable = prunable_names([finding.summary for finding in findings])
     return Table(
         f"{title} ({folders.pop()})" if in_one else title,
         ["file", "level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"],
-        [_pool_row(finding, prunable, in_one=in_one) for finding in findings],
+        [_pool_row(finding, in_one=in_one) for finding in findings],
     )
 
 
-def _pool_row(finding: Finding, prunable: Sequence[str], *, in_one: bool) -> list[str]:
-    summary, near = finding.summary, finding.neighbours
-    names = [name for name in prunable if name in summary.tensors]  # also of a dense ticket, which has no masks
+def _pool_row(finding: Finding, *, in_one: bool) -> list[str]:
+    summary, near, names = finding.summary, finding.neighbours, finding.prunable
     compared = (
         ["yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}"] if near else [NOTHING] * 3
     )
     return [
         Path(summary.file).name if in_one else summary.file,
         NOTHING if summary.metadata.level is None else str(summary.metadata.level),
-        f"{1 - summary.density(names):.2%}",
+        f"{1 - finding.density:.2%}",
         f"{summary.kept(names):,} / {summary.size(names):,}",
         *compared,
         summary.mask_source,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.table import Table as RichTable
 
 from lptool.checkpoints.header import MEASURED_ON
+from lptool.errors import printable
 from lptool.tables import Table, percent
 
 Document = dict[str, Any]
@@ -36,7 +37,7 @@ def on_terminal(table: Table, *, numbers: Literal["left", "right"] = "right") ->
     for column, heading in enumerate(table.headings):
         shown.add_column(heading, justify="left" if table.is_text(column) else numbers, overflow="fold")
     for row in table.rows:
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))  # here too, so that columns are as wide as what is shown
     return shown
 
 

@@ -105,3 +105,79 @@ def test_copies_that_differ_are_told_once() -> None:
     (line,) = differing_copies([alike, odd, odd], names)
     assert line.startswith("odd: a.weight and b.weight are one tensor of the network and differ in the file; ")
     assert line.endswith("(and 1 more files)")
+
+
+def small() -> nn.Module:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3, bias=False)
+            self.bn = nn.BatchNorm2d(4)
+            self.fc = nn.Linear(4, 9, bias=False)
+
+    return Small()
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["net.", "backbone.", "encoder.model.", "a.b.c."])
+def test_a_prefix_that_one_side_alone_has(prefix: str) -> None:
+    model = small()
+    expected = {f"{prefix}{name}": name for name in shapes_of(model)}
+    assert fit_names(model, {name: shapes_of(model)[own] for name, own in expected.items()}, "a", "f").of == expected
+    wrapped: nn.Module = model
+    for part in reversed(prefix.rstrip(".").split(".")):
+        outer = nn.Module()
+        outer.add_module(part, wrapped)
+        wrapped = outer
+    assert fit_names(wrapped, shapes_of(model), "a", "f").of == {own: name for name, own in expected.items()}
+
+
+def test_dataparallel_of_a_part_on_either_side() -> None:
+    part, whole = small(), small()
+    part.bn = nn.DataParallel(part.bn)
+    inner = {name: name.replace("bn.", "bn.module.") for name in shapes_of(whole)}
+    assert fit_names(part, shapes_of(whole), "a", "f").of == inner
+    assert fit_names(whole, shapes_of(part), "a", "f").of == {name: own for own, name in inner.items()}
+
+
+def test_counters_of_batchnorm_may_be_missing_and_nothing_else() -> None:
+    shapes = shapes_of(small())
+    shapes.pop("bn.num_batches_tracked")
+    assert set(fit_names(small(), shapes, "a", "f").of) == set(shapes)
+    shapes.pop("bn.running_var")
+    with pytest.raises(ArchError, match=r"\(1 tensor\).*\n  bn\.running_var: missing"):
+        fit_names(small(), shapes, "a", "f")
+
+
+BESIDE: list[dict[str, tuple[int, ...]]] = [
+    {f"train_acc.{name}": (100,) for name in ("tp", "fp", "tn", "fn")},
+    {f"metrics.top1.{name}": () for name in ("correct", "total")},
+    {"val_metrics.confusion.confmat": (100, 100)},
+    {"confusion.confmat": (100, 100)},
+    {"criterion.weight": (100,), "criterion.log_vars": (30, 30)},
+    {"loss_fn.centers": (100, 64)},
+    {"ema.n_averaged": ()},
+    {"n_averaged": ()},
+]
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_trainers_keep_beside_the_weights_is_no_part_of_the_network(beside: dict[str, tuple[int, ...]]) -> None:
+    shapes = shapes_of(small())
+    assert fit_names(small(), {**shapes, **beside}, "a", "f").of == {name: name for name in shapes}
+
+
+@pytest.mark.parametrize("extra", ["head.weight", "aux.tp.weight", "accumulate.weight", "fc.tp"])
+def test_layers_that_the_network_lacks_are_refused(extra: str) -> None:
+    with pytest.raises(ArchError, match=f"{extra}: unexpected in the file"):
+        fit_names(small(), {**shapes_of(small()), extra: (100, 100)}, "a", "f")
+
+
+def test_parametrizations_get_a_word_on_squash_mask() -> None:
+    shapes = shapes_of(small())
+    shapes["conv.parametrizations.weight.original"] = shapes.pop("conv.weight")
+    with pytest.raises(ArchError, match=r"squash_mask\(\)"):
+        fit_names(small(), shapes, "a", "f")

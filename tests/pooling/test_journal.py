@@ -161,12 +161,14 @@ def test_a_key_that_is_no_more_differs_too(tmp_path: Path) -> None:
         opened(tmp_path / "j")
 
 
-def test_a_journal_without_a_score_is_no_obstacle(tmp_path: Path) -> None:
-    """As a search leaves that failed before its first scoring."""
-    opened(tmp_path / "j", seed=1)
-    opened(tmp_path / "j", seed=2)
-    opened(tmp_path / "fresh", seed=2)
+def test_a_journal_without_a_score_is_no_obstacle_for_another_search(tmp_path: Path) -> None:
+    opened(tmp_path / "j", gone="x")
+    opened(tmp_path / "fresh")
+    opened(tmp_path / "j").add({}, SCORES[0])
+    opened(tmp_path / "fresh").add({}, SCORES[0])
     assert (tmp_path / "j").read_bytes() == (tmp_path / "fresh").read_bytes()
+    with pytest.raises(OutputError, match="is the journal of another search"):
+        opened(tmp_path / "j", gone="x")
 
 
 def test_overwrite_begins_anew_where_the_search_is_another(tmp_path: Path) -> None:
