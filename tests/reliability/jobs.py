@@ -73,7 +73,7 @@ JOBS = {
     "convert, folder": Job(_convert("a/"), refuses=True),
     "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
     "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
-    "convert, onnx": Job(_convert("a.onnx", "--overwrite")),
+    "convert, onnx": Job(_convert("a.onnx", "--overwrite", "--dataset", "npz:in/data.npz")),
     "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
     "evaluate, report, overwrite": Job(
         (*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)
