@@ -41,10 +41,7 @@ def draft_of(place: Path) -> Iterator[Path]:
         try:
             yield folder / _NEW
         finally:
-            try:
-                _remove(folder)
-            except OSError as error:
-                warnings.warn(f"{folder}: cannot be removed ({error.strerror}); delete it", LeftBehind, stacklevel=2)
+            _clear(folder)
 
 
 def _begin(place: Path, held: ExitStack) -> Path:
@@ -52,11 +49,29 @@ def _begin(place: Path, held: ExitStack) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     while True:  # another command's `tidy` may take a draft without a lock for one that was left
         folder = place.parent / f".{place.name}.{secrets.token_hex(4)}"
-        folder.mkdir()
-        with suppress(FileNotFoundError):
-            mine = held.enter_context(locked(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-            if mine is not False and (folder / _LOCK).exists():
-                return folder
+        try:
+            folder.mkdir()
+            with suppress(FileNotFoundError):
+                mine = held.enter_context(locked(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+                if mine is not False and (folder / _LOCK).exists():
+                    return folder
+        except BaseException:
+            with suppress(OSError):
+                _remove(folder)
+            raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove a draft; where that is interrupted or fails, at the second try."""
+    try:
+        _remove(folder)
+    except BaseException as error:
+        try:
+            _remove(folder)
+        except OSError as again:
+            warnings.warn(f"{folder}: cannot be removed ({again.strerror}); delete it", LeftBehind, stacklevel=2)
+        if not isinstance(error, OSError):
+            raise
 
 
 def _remove(folder: Path) -> None:
@@ -66,11 +81,12 @@ def _remove(folder: Path) -> None:
             shutil.rmtree(folder / name)
         else:
             (folder / name).unlink(missing_ok=True)
-    for other in folder.iterdir():  # such as safetensors' own temporary file
+    for other in folder.glob("*"):  # such as safetensors' own temporary file
         if other.name != _LOCK:
             other.unlink()
     (folder / _LOCK).unlink(missing_ok=True)
-    folder.rmdir()
+    with suppress(FileNotFoundError):  # at the second try
+        folder.rmdir()
 
 
 def tidy(place: Path) -> None:

@@ -113,6 +113,18 @@ class RunFolder:
             _check_ticket(ticket, options, sparsities)
         return begun
 
+    def has(self, level: int, options: Mapping[str, Any], sparsities: list[float] | None) -> bool:
+        """Whether the ticket of a level is there, whole as it is then.
+
+        Raises:
+            TrainError, CheckpointError: there is one that is not of this run: it came to be meanwhile.
+        """
+        ticket = self.level(level)
+        if not os.path.lexists(ticket):
+            return False
+        _check_ticket(ticket, options, sparsities)
+        return True
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other commands from training into this folder. Raises OutputError where one does."""

@@ -86,7 +86,7 @@ def train_tickets(
             ranks.on_first(lambda: _claim(run, held))
             run = over_processes(run)
             for level in range(count_of(levels) + 1):
-                if not ranks.on_first(run.folder.level(level).exists):  # a ticket that is there is whole
+                if not ranks.on_first(partial(run.folder.has, level, run.identity, run.sparsities)):
                     _train_level(run, level)
             ranks.on_first(run.folder.finish)
     return [run.folder.level(level) for level in range(count_of(levels) + 1)]

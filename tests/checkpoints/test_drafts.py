@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,25 @@ def test_a_draft_that_cannot_be_removed_is_a_warning(tmp_path: Path, monkeypatch
     assert (tmp_path / "a").read_text() == "whole"
     monkeypatch.undo()
     tidy(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_an_interrupted_clean_up_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    unlink, failed = Path.unlink, list[Path]()
+
+    def failing(path: Path, **given: bool) -> None:
+        if not failed:
+            failed.append(path)
+            raise error
+        unlink(path, **given)
+
+    monkeypatch.setattr(Path, "unlink", failing)
+    with nullcontext() if isinstance(error, OSError) else pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a", lambda file: file.write_text("whole"))
+    assert failed
     assert os.listdir(tmp_path) == ["a"]
 
 

@@ -32,7 +32,7 @@ from lptool.data import images as images_module
 from lptool.data import pictures
 from lptool.data.dataset import Data
 from lptool.data.images import InMemory, Streamed
-from lptool.errors import ArchError, OutputError, TrainError
+from lptool.errors import ArchError, LptoolError, OutputError, TrainError
 from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model
 from lptool.scoring.score import predict, score_of
@@ -670,3 +670,18 @@ def test_folder_holds_only_tickets_and_the_journal_in_sight(whole: Path) -> None
     visible = sorted(file.name for file in whole.iterdir() if not file.name.startswith("."))
     assert visible == [*(f"level_0{level}.safetensors" for level in range(LEVELS + 1)), "train.jsonl"]
     assert not list(whole.rglob("*epoch*")), "the last epoch's checkpoint is of no more use"
+
+
+def test_ticket_that_somebody_puts_there_meanwhile_is_refused(options: TrainOptions, tmp_path: Path) -> None:
+    """Whether it comes before its level or while that is trained."""
+    for place, epoch in ((tmp_path / "before", 0), (tmp_path / "within", len(ALL_EPOCHS) - 1)):
+        seen: list[object] = []
+
+        def put(record: object, place: Path = place, epoch: int = epoch, seen: list[object] = seen) -> None:
+            seen.append(record)
+            if len(seen) == epoch + 1:
+                (place / "level_02.safetensors").write_bytes(b"somebody's")
+
+        with pytest.raises(LptoolError, match=r"level_02\.safetensors: "):
+            run(options, place, watch=Watch(on_epoch=put))
+        assert (place / "level_02.safetensors").read_bytes() == b"somebody's"
