@@ -76,7 +76,7 @@ def ending() -> Iterator[None]:
             raise SystemExit(1) from None
         if isinstance(error, click.ClickException):
             raise
-        raise click.ClickException(printable(line_of(error))) from error
+        raise click.ClickException(_readable(line_of(error))) from error
 
 
 def clear_errors(command: Command) -> Command:
@@ -128,6 +128,13 @@ def line_of(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {one_line(first_line(error))}; please report it. {_SEE}"
 
 
+def _readable(text: str) -> str:
+    """Without control characters, and without the middle of lines that a name of endless length is in."""
+    lines = printable(text).split("\n")
+    return "\n".join(line if len(line) <= _LONGEST else f"{line[:600]} … {line[-300:]}" for line in lines)
+
+
+_LONGEST = 1_200  # characters of a line of error
 _SEE = f"{TRACEBACK}=1 shows where it came from"
 _ADVICE = {
     errno.EMFILE: "raise the limit (ulimit -n)",

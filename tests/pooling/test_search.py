@@ -56,7 +56,7 @@ def random_pool(seed: int, count: int, *, dtype: torch.dtype = torch.float32, ex
         noise = {name: torch.rand(SHAPES[name], generator=generator) for name in PRUNABLE}
         _, mask = magnitude_prune(noise, PRUNABLE, 10 - 8 * level // count)
         steps = {"steps": torch.randint(100, (), generator=generator)}
-        tickets.append(Ticket(state | steps, mask, Metadata(level=level)))
+        tickets.append(Ticket(state | steps, mask, Metadata(level=level, prunable=PRUNABLE)))
     return Pool.of(tickets)
 
 
