@@ -14,7 +14,6 @@ from click.testing import CliRunner
 
 from lptool import __main__ as entry
 from lptool.cli.ending import clear_errors, ending, line_of, program, stop_if_interrupted
-from lptool.cli.output import say
 from lptool.errors import LeftBehind, OutputError, TrainError
 from tests.helpers import processes
 from tests.helpers.commands import lptool, refused
@@ -223,5 +222,5 @@ def test_what_an_encoding_lacks_is_spelt_out(monkeypatch: pytest.MonkeyPatch, tm
     with open(tmp_path / "out", "w", encoding="utf-8") as out:
         monkeypatch.setattr("sys.stdout", out)
         with program():
-            say("\udcff │")
+            click.echo("\udcff │")
     assert (tmp_path / "out").read_text() == "\\udcff │\n"
