@@ -6,6 +6,7 @@ states of a file, and nothing is mapped into memory, because a file that is cut 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import math
@@ -102,6 +103,14 @@ class OpenedFile:
         """Raises CheckpointError where the file is not, or no longer, in this state."""
         if Stamp.of(os.fstat(self._stream.fileno())) != expected:
             raise changed(self.path)
+
+
+def content_of(path: Path) -> bytes:
+    """All of a small file. Raises OSError, also where it is a pipe or device, which might never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "a pipe, socket or device, expected a file", str(path))
+        return file.read()
 
 
 def changed(file: str | Path) -> CheckpointError:

@@ -76,10 +76,10 @@ def check_output(
 
 
 def _is_same(path: str | Path, other: str | Path) -> bool:
-    """Whether two paths lead to one file or folder, by whatever spelling or link. Raises OSError."""
+    """Whether two paths lead to one file or folder, by whatever spelling or link."""
     try:
         return os.path.samefile(path, other)
-    except FileNotFoundError:
+    except OSError:  # nothing there, or links in a circle
         return os.path.realpath(path) == os.path.realpath(other)
 
 

@@ -26,10 +26,9 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F32": torch.float32,
     "F64": torch.float64,
-    "C64": torch.complex64,
 }
 # The types that torch computes with; float8 and unsigned integers of more than 8 bits it only keeps.
-COMPUTED = frozenset([*_DTYPES.values(), torch.complex128])
+COMPUTED = frozenset(_DTYPES.values())
 EXPECTED = "expected floats of 16 to 64 bits or signed integers: convert it and save the file again"
 
 

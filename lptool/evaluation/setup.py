@@ -112,7 +112,9 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     device = pick_device(options.device)
     folder = standard_folder(options.data_dir) if options.corruptions else None
     data, normalised, assumed = _data(summaries, options, folder)
-    sources = [None if options.arch else summary.file for summary in summaries]
+    # Arguments may be a header's where the user names the architecture.
+    own = [bool(options.arch and not kwargs) for _, kwargs, _ in archs]
+    sources = [None if named else summary.file for summary, named in zip(summaries, own, strict=True)]
     shapes = [summary.shapes for summary in summaries]
     networks = _networks([(name, kwargs) for name, kwargs, _ in archs], sources, shapes, data, device)
     subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lptool.checkpoints.files import content_of
 from lptool.checkpoints.locks import locked
 from lptool.errors import OutputError, first_line
 from lptool.scoring.score import Score
@@ -156,7 +157,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Journal] | None:
     """
     if not path.exists():
         return None
-    content = path.read_bytes()
+    content = content_of(path)
     whole, end, tail = content.rpartition(b"\n")
     if not end:
         begun = json.dumps(_MARK)[:-1].encode()  # without the brace: a whole first line has more keys

@@ -255,7 +255,11 @@ def open_bench(files: Sequence[str | Path], options: PoolOptions) -> Bench:
     arch, arch_kwargs, guessed = architecture(pool.summaries, options)
     data, assumed = data_of(pool, options, options.val_fraction, options.split_seed)
     kwargs = {"num_classes": data.num_classes, "in_chans": data.shape[0], **arch_kwargs}
-    saying = None if options.arch else next((s.file for s in pool.summaries if s.metadata.arch), first.file)
+    saying = (
+        None
+        if options.arch and not arch_kwargs
+        else next((s.file for s in pool.summaries if s.metadata.arch), first.file)
+    )
     with said_by(saying):
         model = build_for(arch, kwargs, shapes)
     names = fit_names(model, shapes, arch, first.file)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lptool.checkpoints.drafts import tidy
-from lptool.checkpoints.files import reading
+from lptool.checkpoints.files import content_of, reading
 from lptool.checkpoints.locks import locked
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.places import try_writing, write_atomically
@@ -155,14 +155,14 @@ class RunFolder:
     def threads(self) -> int | None:
         """Of the CPU, with which the run was begun; None where that is not known. `check` tells what is damaged."""
         try:
-            threads = json.loads(self._options.read_bytes())["threads"]
+            threads = json.loads(content_of(self._options))["threads"]
         except _ODD_JSON:
             return None
         return threads if type(threads) is int and threads > 0 else None
 
     def _begun(self) -> dict[str, Any]:
         try:
-            begun = json.loads(self._options.read_bytes())
+            begun = json.loads(content_of(self._options))
             if not isinstance(begun, dict) or not isinstance(begun.get("sparsities"), list | None):
                 raise TypeError("expected the options of a run")
         except _ODD_JSON as error:
@@ -236,7 +236,7 @@ class RunFolder:
     def records(self) -> list[Record]:
         """The records of the journal; a line that was cut off is none. Raises TrainError where one is damaged."""
         try:
-            lines = self.journal.read_bytes().split(b"\n")[:-1]  # a kill in the middle of a write leaves a last one
+            lines = content_of(self.journal).split(b"\n")[:-1]  # a kill in the middle of a write leaves a last one
         except FileNotFoundError:
             return []
         except OSError as error:

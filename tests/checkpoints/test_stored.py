@@ -42,8 +42,6 @@ TENSORS: dict[str, Tensor] = {
         str(dtype): BASE.to(dtype) for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32)
     },
     **{str(dtype): BASE.abs().to(dtype) for dtype in (torch.int16, torch.int8, torch.uint8, torch.bool)},
-    "complex64": torch.complex(BASE, BASE + 1),
-    "complex128": torch.complex(BASE, BASE + 1).to(torch.complex128),
     "a scalar": torch.tensor(2.5),
     "empty": torch.empty(0, 3),
     "parameter": nn.Parameter(BASE.clone()),
@@ -51,7 +49,6 @@ TENSORS: dict[str, Tensor] = {
     "channels last": BASE.view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last),
     "a part of a longer one": BASE.flatten()[3:17:2],
     "repeated": torch.tensor([1.0, 2.0]).expand(5, 2),
-    "conjugated": torch.complex(BASE, BASE + 1).conj(),
     "negated": torch.complex(BASE, BASE + 1).conj().imag,
     "64 dimensions": BASE.view(*[1] * 61, 2, 3, 4),
     "with an attribute": BASE.clone(),
@@ -116,6 +113,8 @@ UNREADABLE: dict[str, tuple[Callable[[], Tensor], str]] = {
     "uint16": (lambda: BASE.abs().to(torch.uint16), "is uint16, which cannot be computed with"),
     "uint32": (lambda: BASE.abs().to(torch.uint32), "is uint32, which"),
     "uint64": (lambda: BASE.abs().to(torch.uint64), "is uint64, which"),
+    "complex64": (lambda: torch.complex(BASE, BASE + 1), "is complex64, which"),  # a real network would lose half of it
+    "conjugated": (lambda: torch.complex(BASE, BASE + 1).conj(), "is complex64, which"),
     "complex32": (lambda: torch.zeros(2, dtype=torch.complex32), "is complex32, which"),
     "quantised": (quantised, "is quantised; save it as float32"),
     "meta": (lambda: torch.empty(3, device="meta"), "is on the meta device and has no values"),

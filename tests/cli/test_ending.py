@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from lptool import __main__ as entry
 from lptool.cli.ending import clear_errors, ending, line_of, program, stop_if_interrupted
+from lptool.cli.output import say
 from lptool.errors import LeftBehind, OutputError, TrainError
 from tests.helpers import processes
 from tests.helpers.commands import lptool, refused
