@@ -169,7 +169,8 @@ def check_finite(ticket: Ticket, path: str | Path) -> None:
     """Refuse, before anything is written, a ticket with NaN or infinite values. Raises OutputError."""
     broken = [n for n, t in ticket.state.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
-        raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')} holds NaN or infinite values")
+        of = f" of {ticket.file}" if ticket.file != Ticket.file else ""
+        raise OutputError(f"{path}: not written, because {first_ten(broken, ', ')}{of} holds NaN or infinite values")
 
 
 def plain_tensors(tensors: Mapping[str, Tensor]) -> State:

@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,7 +57,9 @@ def build_for(arch: str, kwargs: Mapping[str, Any], shapes: Shapes, limits: Limi
             f"architecture {arch!r} is asked for with {found} among its arguments, which no file of {len(shapes):,} "
             "tensors can need; check its header"
         )
-    with _no_larger_than(shapes, limits):
+    # What torch says of odd arguments names its own code, and no file; whether the network fits is told next.
+    with warnings.catch_warnings(), _no_larger_than(shapes, limits):
+        warnings.simplefilter("ignore")
         return build_model(arch, **kwargs)
 
 

@@ -200,7 +200,7 @@ def _odd_tensor(rng: random.Random, tensor: torch.Tensor) -> Any:
         lambda: tensor.flatten(1).to_sparse_csr() if tensor.dim() > 1 else tensor.to_sparse(),
         lambda: torch.zeros(1).expand(10**5, 10**5),
         lambda: torch.zeros(1).expand(2**40),
-        lambda: torch.zeros(1).expand(shape),
+        lambda: torch.zeros(()).expand(shape),
         lambda: torch.as_strided(tensor.flatten(), (1,) * 70, (0,) * 70),
         lambda: tensor.to("meta"),
         lambda: torch.full(shape, float("nan")),
