@@ -13,7 +13,7 @@ from tests.reliability.cases import material_in
 from tests.reliability.families import FAMILIES
 from tests.reliability.looks import looks_of
 
-CASES = 8 * len(FAMILIES)
+CASES = 5 * len(FAMILIES)
 
 
 def sample(seed: int, cases: int, place: Path) -> None:

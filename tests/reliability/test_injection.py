@@ -16,7 +16,7 @@ from tests.reliability.material import make_material, warm_up
 from tests.reliability.verdicts import Undisturbed, half_written
 
 JOBS = ("train, more levels", "pool", "pool, folder, overwrite", "convert, folder, overwrite")
-EVENTS = 4  # of each job
+EVENTS = 2  # of each job
 
 
 def sample(seed: int, place: Path) -> None:
