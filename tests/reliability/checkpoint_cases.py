@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,9 @@ def _odd_tensor(rng: random.Random, tensor: torch.Tensor) -> Any:
         lambda: tensor.tolist(),
         lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
     ]
-    return rng.choice(choices)()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls some of them deprecated
+        return rng.choice(choices)()
 
 
 def _odd_extra(rng: random.Random) -> Any:

@@ -172,7 +172,7 @@ def idx(rng: random.Random, folder: Path, material: Material) -> Case:
             header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
             odd = rng.random() < 0.4
             plain = header + array.tobytes()
-            content = gzip.compress(m.damaged(rng, plain) if odd and rng.random() < 0.5 else plain)
+            content = gzip.compress(m.damaged(rng, plain) if odd and rng.random() < 0.5 else plain, mtime=0)
             put(folder / f"idx/{part}-{kind}-ubyte.gz", m.damaged(rng, content) if odd else content)
     return _training_on("fashion-mnist", ("idx/",), "--data-dir", "idx")
 
