@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
@@ -36,11 +37,12 @@ from lptool.scoring.score import Score
 
 @dataclass(frozen=True)
 class Member:
-    """One ticket of the pool; its sparsity in [0, 1]."""
+    """One ticket of the pool; its sparsity in [0, 1]; the digest of its file."""
 
     file: str
     level: int
     sparsity: float
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class PoolResult:
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
+        options: see `PoolOptions.shaping`.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
 
@@ -88,6 +91,7 @@ class PoolResult:
     form: Form
     sizes: Sizes
     rounded: Score | None
+    options: dict[str, Any]
     device: str
     threads: int | None
     seconds: float = 0.0
@@ -273,7 +277,9 @@ def _write(
         output=output,
         sha256=file_sha256(output),
         sparsity=sparsity(mask),
-        members=tuple(Member(s.file, pool.level(i), 1 - pool.density(i)) for i, s in enumerate(pool.summaries)),
+        members=tuple(
+            Member(s.file, pool.level(i), 1 - pool.density(i), s.sha256) for i, s in enumerate(pool.summaries)
+        ),
         trace=trace,
         shipped=end.shipped,
         val=end.val,
@@ -288,6 +294,7 @@ def _write(
         form=form,
         sizes=sizes_of(pooled),
         rounded=rounded,
+        options=bench.options.shaping,
         device=str(bench.device),
         threads=threads_on(bench.device),
     )
