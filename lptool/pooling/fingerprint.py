@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import torch
 
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
+from lptool.evaluation.setting import SettingOptions
 from lptool.pooling.catalogue import alphas_of, needs
-from lptool.pooling.setup import Bench
+from lptool.pooling.setup import Bench, PoolOptions
 from lptool.pooling.targets import kept_of
 
 
@@ -62,3 +63,13 @@ def key_of(bench: Bench, target: int) -> str:
     """In 16 hex digits all that a pooled model comes from, so that its header tells whether it is of this search."""
     whole = {**fingerprint(bench, target), "final_calibration_size": bench.options.final_calibration_size}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shaping(options: PoolOptions) -> dict[str, Any]:
+    """What shapes a result beside its method, target, data and network, as asked for; as JSON values.
+
+    Without `seed`: results that differ in it alone are repetitions.
+    """
+    apart = {field.name for field in fields(SettingOptions)} | {"target", "sparsity", "method", "seed"}
+    named = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in apart}
+    return named | {"alphas": list(options.alphas)}

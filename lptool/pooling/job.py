@@ -19,7 +19,7 @@ from lptool.device import go_on_with_threads, threads_on
 from lptool.networks.matching import fitted_ticket
 from lptool.pooling.calibration import TRIED
 from lptool.pooling.catalogue import needs
-from lptool.pooling.fingerprint import fingerprint
+from lptool.pooling.fingerprint import fingerprint, shaping
 from lptool.pooling.finish import against_controls, finished, graded, in_own_types, pooled_metadata, scores_of
 from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.methods import pool_tickets
@@ -72,7 +72,7 @@ class PoolResult:
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
-        options: see `PoolOptions.shaping`.
+        options: that shaped it, see `shaping`.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
 
@@ -294,7 +294,7 @@ def _write(
         form=form,
         sizes=sizes_of(pooled),
         rounded=rounded,
-        options=bench.options.shaping,
+        options=shaping(bench.options),
         device=str(bench.device),
         threads=threads_on(bench.device),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,6 @@ class PoolOptions(SettingOptions):
             if getattr(self, name) < 1:
                 raise PoolError(f"expected 1 or more, found {getattr(self, name)}", name)
         check_training(self.bn_images, self.augment, self.crop_padding, self.flip)
-
-    @property
-    def shaping(self) -> dict[str, Any]:
-        """What shapes a result beside its method, target, data and network, as asked for; as JSON values.
-
-        Without `seed`, by which results of equal options may differ.
-        """
-        apart = {field.name for field in fields(SettingOptions)} | {"target", "sparsity", "method", "seed"}
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in apart}
-        return named | {"alphas": list(self.alphas)}
 
 
 @dataclass(frozen=True)
