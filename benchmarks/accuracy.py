@@ -258,7 +258,7 @@ class Remembering:
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
-    """As the finished model is, but on some training images: docs/results.md says why not on all."""
+    """As the finished model is, but on some training images: docs/speed.md says why not on all."""
     images = bench.calibration.images(sample(bench.data.train, FINISHING_IMAGES, seed=1))
     return recalibrated(bench.model, state, bench.batches(images)(bench.batch_size.images))
 

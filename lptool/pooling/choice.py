@@ -71,7 +71,7 @@ class Choice:
 
         A score that a search has maximised is flattered, the more so the more it tried, and another method would be
         passed over for that. So of those whose merit is no less than the start's, the least NLL after temperature
-        scaling wins, which no search maximises; see docs/results.md. Where it is not known, the highest merit.
+        scaling wins, which no search maximises; see docs/tables.md. Where it is not known, the highest merit.
         """
         places = [i for i, score in enumerate(found) if self.reaches(score, self.merit(start))]
         known = all(math.isfinite(_scaled(score)) for score in (start, *(found[i] for i in places)))
