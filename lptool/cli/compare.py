@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -52,8 +53,9 @@ def compare(
     from lptool.report.compare import compare_document
     from lptool.report.compared import csv_of, latex_of, notes_of, tables_of
     from lptool.report.runs import gains_in
+    from lptool.report.tables import on_terminal
 
-    _check(files, csv, latex, figure, overwrite=overwrite)
+    _check_suffixes(csv, latex, figure)
     document = compare_document(gains_in(files))
     made: dict[Path, bytes] = {}
     if csv:
@@ -64,32 +66,42 @@ def compare(
         from lptool.report.figure import figure_of  # draws with matplotlib, which takes long to import
 
         made[figure] = figure_of(document, figure.suffix)
-    for path, content in made.items():
-        _write(path, content, replace=overwrite)
-    from lptool.report.tables import on_terminal
-
+    _write(made, files, overwrite=overwrite)
     print_result(document, [*map(on_terminal, tables_of(document)), *notes_of(document)], as_json=as_json)
     if not as_json:
         for path in made:
             say(f"wrote {path}")
 
 
-def _check(
-    files: tuple[Path, ...], csv: Path | None, latex: Path | None, figure: Path | None, *, overwrite: bool
-) -> None:
-    """Refuse, before anything is read, outputs that must not be written. Raises OutputError."""
-    from lptool.checkpoints.places import check_output
+def _check_suffixes(csv: Path | None, latex: Path | None, figure: Path | None) -> None:
+    """Raises OutputError."""
     from lptool.errors import OutputError, listed
     from lptool.report.compare import FIGURES
 
-    if figure and figure.suffix not in FIGURES:
-        raise OutputError(f"{figure}: expected a name that ends in {listed(FIGURES)}")
-    for path, suffix in ((csv, ".csv"), (latex, ".tex"), (figure, figure.suffix if figure else "")):
-        if path:
-            check_output(path, files, overwrite=overwrite, suffix=suffix)
+    for path, suffixes in ((csv, (".csv",)), (latex, (".tex",)), (figure, FIGURES)):
+        if path and path.suffix not in suffixes:
+            expected = suffixes[0] if len(suffixes) == 1 else listed(suffixes)
+            raise OutputError(f"{path}: expected a name that ends in {expected}")
 
 
-def _write(path: Path, content: bytes, *, replace: bool) -> None:
-    from lptool.checkpoints.places import write_atomically
+def _write(made: dict[Path, bytes], inputs: tuple[Path, ...], *, overwrite: bool) -> None:
+    """All of them, or none where one must not be written. Raises OutputError."""
+    from lptool.checkpoints.places import check_output, write_atomically
 
-    write_atomically(path, lambda draft: draft.write_bytes(content), replace=replace)
+    # What is there already, to the byte, may be written again: so the same command goes on after a full disk.
+    replace = {path: overwrite or _holds(path, content) for path, content in made.items()}
+    for path in made:
+        check_output(path, inputs, overwrite=replace[path], suffix=path.suffix)
+    for path, content in made.items():
+        write_atomically(path, partial(_fill, content), replace=replace[path])
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _fill(content: bytes, draft: Path) -> None:
+    draft.write_bytes(content)

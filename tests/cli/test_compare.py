@@ -28,10 +28,17 @@ def test_a_table_and_every_file(files: list[Path], tmp_path: Path) -> None:
     assert outputs["csv"].read_text().startswith("dataset,arch,method,against,")
     assert r"\toprule" in outputs["latex"].read_text()
     assert outputs["figure"].read_bytes().startswith(b"%PDF")
-    before = outputs["csv"].read_bytes()
-    assert refused(lptool("compare", *files, "--csv", outputs["csv"])).endswith("or add --overwrite")
-    assert lptool("compare", *files, "--csv", outputs["csv"], "--overwrite").exit_code == 0
-    assert outputs["csv"].read_bytes() == before
+    assert lptool("compare", *files, *words).exit_code == 0  # the same again
+
+
+def test_other_content_is_kept_unless_told_otherwise(files: list[Path], tmp_path: Path) -> None:
+    there = tmp_path / "a.csv"
+    there.write_text("mine", encoding="utf-8")
+    result = lptool("compare", *files, "--latex", tmp_path / "a.tex", "--csv", there)
+    assert refused(result).endswith("choose another output or add --overwrite")
+    assert (there.read_text(), (tmp_path / "a.tex").exists()) == ("mine", False)
+    assert lptool("compare", *files, "--csv", there, "--overwrite").exit_code == 0
+    assert there.read_text().startswith("dataset,")
 
 
 def test_one_document_on_stdout(files: list[Path]) -> None:
