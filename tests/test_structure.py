@@ -15,9 +15,9 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "locks drafts masks files header metadata names ticket nested summary evidence pool positions "
-    "packed safetensors_file pickles stored torch_file containers dialects finding apart reading places writing "
-    "inspection",
+    "checkpoints": "locks drafts masks regular files header metadata names ticket nested summary evidence pool "
+    "positions packed safetensors_file pickles stored torch_file containers dialects finding apart reading places "
+    "writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
     "networks": "cifar building matching running architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "

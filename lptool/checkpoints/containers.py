@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
+from lptool.checkpoints.files import LazyTensors, OpenedFile
 from lptool.checkpoints.metadata import check_depth
 from lptool.checkpoints.nested import HELP, USUAL, Keys, at, masks_in
 from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
 from lptool.checkpoints.pickles import Inert
+from lptool.checkpoints.regular import Stamp
 from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.stored import StoredTensor
 from lptool.checkpoints.torch_file import ZIP, read_torch, tensors_of

@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lptool.checkpoints.regular import Stamp
 from lptool.data.colours import opened_picture
-from lptool.data.files import PARTS, check_unchanged, entries_of, files_below, is_folder, opened, state_of
+from lptool.data.files import PARTS, check_unchanged, entries_of, files_below, is_folder, opened
 from lptool.errors import DataError, first_ten
 
 # By preference, where shards have several of one sample.
@@ -98,7 +99,7 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self.samples[index]
         with opened(path) as file:
-            if (size := state_of(file).size) > LARGEST:
+            if (size := Stamp.of(file).size) > LARGEST:
                 raise DataError(f"{path}: {size:,} bytes are too many for a picture")
             content = file.read()  # and not mapped: a file that is cut off meanwhile would end the process
             check_unchanged(file, path, self.since)
