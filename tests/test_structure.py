@@ -19,7 +19,7 @@ ROOMS = {
     "packed safetensors_file pickles stored torch_file containers dialects finding apart reading places writing "
     "inspection",
     "scoring": "batching batchnorm weights score metrics cost",
-    "networks": "cifar building matching running architecture",
+    "networks": "cifar building matching running pretrained architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
     "corruptions",
     "evaluation": "setting setup job",
