@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
-from lptool.checkpoints.reading import file_sha256, open_checkpoint
-from lptool.checkpoints.summary import Summary, notes_of
+from lptool.checkpoints.reading import file_sha256
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
-from lptool.data.classes import check_named
-from lptool.errors import ArchError, LptoolError, OutputError
+from lptool.errors import LptoolError, OutputError
 from lptool.evaluation.job import carry_out
-from lptool.evaluation.setting import (
-    SettingOptions,
-    architecture,
-    check_normalisation,
-    matching_data,
-    measured_note,
-    normalisation_of,
-)
+from lptool.evaluation.setting import SettingOptions
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
 from lptool.export.folder import for_folder, write_folder
 from lptool.export.onnx import check_packages, save_onnx
-from lptool.export.timm_config import is_timm
-from lptool.networks.architecture import check_fit, classes_and_channels
+from lptool.export.source import complete, with_masks_of
 from lptool.scoring.score import Score
 
 _CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
@@ -99,44 +87,20 @@ def convert(
     """
     source = checkpoint_file(source)
     kind, output = _kind(output, form), Path(output)
-    if kind == "folder":
-        check_folder(output, [source], overwrite=overwrite)
-    else:
-        check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
-    if kind == "onnx":
-        check_packages()
-    ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
+    _check(kind, source, output, overwrite=overwrite)
+    ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx"))
+    ticket, warnings = _as_kind(kind, ticket), (*warnings, *_unsaid(kind, ticket))
     difference = None
-    if kind != "prune keys":
-        ticket = _with_masks_of(ticket.metadata.prunable, ticket)
     if kind == "onnx":
         difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
     elif kind == "prune keys":
-        # With masks of ones, where its own program goes on with them.
         save_prune_keys(ticket, output, replace=overwrite)
     elif kind == "folder":
-        if not ticket.metadata.dataset:
-            unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
-            warnings = (*warnings, f"{ticket.file}: {unknown}")
-        ticket = for_folder(ticket)
         with new_folder(output, overwrite=overwrite) as folder:
             write_folder(ticket, folder, command=command, documents={})
     else:
         form.save(ticket, output, replace=overwrite)
-    written = output / WEIGHTS if kind == "folder" else output
-    conversion = Conversion(
-        source=source,
-        output=output,
-        kind=kind,
-        sha256=file_sha256(written),
-        bytes=written.stat().st_size,
-        sparsity=sparsity(ticket.mask),
-        sizes=sizes_of(ticket),
-        metadata=ticket.metadata,
-        plain_names=ticket.plain_names,
-        difference=difference,
-        warnings=warnings,
-    )
+    conversion = replace(_described(kind, source, output, ticket), difference=difference, warnings=warnings)
     return _with_accuracy(conversion, options) if form.values else conversion
 
 
@@ -152,52 +116,46 @@ def _kind(output: str | Path, form: Form) -> str:
     return "packed" if form.packed else kind
 
 
-def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
-    """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
-    checkpoint = open_checkpoint(source, options.keys)
-    (summary,) = of_pruning([checkpoint.summary])
-    ticket, metadata, notes = checkpoint.ticket(), checkpoint.metadata, notes_of([summary])
-    prunable = tuple(ticket.own_names.get(name, name) for name in summary.prunable)
-    # Else a dense output, which has no masks in it, would be read by the zeros of all its tensors.
-    metadata = replace(metadata, prunable=metadata.prunable or prunable)
-    if options.arch or options.arch_kwargs or (needs_arch and metadata.arch is None):
-        arch, kwargs, guessed = architecture([summary], options)
-        kwargs = {**classes_and_channels(summary.shapes), **kwargs}
-        if options.arch:
-            check_fit(arch, kwargs, summary.shapes, summary.file)
-        metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
-    if options.dataset and not metadata.dataset:
-        data, measured = _images(summary, options, metadata.arch_kwargs.get("num_classes"))
-        metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
-    return _with_all_names(replace(ticket, metadata=metadata), options.arch), tuple(notes)
+def _check(kind: str, source: Path, output: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, what must not or cannot be written. Raises OutputError, or SetupError for a package."""
+    if kind == "folder":
+        check_folder(output, [source], overwrite=overwrite)
+    else:
+        check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
+    if kind == "onnx":
+        check_packages()
 
 
-def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
-    """The ticket with all names of shared tensors and all masks that its network has, where that may be built."""
-    arch, kwargs = ticket.metadata.arch, ticket.metadata.arch_kwargs
-    if arch is None or not (arch == named or is_timm(arch)):
+def _as_kind(kind: str, ticket: Ticket) -> Ticket:
+    """The ticket as a file of this kind holds it."""
+    if kind == "prune keys":  # with masks of ones, where its own program goes on with them
         return ticket
-    try:
-        names = check_fit(arch, kwargs, ticket.shapes, ticket.file)
-    except ArchError:  # a file in another form needs no network
-        return ticket
-    return ticket.renamed(names) if names.copies or names.mask_names else ticket
+    ticket = with_masks_of(ticket.metadata.prunable, ticket)
+    return for_folder(ticket) if kind == "folder" else ticket
 
 
-def _with_masks_of(prunable: tuple[str, ...], ticket: Ticket) -> Ticket:
-    """The ticket with the masks of tensors of these names, which are its own program's, and no others."""
-    names = set(prunable)
-    return replace(ticket, mask={n: m for n, m in ticket.mask.items() if ticket.own_names.get(n, n) in names})
+def _unsaid(kind: str, ticket: Ticket) -> list[str]:
+    """A warning of what a file of this kind cannot say."""
+    if kind != "folder" or ticket.metadata.dataset:
+        return []
+    unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
+    return [f"{ticket.file}: {unknown}"]
 
 
-def _images(summary: Summary, options: SettingOptions, logits: int | None) -> tuple[dict[str, Any], list[str]]:
-    """What the header says of data that were named; not how they were split, which is not known. And warnings."""
-    known = normalisation_of([summary], options.mean, options.std)
-    data = matching_data([summary], options.dataset, options.data_dir, known)
-    check_normalisation(data)
-    check_named(data.class_names, logits or len(data.class_names), data.name)
-    document = {key: value for key, value in data.describe().items() if key != "split"}
-    return document, [*data.notes, *([] if known else [f"{summary.file}: {measured_note(data)}"])]
+def _described(kind: str, source: Path, output: Path, ticket: Ticket) -> Conversion:
+    """What was written, as it lies there."""
+    written = output / WEIGHTS if kind == "folder" else output
+    return Conversion(
+        source=source,
+        output=output,
+        kind=kind,
+        sha256=file_sha256(written),
+        bytes=written.stat().st_size,
+        sparsity=sparsity(ticket.mask),
+        sizes=sizes_of(ticket),
+        metadata=ticket.metadata,
+        plain_names=ticket.plain_names,
+    )
 
 
 def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:
