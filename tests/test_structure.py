@@ -16,8 +16,8 @@ PACKAGE = Path(lptool.__file__).parent
 ROOMS = {
     "ground": "errors tables device ranks provenance",
     "checkpoints": "locks drafts masks files header metadata names ticket nested summary evidence pool positions "
-    "packed safetensors_file pickles stored torch_file containers dialects finding apart reading places writing "
-    "inspection",
+    "quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading places "
+    "writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
     "networks": "cifar building matching running architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "

@@ -23,7 +23,7 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.errors import OutputError, first_ten
 
 # Types to keep the weights of a packed file in, by the name that an option gives them.
-VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def save_ticket(ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
@@ -52,7 +52,7 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None, *, 
     """Write a ticket as one small `.safetensors` with kept weights and their positions alone: see `packed`.
 
     Args:
-        values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
+        values: `bf16`, `fp16` or `int8` keeps packed weights in that type; None keeps them to the bit.
         replace: a file that is there.
 
     Raises:
