@@ -1,7 +1,7 @@
 """Kept weights as whole steps from -127 to 127, the step of each output channel its largest weight divided by 127.
 
-Symmetric, per channel, to nearest: what `docs/format.md` calls values `I8`. A kept weight that is not 0 stays so: where it
-lies nearer to 0 than half a step, it becomes one step.
+Symmetric, per channel, to nearest: what `docs/format.md` calls values `I8`. A kept weight that is not 0 stays so: where
+it lies nearer to 0 than half a step, it becomes one step.
 """
 
 from __future__ import annotations

@@ -112,14 +112,18 @@ class Form:
         else:
             save_ticket(ticket, path, replace=replace)
 
+    def as_read(self, ticket: Ticket) -> Ticket:
+        """A ticket with the weights that will be read from the file. Raises PackError."""
+        if not self.values:
+            return ticket
+        tensors, header = _packed(ticket, self.values)
+        read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
+        shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
+        return dataclasses.replace(ticket, state=shortened)
+
     def weights(self, ticket: Ticket) -> str:
         """The digest, by `digest`, of the weights as they will be read from the file. Raises PackError."""
-        if self.values:
-            tensors, header = _packed(ticket, self.values)
-            read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
-            shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
-            ticket = dataclasses.replace(ticket, state=shortened)
-        return self.digest(weights_in_file(ticket))
+        return self.digest(weights_in_file(self.as_read(ticket)))
 
     def digest(self, weights: str) -> str:
         """Of the digest of what was read from a file and, where that was shortened, of the type."""

@@ -53,6 +53,22 @@ class Words(click.Choice[str]):
         return super().get_invalid_choice_message(value, ctx) + near_miss(str(value), self.choices)
 
 
+class Points(click.FloatRange):
+    """Percentage points of accuracy, from 0 to 100."""
+
+    name = "points"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=100)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does, which passes over NaN, as that is less than nothing."""
+        found: float = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"expected points from 0 to 100, found {value!r}", param, ctx)
+        return found
+
+
 class SectionedCommand(click.Command):
     """Lists its options in `--help` under their headings, in the order of the first option of each."""
 

@@ -1,31 +1,26 @@
-"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, or keys of `torch.nn.utils.prune`."""
+"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, a program, keys of `prune`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
+from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder
 from lptool.checkpoints.reading import file_sha256
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
-from lptool.errors import LptoolError, OutputError
-from lptool.evaluation.job import carry_out
+from lptool.checkpoints.writing import Form, Sizes, sizes_of
+from lptool.errors import OutputError
 from lptool.evaluation.setting import SettingOptions
-from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
-from lptool.export.folder import for_folder, write_folder
-from lptool.export.onnx import check_packages, save_onnx
+from lptool.export.accuracy import Change
+from lptool.export.folder import for_folder
+from lptool.export.onnx import check_packages
 from lptool.export.source import complete, with_masks_of
-from lptool.scoring.score import Score
+from lptool.export.writers import WRITERS, Found, Job
 
-_CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
-_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys"}
+_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt2": "program", ".pt": "prune keys"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +28,11 @@ class Conversion:
     """One file as written.
 
     Attributes:
-        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        kind: `dense`, `packed`, `folder`, `onnx`, `program` or `prune keys`.
         sha256: of the file, or of the weights in the folder. bytes: likewise.
         sparsity: in [0, 1]. sizes: of the safetensors files that these weights make.
         plain_names: whether its tensors have the network's own names.
-        test: scores on test before and after, where values were shortened and the data can be had.
-        difference: largest absolute difference of logits between ONNX and torch.
-        warnings: what a person should know.
+        change, difference, warnings: see `Found`.
     """
 
     source: Path
@@ -51,7 +44,7 @@ class Conversion:
     sizes: Sizes
     metadata: Metadata
     plain_names: bool
-    test: tuple[Score, Score] | None = None
+    change: Change | None = None
     difference: float | None = None
     warnings: tuple[str, ...] = ()
 
@@ -62,6 +55,8 @@ def convert(
     form: Form,
     options: SettingOptions,
     *,
+    int8: bool = False,
+    max_drop: float | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Conversion:
@@ -69,15 +64,18 @@ def convert(
 
     Args:
         source: a file, or a folder with one.
-        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder, which a
-            name without a suffix is, and a text that ends in a slash.
+        output: `.safetensors` (dense or packed), `.onnx`, `.pt2` (a program of `torch.export`), `.pt` (keys of
+            `torch.nn.utils.prune`), or a folder, which a name without a suffix is, and a text that ends in a slash.
         form: of a `.safetensors`.
         options: the architecture and the data, for files that do not say.
+        int8: an `.onnx` computes in int8, calibrated on training images.
+        max_drop: by how many points shorter values may lower accuracy on val; None allows any loss.
         command: for the model card of a folder.
 
     Raises:
-        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
-        ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written, or loses too
+            much.
+        ArchError, DataError: what is written needs the architecture, and perhaps the data, and they are not known.
 
     >>> import lptool
     >>> lptool.save_ticket(lptool.Ticket({"w": torch.eye(64)}, {"w": torch.eye(64) == 1}), "dense.safetensors")
@@ -86,25 +84,17 @@ def convert(
     True
     """
     source = checkpoint_file(source)
-    kind, output = _kind(output, form), Path(output)
+    kind, output = _kind(output, form, int8=int8, max_drop=max_drop), Path(output)
     _check(kind, source, output, overwrite=overwrite)
-    ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx"))
-    ticket, warnings = _as_kind(kind, ticket), (*warnings, *_unsaid(kind, ticket))
-    difference = None
-    if kind == "onnx":
-        difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
-    elif kind == "prune keys":
-        save_prune_keys(ticket, output, replace=overwrite)
-    elif kind == "folder":
-        with new_folder(output, overwrite=overwrite) as folder:
-            write_folder(ticket, folder, command=command, documents={})
-    else:
-        form.save(ticket, output, replace=overwrite)
-    conversion = replace(_described(kind, source, output, ticket), difference=difference, warnings=warnings)
-    return _with_accuracy(conversion, options) if form.values else conversion
+    ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
+    unsaid = _unsaid(kind, ticket)
+    job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command)
+    found = WRITERS[kind](job)
+    return _described(job, replace(found, warnings=(*warnings, *unsaid, *found.warnings)))
 
 
-def _kind(output: str | Path, form: Form) -> str:
+def _kind(output: str | Path, form: Form, *, int8: bool, max_drop: float | None) -> str:
+    """Raises OutputError where the name does not go with what is asked for."""
     kind = "folder" if is_folder(output) else _KINDS.get(Path(output).suffix)
     if kind is None:
         raise OutputError(
@@ -113,6 +103,10 @@ def _kind(output: str | Path, form: Form) -> str:
         )
     if form.packed and kind != "dense":
         raise OutputError(f"{output}: only a .safetensors file can be packed; leave out --packed, or name one")
+    if int8 and kind != "onnx":
+        raise OutputError(f"{output}: only an .onnx file computes in int8; name one, or pack with --values int8")
+    if max_drop is not None and not (form.values or int8):
+        raise OutputError(f"{output}: nothing is shortened, so that --max-drop has nothing to refuse; leave it out")
     return "packed" if form.packed else kind
 
 
@@ -142,42 +136,18 @@ def _unsaid(kind: str, ticket: Ticket) -> list[str]:
     return [f"{ticket.file}: {unknown}"]
 
 
-def _described(kind: str, source: Path, output: Path, ticket: Ticket) -> Conversion:
+def _described(job: Job, found: Found) -> Conversion:
     """What was written, as it lies there."""
-    written = output / WEIGHTS if kind == "folder" else output
+    written, ticket = job.output / WEIGHTS if job.kind == "folder" else job.output, job.ticket
     return Conversion(
-        source=source,
-        output=output,
-        kind=kind,
+        source=job.source,
+        output=job.output,
+        kind=job.kind,
         sha256=file_sha256(written),
         bytes=written.stat().st_size,
         sparsity=sparsity(ticket.mask),
         sizes=sizes_of(ticket),
         metadata=ticket.metadata,
         plain_names=ticket.plain_names,
+        **vars(found),
     )
-
-
-def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:
-    """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
-    # On the CPU, as the file is checked there too.
-    plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
-    (subject,) = plan.subjects
-    subject.load()
-    data, device = subject.data, torch.device("cpu")
-    chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
-    images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
-    header = ticket.metadata.to_json(sparsity(ticket.mask))
-    metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
-    return save_onnx(subject.network.model, output, images, metadata, replace=overwrite)
-
-
-def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
-    """With the scores on test before and after values were shortened; a warning where they cannot be had."""
-    try:
-        plan = plan_evaluation([conversion.source, conversion.output], EvaluateOptions(**vars(options)))
-        before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)
-    except LptoolError as error:
-        missing = f"accuracy before and after is not known: {error}"
-        return replace(conversion, warnings=(*conversion.warnings, missing))
-    return replace(conversion, test=(before, after))
