@@ -22,10 +22,14 @@ OPTIONS = {
         ),
         shared.VALUES_OPTION,
         option("--int8", is_flag=True, help="An .onnx that computes in int8, calibrated on training images."),
+        shared.max_size_option(
+            "Choose the form of a .safetensors so that it fits: weights to the bit, else the shorter type that is best "
+            "on val."
+        ),
         option(
             "--max-drop",
             type=Points(),
-            help="Write nothing where --values or --int8 lowers accuracy on val by more points. [any loss is written]",
+            help="Write nothing where shorter values lower accuracy on val by more points. [any loss is written]",
         ),
         shared.overwrite_option("Replace the output where it exists."),
         shared.JSON,
@@ -57,6 +61,7 @@ def convert(
     packed: bool,
     values: str | None,
     int8: bool,
+    max_size: int | None,
     max_drop: float | None,
     overwrite: bool,
     as_json: bool,
@@ -68,6 +73,7 @@ def convert(
     \b
     lptool convert pooled.safetensors small.safetensors --packed
     lptool convert pooled.safetensors tiny.safetensors --packed --values int8 --max-drop 0.5
+    lptool convert pooled.safetensors fits.safetensors --max-size 500kB
     lptool convert small.safetensors dense.safetensors
     lptool convert pooled.safetensors my-model             # a folder in the Hugging Face layout
     lptool convert pooled.safetensors pooled.onnx          # pip install 'lptool[onnx]'
@@ -78,8 +84,8 @@ def convert(
     IN is a checkpoint of any program that lptool reads, or a folder with one.
     """
     refuse_values_alone(packed, values)
-    if max_drop is not None and not (values or int8):
-        raise click.UsageError("--max-drop compares accuracy before and after; it goes with --values or --int8")
+    if max_drop is not None and not (values or int8 or max_size):
+        raise click.UsageError("--max-drop compares accuracy before and after; add --values, --int8 or --max-size")
     from lptool.checkpoints.writing import Form
     from lptool.evaluation.setting import SettingOptions
     from lptool.export.conversion import convert as carry_out
@@ -87,12 +93,13 @@ def convert(
     from lptool.report.convert import conversion_document, conversion_view
 
     options = SettingOptions(**given)
-    if values or output.endswith((".onnx", ".pt2")):  # what computes
+    if values or max_size or output.endswith((".onnx", ".pt2")):  # what computes
         choose_threads(threads, options.device)
     conversion = carry_out(
         *(source, output, Form(packed, values), options),
         int8=int8,
         max_drop=max_drop,
+        max_size=max_size,
         overwrite=overwrite,
         command=command_line(),
     )

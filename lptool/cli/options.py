@@ -6,7 +6,9 @@ import ast
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,23 @@ class Points(click.FloatRange):
         if math.isnan(found):
             self.fail(f"expected points from 0 to 100, found {value!r}", param, ctx)
         return found
+
+
+_UNITS = {"": 1, "b": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+class Size(click.ParamType):
+    """How many bytes a file may have: a number and perhaps a unit, of which kB is 1,000 bytes and kiB 1,024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Whole bytes, rounded down."""
+        found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)\s*", str(value), re.IGNORECASE | re.ASCII)
+        unit = _UNITS.get(found[2].lower()) if found else None
+        if found is None or unit is None or (size := int(Fraction(found[1]) * unit)) < 1:
+            self.fail(f"expected a size such as 500kB, 1.5MB or 300KiB, found {value!r}", param, ctx)
+        return size
 
 
 class SectionedCommand(click.Command):
@@ -178,6 +197,11 @@ def report_option(more: str = "") -> Option:
         metavar="FILE.html",
         help=f"Write figures and tables as one HTML file{more}.",
     )
+
+
+def max_size_option(help: str) -> Option:
+    """How large a file may be, in bytes."""
+    return option("--max-size", type=Size(), metavar="SIZE", help=f"{help} SIZE is such as 500kB, 1.5MB or 300KiB.")
 
 
 def overwrite_option(help: str) -> Option:

@@ -94,10 +94,19 @@ class Gauge:
 
     def change(self, shortened: Ticket) -> Change:
         """Before and after; the network has the shortened weights then."""
-        before, network = self.scores(), self.subject.network
-        ticket = fitted_ticket(network.model, shortened, network.arch)
-        put_weights(network.model, ticket.state, ticket.mask)
+        before = self.scores()
+        self._put(shortened)
         return Change(before, self.scores())
+
+    def val_of(self, ticket: Ticket) -> Score:
+        """Of the network with these weights, which it keeps."""
+        self._put(ticket)
+        return self._score(self.subject.network.model, "val")
+
+    def _put(self, ticket: Ticket) -> None:
+        network = self.subject.network
+        fitted = fitted_ticket(network.model, ticket, network.arch)
+        put_weights(network.model, fitted.state, fitted.mask)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from lptool.checkpoints.writing import Form, Sizes, sizes_of
 from lptool.errors import OutputError
 from lptool.evaluation.setting import SettingOptions
 from lptool.export.accuracy import Change
+from lptool.export.fitting import Fitting, fitting_form
 from lptool.export.folder import for_folder
 from lptool.export.onnx import check_packages
 from lptool.export.source import complete, with_masks_of
@@ -32,7 +33,7 @@ class Conversion:
         sha256: of the file, or of the weights in the folder. bytes: likewise.
         sparsity: in [0, 1]. sizes: of the safetensors files that these weights make.
         plain_names: whether its tensors have the network's own names.
-        change, difference, warnings: see `Found`.
+        change, difference, warnings: see `Found`. fitting: the form chosen for a size, where one was asked for.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class Conversion:
     change: Change | None = None
     difference: float | None = None
     warnings: tuple[str, ...] = ()
+    fitting: Fitting | None = None
 
 
 def convert(
@@ -57,6 +59,7 @@ def convert(
     *,
     int8: bool = False,
     max_drop: float | None = None,
+    max_size: int | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Conversion:
@@ -70,6 +73,7 @@ def convert(
         options: the architecture and the data, for files that do not say.
         int8: an `.onnx` computes in int8, calibrated on training images.
         max_drop: by how many points shorter values may lower accuracy on val; None allows any loss.
+        max_size: how many bytes a `.safetensors` may have; what `form` leaves open is chosen by `fitting_form`.
         command: for the model card of a folder.
 
     Raises:
@@ -84,16 +88,25 @@ def convert(
     True
     """
     source = checkpoint_file(source)
-    kind, output = _kind(output, form, int8=int8, max_drop=max_drop), Path(output)
+    kind, output = _kind(output, form), Path(output)
+    _check_usage(kind, output, form, int8=int8, max_drop=max_drop, max_size=max_size)
     _check(kind, source, output, overwrite=overwrite)
     ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
     unsaid = _unsaid(kind, ticket)
     job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command)
-    found = WRITERS[kind](job)
-    return _described(job, replace(found, warnings=(*warnings, *unsaid, *found.warnings)))
+    if max_size is None:
+        return _written(job, (*warnings, *unsaid))
+    fitting = fitting_form(source, job.ticket, output, form, max_size, options)
+    job = replace(job, form=fitting.form, kind="packed" if fitting.form.packed else "dense")
+    return replace(_written(job, (*warnings, *fitting.warnings)), fitting=fitting)
 
 
-def _kind(output: str | Path, form: Form, *, int8: bool, max_drop: float | None) -> str:
+def _written(job: Job, warnings: tuple[str, ...]) -> Conversion:
+    found = WRITERS[job.kind](job)
+    return _described(job, replace(found, warnings=tuple(dict.fromkeys((*warnings, *found.warnings)))))
+
+
+def _kind(output: str | Path, form: Form) -> str:
     """Raises OutputError where the name does not go with what is asked for."""
     kind = "folder" if is_folder(output) else _KINDS.get(Path(output).suffix)
     if kind is None:
@@ -103,11 +116,19 @@ def _kind(output: str | Path, form: Form, *, int8: bool, max_drop: float | None)
         )
     if form.packed and kind != "dense":
         raise OutputError(f"{output}: only a .safetensors file can be packed; leave out --packed, or name one")
+    return "packed" if form.packed else kind
+
+
+def _check_usage(
+    kind: str, output: Path, form: Form, *, int8: bool, max_drop: float | None, max_size: int | None
+) -> None:
+    """Refuse what would do nothing for a file of this kind. Raises OutputError."""
     if int8 and kind != "onnx":
         raise OutputError(f"{output}: only an .onnx file computes in int8; name one, or pack with --values int8")
-    if max_drop is not None and not (form.values or int8):
+    if max_size is not None and kind not in ("dense", "packed"):
+        raise OutputError(f"{output}: --max-size chooses the form of a .safetensors file; name one")
+    if max_drop is not None and not (form.values or int8 or max_size is not None):
         raise OutputError(f"{output}: nothing is shortened, so that --max-drop has nothing to refuse; leave it out")
-    return "packed" if form.packed else kind
 
 
 def _check(kind: str, source: Path, output: Path, *, overwrite: bool) -> None:

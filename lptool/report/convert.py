@@ -70,12 +70,21 @@ def conversion_document(conversion: Conversion) -> dict[str, Any]:
         "sha256": conversion.sha256,
         "sparsity": conversion.sparsity,
         "bytes": {"written": conversion.bytes, **asdict(conversion.sizes)},
+        "chosen": _chosen(conversion),
         "val": _before_and_after(conversion.change, "val"),
         "test": _before_and_after(conversion.change, "test"),
         "onnx_difference": conversion.difference if conversion.kind == "onnx" else None,
         "program_difference": conversion.difference if conversion.kind == "program" else None,
         "warnings": list(conversion.warnings),
     }
+
+
+def _chosen(conversion: Conversion) -> dict[str, Any] | None:
+    """What was chosen to fit a size."""
+    if conversion.fitting is None:
+        return None
+    form, reason = conversion.fitting.form, conversion.fitting.reason
+    return {"packed": form.packed, "values": form.values, "most": form.most, "reason": reason}
 
 
 def _before_and_after(change: Change | None, part: str) -> dict[str, Any] | None:
@@ -96,6 +105,8 @@ def conversion_view(conversion: Conversion) -> RenderableType:
         f"{percent(conversion.sparsity)} sparse",
         sizes_line(conversion.sizes),
     ]
+    if (fitting := conversion.fitting) is not None:
+        lines.append(f"chosen to fit {fitting.form.most:,} bytes: {fitting.form} ({fitting.reason})")
     for part in ("val", "test"):
         if scores := _scores(conversion.change, part):
             before, after = (percent(score.accuracy) for score in scores)

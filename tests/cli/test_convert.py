@@ -39,6 +39,6 @@ def test_usage(tickets: list[Path], tmp_path: Path) -> None:
         )
         assert (odd.exit_code, "--max-drop" in odd.stderr) == (2, True)
     idle = lptool("convert", tickets[3], tmp_path / "a.safetensors", "--max-drop", "1")
-    assert (idle.exit_code, "it goes with --values or --int8" in idle.stderr) == (2, True)
+    assert (idle.exit_code, "add --values, --int8 or --max-size" in idle.stderr) == (2, True)
     assert_clear_error(lptool("convert", tmp_path / "none", tmp_path / "a.safetensors"), "cannot be read")
     assert not list(tmp_path.iterdir())
