@@ -16,8 +16,8 @@ PACKAGE = Path(lptool.__file__).parent
 ROOMS = {
     "ground": "errors tables device ranks provenance",
     "checkpoints": "locks drafts masks regular files header metadata names ticket nested summary evidence pool "
-    "positions packed safetensors_file pickles stored torch_file containers dialects finding apart reading places "
-    "writing inspection",
+    "positions quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading "
+    "places writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
     "networks": "cifar building matching running pretrained architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
@@ -27,7 +27,7 @@ ROOMS = {
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint outputs result finish job",
-    "export": "timm_config card folder hub onnx conversion",
+    "export": "timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
     "report": "tables inspect convert train pool evaluate predict",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output threads train_options train train_first pool_options pool_job pool inspect "

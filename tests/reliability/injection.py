@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=LIMIT, help="Seconds for one command, where others keep the cores.")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="Seconds for a command where others keep the cores.")
     parser.add_argument("--json", type=Path, help="Write what was found there.")
     given = parser.parse_args()
     LIMIT = given.limit
