@@ -28,7 +28,7 @@ ROOMS = {
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint finish outputs job",
     "export": "timm_config card folder hub onnx conversion",
-    "report": "tables inspect convert train pool evaluate",
+    "report": "tables terminal inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output threads train_options train train_first pool_options pool inspect evaluate "
     "convert push version",

@@ -13,6 +13,7 @@ from lptool.checkpoints.writing import Sizes
 from lptool.export.conversion import Conversion
 from lptool.export.timm_config import is_timm
 from lptool.networks.cifar import OWN_ARCHS
+from lptool.report.terminal import whole_line
 from lptool.tables import percent
 
 
@@ -75,11 +76,11 @@ def conversion_document(conversion: Conversion) -> dict[str, Any]:
 
 def conversion_view(conversion: Conversion) -> RenderableType:
     """The same for a person."""
-    lines = [
+    wrote = (
         f"wrote {conversion.output} ({conversion.kind}, {_size(conversion.bytes)}, sha256 {conversion.sha256[:16]}…), "
-        f"{percent(conversion.sparsity)} sparse",
-        sizes_line(conversion.sizes),
-    ]
+        f"{percent(conversion.sparsity)} sparse"
+    )
+    lines = [sizes_line(conversion.sizes)]
     if conversion.test is not None:
         before, after = conversion.test
         lines.append(
@@ -88,4 +89,5 @@ def conversion_view(conversion: Conversion) -> RenderableType:
     if conversion.difference is not None:
         lines.append(f"onnxruntime's logits differ from torch's by {conversion.difference:.1e} at most")
     kind, plain_names = conversion.kind, conversion.plain_names
-    return Group(*lines, how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names))
+    load = how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names)
+    return Group(whole_line(wrote), *lines, whole_line(load))
