@@ -28,7 +28,7 @@ ROOMS = {
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint outputs result finish job",
     "export": "timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
-    "report": "tables inspect convert train pool evaluate predict",
+    "report": "tables terminal inspect convert train pool evaluate predict",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output threads train_options train train_first pool_options pool_job pool inspect "
     "evaluate predict convert push version",
