@@ -42,8 +42,8 @@ from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batchnorm import bn_layers
-from lptool.scoring.metrics import measure
-from lptool.scoring.score import recalibrated, scaled_nll_of
+from lptool.scoring.metrics import measure_graded
+from lptool.scoring.score import Graded, recalibrated, scaled_nll_of
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.setup import Watch
@@ -278,7 +278,7 @@ def parts(bench: Bench) -> dict[str, Images]:
 
 
 def numbers(found: Tensor, labels: Tensor) -> Row:
-    metrics = measure(found, labels, found.shape[1])
+    metrics = measure_graded(Graded.of(found, labels), found.shape[1])
     score = {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "scaled nll": scaled_nll_of(found, labels)}
     return score | {"ece": metrics.ece, "n": metrics.score.n}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import runpy
@@ -148,3 +149,13 @@ def test_the_commands_make_the_picture(tmp_path: Path, monkeypatch: pytest.Monke
     result = lptool("compare", *files, "--figure", tmp_path / "gain.svg")
     assert result.exit_code == 0, result.output
     assert [line.shape for line in lines_of(tmp_path / "gain.svg")] == [(9, 2)]
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda script: script.name)
+def test_scripts_import_what_there_is(script: Path) -> None:
+    """They take hours, so nothing else would notice that a function has gone."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "lptool":
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(f"{module.__name__}.{alias.name}")

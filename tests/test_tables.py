@@ -50,3 +50,9 @@ def test_a_table_in_latex() -> None:
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_one_column_less() -> None:
+    table = Table("what", ("file", "how", "n"), [("a", "soup", "1")], words=("how",), looks={(0, 2): "heat-1"})
+    less = table.without("how")
+    assert (list(less.headings), [list(row) for row in less.rows], less.looks) == (["file", "n"], [["a", "1"]], {})

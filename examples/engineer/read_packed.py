@@ -30,7 +30,7 @@ def read_packed(path):
     content = Path(path).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     layout = json.loads(header["__metadata__"]["lptool_packed"])
-    assert layout["version"] == 1
+    assert layout["version"] in (1, 2)
     tensors = {name: array(**tensor) for name, tensor in deserialize(content)}
     for name, entry in layout["tensors"].items():
         if entry["positions"] != "zeros":
@@ -39,7 +39,11 @@ def read_packed(path):
                 kept = np.flatnonzero(np.unpackbits(code, bitorder="little"))
             else:
                 kept = np.cumsum(code + (code < 255), dtype=np.int64)[code < 255] - 1
-            dense = np.zeros(math.prod(entry["shape"]), NUMPY.get(entry["dtype"], "f4"))
+            size = math.prod(entry["shape"])
+            if "values" in entry:
+                scales = tensors.pop(f"{name}.scales")
+                values = values.astype("f4") * scales[kept * len(scales) // size]
+            dense = np.zeros(size, NUMPY.get(entry["dtype"], "f4"))
             dense[kept] = values
             tensors[name] = dense.reshape(entry["shape"])
     return tensors

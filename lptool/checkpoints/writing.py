@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,10 +21,11 @@ from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors, PackError, pack
 from lptool.checkpoints.places import write_atomically
 from lptool.checkpoints.reading import weights_in_file
 from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.torch_file import HEADER_RECORD
 from lptool.errors import OutputError, first_ten
 
 # Types to keep the weights of a packed file in, by the name that an option gives them.
-VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+VALUES = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def save_ticket(ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
@@ -52,7 +54,7 @@ def save_packed(ticket: Ticket, path: str | Path, values: str | None = None, *, 
     """Write a ticket as one small `.safetensors` with kept weights and their positions alone: see `packed`.
 
     Args:
-        values: `bf16` or `fp16` keeps packed weights in that type; None keeps them to the bit.
+        values: `bf16`, `fp16` or `int8` keeps packed weights in that type; None keeps them to the bit.
         replace: a file that is there.
 
     Raises:
@@ -80,7 +82,8 @@ def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -
 
     The names are those that the ticket's own program gives, pruned weights are exactly 0 in `X_orig` too, and `X_mask`
     holds 0 and 1 in the type of the weight. So a network on whose modules `prune.identity` was called loads it with
-    `strict`. The file appears whole or not at all.
+    `strict`. What the header of a safetensors file says stands in a record beside the pickle. The file appears whole or
+    not at all.
 
     Args:
         replace: a file that is there.
@@ -94,32 +97,60 @@ def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:  # given a path, torch would put the temporary name into the file
             torch.save(tensors, file)
+        with zipfile.ZipFile(temporary, "a") as archive:  # a record of its own, which torch.load passes over
+            record = zipfile.ZipInfo(f"archive/{HEADER_RECORD}")  # of no date, so that the bytes are always the same
+            archive.writestr(record, _header(ticket)["lptool"])
 
     write_atomically(path, write, replace=replace)
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a ticket is written: dense, or packed with its weights to the bit or in a shorter type (see `VALUES`)."""
+    """How a ticket is written: dense, or packed with its weights to the bit or in a shorter type (see `VALUES`).
+
+    Attributes:
+        most: how many bytes the file may have; None for any number.
+    """
 
     packed: bool = False
     values: str | None = None
+    most: int | None = None
 
     def save(self, ticket: Ticket, path: str | Path, *, replace: bool = True) -> None:
         """Write a ticket in this form. Raises OutputError."""
+        if self.most is not None:
+            _check_size(self.most, self.size, ticket, path)
         if self.packed:
             save_packed(ticket, path, self.values, replace=replace)
         else:
             save_ticket(ticket, path, replace=replace)
 
+    def size(self, ticket: Ticket) -> int:
+        """The bytes of the file that a ticket makes. Writes none. Raises PackError where it cannot be packed."""
+        if self.packed:
+            return len(_as_file(*_packed(ticket, self.values)))
+        return len(_as_file(ticket.tensors(), _header(ticket)))
+
+    def __str__(self) -> str:
+        """As a person reads it.
+
+        >>> str(Form(packed=True, values="int8"))
+        'packed, int8'
+        """
+        return ", ".join(["packed" if self.packed else "dense", *([self.values] if self.values else [])])
+
+    def as_read(self, ticket: Ticket) -> Ticket:
+        """A ticket with the weights that will be read from the file. Raises PackError."""
+        if not self.values:
+            return ticket
+        tensors, header = _packed(ticket, self.values)
+        read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
+        shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
+        return dataclasses.replace(ticket, state=shortened)
+
     def weights(self, ticket: Ticket) -> str:
         """The digest, by `digest`, of the weights as they will be read from the file. Raises PackError."""
-        if self.values:
-            tensors, header = _packed(ticket, self.values)
-            read = PackedTensors.of(tensors, header[LAYOUT_KEY], ticket.file)
-            shortened = {name: read[ticket.own_names.get(name, name)] for name in ticket.state}
-            ticket = dataclasses.replace(ticket, state=shortened)
-        return self.digest(weights_in_file(ticket))
+        return self.digest(weights_in_file(self.as_read(ticket)))
 
     def digest(self, weights: str) -> str:
         """Of the digest of what was read from a file and, where that was shortened, of the type."""
@@ -137,9 +168,33 @@ class Sizes:
     packed: int
 
 
+def _check_size(most: int, size: Callable[[Ticket], int], ticket: Ticket, path: str | Path) -> None:
+    """Refuse a file of more bytes than `most`. Raises OutputError."""
+    try:
+        found = size(ticket)
+    except PackError as error:
+        raise OutputError(f"{path}: not written: {error}") from error
+    if found > most:
+        raise OutputError(f"{path}: not written, because it would have {found:,} bytes, expected {most:,} at most")
+
+
+def forms_from_whole(form: Form) -> list[Form]:
+    """The forms that a file may be given, from the least shortened: all, or those that go with what `form` says.
+
+    fp16 comes before bf16, which takes as many bytes, because it keeps three more bits of each weight.
+
+    >>> [str(each) for each in forms_from_whole(Form(packed=True))]
+    ['packed', 'packed, fp16', 'packed, bf16', 'packed, int8']
+    """
+    if form.values:
+        return [form]
+    packed = [Form(True, values, form.most) for values in (None, "fp16", "bf16", "int8")]
+    return packed if form.packed else [form, *packed]
+
+
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
-    return Sizes(len(_as_file(ticket.tensors(), _header(ticket))), len(_as_file(*_packed(ticket, None))))
+    return Sizes(DENSE.size(ticket), Form(packed=True).size(ticket))
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:

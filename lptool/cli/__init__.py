@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lptool.cli import compare, convert, evaluate, inspect, pool, push, train
+from lptool.cli import compare, convert, evaluate, inspect, pool, predict, push, train
 from lptool.cli.ending import ending, on_stdout, program
 from lptool.cli.options import SHOWN
 from lptool.cli.version import show_version
@@ -62,14 +62,15 @@ def main() -> None:
     """
 
 
-_COMMANDS = (
+COMMANDS = (
     train.train,
     pool.pool,
     inspect.inspect,
     evaluate.evaluate,
     compare.compare,
+    predict.predict,
     convert.convert,
     push.push,
 )
-for command in _COMMANDS:
+for command in COMMANDS:
     main.add_command(command)

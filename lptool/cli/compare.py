@@ -53,7 +53,7 @@ def compare(
     from lptool.report.compare import compare_document
     from lptool.report.compared import csv_of, latex_of, notes_of, tables_of
     from lptool.report.runs import gains_in
-    from lptool.report.tables import on_terminal
+    from lptool.report.terminal import on_terminal
 
     _check_suffixes(csv, latex, figure)
     document = compare_document(gains_in(files))

@@ -6,7 +6,9 @@ import ast
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,39 @@ class Words(click.Choice[str]):
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """As click words it, and the closest."""
         return super().get_invalid_choice_message(value, ctx) + near_miss(str(value), self.choices)
+
+
+class Points(click.FloatRange):
+    """Percentage points of accuracy, from 0 to 100."""
+
+    name = "points"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=100)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does, which passes over NaN, as that is less than nothing."""
+        found: float = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"expected points from 0 to 100, found {value!r}", param, ctx)
+        return found
+
+
+_UNITS = {"": 1, "b": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+class Size(click.ParamType):
+    """How many bytes a file may have: a number and perhaps a unit, of which kB is 1,000 bytes and kiB 1,024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Whole bytes, rounded down."""
+        found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([a-z]*)\s*", str(value), re.IGNORECASE | re.ASCII)
+        unit = _UNITS.get(found[2].lower()) if found else None
+        if found is None or unit is None or (size := int(Fraction(found[1]) * unit)) < 1:
+            self.fail(f"expected a size such as 500kB, 1.5MB or 300KiB, found {value!r}", param, ctx)
+        return size
 
 
 class SectionedCommand(click.Command):
@@ -164,6 +199,11 @@ def report_option(more: str = "") -> Option:
     )
 
 
+def max_size_option(help: str) -> Option:
+    """How large a file may be, in bytes."""
+    return option("--max-size", type=Size(), metavar="SIZE", help=f"{help} SIZE is such as 500kB, 1.5MB or 300KiB.")
+
+
 def overwrite_option(help: str) -> Option:
     """What may be replaced."""
     return option("--overwrite", is_flag=True, help=help)
@@ -171,8 +211,9 @@ def overwrite_option(help: str) -> Option:
 
 VALUES_OPTION = option(
     "--values",
-    type=Words(["bf16", "fp16"]),
-    help="With --packed: keep packed weights in this type, at half the bytes; accuracy before and after is printed.",
+    type=Words(["bf16", "fp16", "int8"]),
+    help="With --packed: keep packed weights in this type, in half or (int8) a quarter of the bytes; accuracy before "
+    "and after is printed.",
 )
 
 
@@ -194,6 +235,7 @@ THREADS = option(
     help="Of the CPU, on which results depend on their number. [OMP_NUM_THREADS, else what a search or run was begun "
     "with, else as many as cores are free]",
 )
+BATCH_SIZE = option("--batch-size", type=click.IntRange(1), help="Images at once. [256]")
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 
 
@@ -217,16 +259,14 @@ def count_or_all(context: click.Context, parameter: click.Parameter, text: str) 
     return int(text)
 
 
-def _per_channel(name: str, doing: str) -> Option:
+def per_channel(name: str, doing: str, otherwise: str = "as the tickets say, else measured on train") -> Option:
     """For tickets that do not say how their images were normalised."""
-    help = (
-        f"{doing} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [as the tickets say, else measured on train]"
-    )
+    help = f"{doing} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [{otherwise}]"
     return option(name, metavar="X,…", callback=numbers, help=help)
 
 
-MEAN = _per_channel("--mean", "Subtracted from")
-STD = _per_channel("--std", "Dividing")
+MEAN = per_channel("--mean", "Subtracted from")
+STD = per_channel("--std", "Dividing")
 
 
 def explicit(name: str) -> bool:

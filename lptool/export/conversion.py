@@ -1,43 +1,27 @@
-"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, or keys of `torch.nn.utils.prune`."""
+"""One file made into another form: dense, packed, a Hugging Face folder, ONNX, a program, keys of `prune`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.finding import checkpoint_file
 from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.metadata import Metadata
-from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder, new_folder
-from lptool.checkpoints.reading import file_sha256, open_checkpoint
-from lptool.checkpoints.summary import Summary, notes_of
+from lptool.checkpoints.places import WEIGHTS, check_folder, check_output, is_folder
+from lptool.checkpoints.reading import file_sha256
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import Form, Sizes, save_prune_keys, sizes_of
-from lptool.data.classes import check_named
-from lptool.errors import ArchError, LptoolError, OutputError
-from lptool.evaluation.job import carry_out
-from lptool.evaluation.setting import (
-    SettingOptions,
-    architecture,
-    check_normalisation,
-    matching_data,
-    measured_note,
-    normalisation_of,
-)
-from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
-from lptool.export.folder import for_folder, write_folder
-from lptool.export.onnx import check_packages, save_onnx
-from lptool.export.timm_config import is_timm
-from lptool.networks.architecture import check_fit, classes_and_channels
-from lptool.scoring.score import Score
+from lptool.checkpoints.writing import Form, Sizes, sizes_of
+from lptool.errors import OutputError
+from lptool.evaluation.setting import SettingOptions
+from lptool.export.accuracy import Change
+from lptool.export.fitting import Fitting, fitting_form
+from lptool.export.folder import for_folder
+from lptool.export.onnx import check_packages
+from lptool.export.source import complete, with_masks_of
+from lptool.export.writers import WRITERS, Found, Job
 
-_CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
-_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt": "prune keys"}
+_KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt2": "program", ".pt": "prune keys"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +29,11 @@ class Conversion:
     """One file as written.
 
     Attributes:
-        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        kind: `dense`, `packed`, `folder`, `onnx`, `program` or `prune keys`.
         sha256: of the file, or of the weights in the folder. bytes: likewise.
         sparsity: in [0, 1]. sizes: of the safetensors files that these weights make.
         plain_names: whether its tensors have the network's own names.
-        test: scores on test before and after, where values were shortened and the data can be had.
-        difference: largest absolute difference of logits between ONNX and torch.
-        warnings: what a person should know.
+        change, difference, warnings: see `Found`. fitting: the form chosen for a size, where one was asked for.
     """
 
     source: Path
@@ -63,9 +45,10 @@ class Conversion:
     sizes: Sizes
     metadata: Metadata
     plain_names: bool
-    test: tuple[Score, Score] | None = None
+    change: Change | None = None
     difference: float | None = None
     warnings: tuple[str, ...] = ()
+    fitting: Fitting | None = None
 
 
 def convert(
@@ -74,6 +57,9 @@ def convert(
     form: Form,
     options: SettingOptions,
     *,
+    int8: bool = False,
+    max_drop: float | None = None,
+    max_size: int | None = None,
     overwrite: bool = False,
     command: str | None = None,
 ) -> Conversion:
@@ -81,15 +67,19 @@ def convert(
 
     Args:
         source: a file, or a folder with one.
-        output: `.safetensors` (dense or packed), `.onnx`, `.pt` (keys of `torch.nn.utils.prune`), or a folder, which a
-            name without a suffix is, and a text that ends in a slash.
+        output: `.safetensors` (dense or packed), `.onnx`, `.pt2` (a program of `torch.export`), `.pt` (keys of
+            `torch.nn.utils.prune`), or a folder, which a name without a suffix is, and a text that ends in a slash.
         form: of a `.safetensors`.
         options: the architecture and the data, for files that do not say.
+        int8: an `.onnx` computes in int8, calibrated on training images.
+        max_drop: by how many points shorter values may lower accuracy on val; None allows any loss.
+        max_size: how many bytes a `.safetensors` may have; what `form` leaves open is chosen by `fitting_form`.
         command: for the model card of a folder.
 
     Raises:
-        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
-        ArchError, DataError: a folder or ONNX needs the architecture, ONNX the data too, and they are not known.
+        CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written, or loses too
+            much.
+        ArchError, DataError: what is written needs the architecture, and perhaps the data, and they are not known.
 
     >>> import lptool
     >>> lptool.save_ticket(lptool.Ticket({"w": torch.eye(64)}, {"w": torch.eye(64) == 1}), "dense.safetensors")
@@ -99,48 +89,25 @@ def convert(
     """
     source = checkpoint_file(source)
     kind, output = _kind(output, form), Path(output)
-    if kind == "folder":
-        check_folder(output, [source], overwrite=overwrite)
-    else:
-        check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
-    if kind == "onnx":
-        check_packages()
-    ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
-    difference = None
-    if kind != "prune keys":
-        ticket = _with_masks_of(ticket.metadata.prunable, ticket)
-    if kind == "onnx":
-        difference = _write_onnx(source, ticket, output, options, overwrite=overwrite)
-    elif kind == "prune keys":
-        # With masks of ones, where its own program goes on with them.
-        save_prune_keys(ticket, output, replace=overwrite)
-    elif kind == "folder":
-        if not ticket.metadata.dataset:
-            unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
-            warnings = (*warnings, f"{ticket.file}: {unknown}")
-        ticket = for_folder(ticket)
-        with new_folder(output, overwrite=overwrite) as folder:
-            write_folder(ticket, folder, command=command, documents={})
-    else:
-        form.save(ticket, output, replace=overwrite)
-    written = output / WEIGHTS if kind == "folder" else output
-    conversion = Conversion(
-        source=source,
-        output=output,
-        kind=kind,
-        sha256=file_sha256(written),
-        bytes=written.stat().st_size,
-        sparsity=sparsity(ticket.mask),
-        sizes=sizes_of(ticket),
-        metadata=ticket.metadata,
-        plain_names=ticket.plain_names,
-        difference=difference,
-        warnings=warnings,
-    )
-    return _with_accuracy(conversion, options) if form.values else conversion
+    _check_usage(kind, output, form, int8=int8, max_drop=max_drop, max_size=max_size)
+    _check(kind, source, output, overwrite=overwrite)
+    ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
+    unsaid = _unsaid(kind, ticket)
+    job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command)
+    if max_size is None:
+        return _written(job, (*warnings, *unsaid))
+    fitting = fitting_form(source, job.ticket, output, form, max_size, options)
+    job = replace(job, form=fitting.form, kind="packed" if fitting.form.packed else "dense")
+    return replace(_written(job, (*warnings, *fitting.warnings)), fitting=fitting)
+
+
+def _written(job: Job, warnings: tuple[str, ...]) -> Conversion:
+    found = WRITERS[job.kind](job)
+    return _described(job, replace(found, warnings=tuple(dict.fromkeys((*warnings, *found.warnings)))))
 
 
 def _kind(output: str | Path, form: Form) -> str:
+    """Raises OutputError where the name does not go with what is asked for."""
     kind = "folder" if is_folder(output) else _KINDS.get(Path(output).suffix)
     if kind is None:
         raise OutputError(
@@ -152,74 +119,56 @@ def _kind(output: str | Path, form: Form) -> str:
     return "packed" if form.packed else kind
 
 
-def _complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
-    """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
-    checkpoint = open_checkpoint(source, options.keys)
-    (summary,) = of_pruning([checkpoint.summary])
-    ticket, metadata, notes = checkpoint.ticket(), checkpoint.metadata, notes_of([summary])
-    prunable = tuple(ticket.own_names.get(name, name) for name in summary.prunable)
-    # Else a dense output, which has no masks in it, would be read by the zeros of all its tensors.
-    metadata = replace(metadata, prunable=metadata.prunable or prunable)
-    if options.arch or options.arch_kwargs or (needs_arch and metadata.arch is None):
-        arch, kwargs, guessed = architecture([summary], options)
-        kwargs = {**classes_and_channels(summary.shapes), **kwargs}
-        if options.arch:
-            check_fit(arch, kwargs, summary.shapes, summary.file)
-        metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
-    if options.dataset and not metadata.dataset:
-        data, measured = _images(summary, options, metadata.arch_kwargs.get("num_classes"))
-        metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
-    return _with_all_names(replace(ticket, metadata=metadata), options.arch), tuple(notes)
+def _check_usage(
+    kind: str, output: Path, form: Form, *, int8: bool, max_drop: float | None, max_size: int | None
+) -> None:
+    """Refuse what would do nothing for a file of this kind. Raises OutputError."""
+    if int8 and kind != "onnx":
+        raise OutputError(f"{output}: only an .onnx file computes in int8; name one, or pack with --values int8")
+    if max_size is not None and kind not in ("dense", "packed"):
+        raise OutputError(f"{output}: --max-size chooses the form of a .safetensors file; name one")
+    if max_drop is not None and not (form.values or int8 or max_size is not None):
+        raise OutputError(f"{output}: nothing is shortened, so that --max-drop has nothing to refuse; leave it out")
 
 
-def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:
-    """The ticket with all names of shared tensors and all masks that its network has, where that may be built."""
-    arch, kwargs = ticket.metadata.arch, ticket.metadata.arch_kwargs
-    if arch is None or not (arch == named or is_timm(arch)):
+def _check(kind: str, source: Path, output: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, what must not or cannot be written. Raises OutputError, or SetupError for a package."""
+    if kind == "folder":
+        check_folder(output, [source], overwrite=overwrite)
+    else:
+        check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
+    if kind == "onnx":
+        check_packages()
+
+
+def _as_kind(kind: str, ticket: Ticket) -> Ticket:
+    """The ticket as a file of this kind holds it."""
+    if kind == "prune keys":  # with masks of ones, where its own program goes on with them
         return ticket
-    try:
-        names = check_fit(arch, kwargs, ticket.shapes, ticket.file)
-    except ArchError:  # a file in another form needs no network
-        return ticket
-    return ticket.renamed(names) if names.copies or names.mask_names else ticket
+    ticket = with_masks_of(ticket.metadata.prunable, ticket)
+    return for_folder(ticket) if kind == "folder" else ticket
 
 
-def _with_masks_of(prunable: tuple[str, ...], ticket: Ticket) -> Ticket:
-    """The ticket with the masks of tensors of these names, which are its own program's, and no others."""
-    names = set(prunable)
-    return replace(ticket, mask={n: m for n, m in ticket.mask.items() if ticket.own_names.get(n, n) in names})
+def _unsaid(kind: str, ticket: Ticket) -> list[str]:
+    """A warning of what a file of this kind cannot say."""
+    if kind != "folder" or ticket.metadata.dataset:
+        return []
+    unknown = "does not say its data set, so config.json cannot say its mean and std; name it with --dataset"
+    return [f"{ticket.file}: {unknown}"]
 
 
-def _images(summary: Summary, options: SettingOptions, logits: int | None) -> tuple[dict[str, Any], list[str]]:
-    """What the header says of data that were named; not how they were split, which is not known. And warnings."""
-    known = normalisation_of([summary], options.mean, options.std)
-    data = matching_data([summary], options.dataset, options.data_dir, known)
-    check_normalisation(data)
-    check_named(data.class_names, logits or len(data.class_names), data.name)
-    document = {key: value for key, value in data.describe().items() if key != "split"}
-    return document, [*data.notes, *([] if known else [f"{summary.file}: {measured_note(data)}"])]
-
-
-def _write_onnx(source: Path, ticket: Ticket, output: Path, options: SettingOptions, *, overwrite: bool) -> float:
-    """Export through the network on the CPU, and compare with it on test images: the largest difference of logits."""
-    # On the CPU, as the file is checked there too.
-    plan = plan_evaluation([source], EvaluateOptions(**vars(replace(options, device="cpu"))))
-    (subject,) = plan.subjects
-    subject.load()
-    data, device = subject.data, torch.device("cpu")
-    chosen = torch.arange(min(_CHECKED_ON, len(data.test)))
-    images = (batch for batch, _ in data.batches(data.test.subset(chosen), _CHECKED_ON, device))
-    header = ticket.metadata.to_json(sparsity(ticket.mask))
-    metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
-    return save_onnx(subject.network.model, output, images, metadata, replace=overwrite)
-
-
-def _with_accuracy(conversion: Conversion, options: SettingOptions) -> Conversion:
-    """With the scores on test before and after values were shortened; a warning where they cannot be had."""
-    try:
-        plan = plan_evaluation([conversion.source, conversion.output], EvaluateOptions(**vars(options)))
-        before, after = (file.test.score for file in carry_out(plan, lambda done, total, text: None).files)
-    except LptoolError as error:
-        missing = f"accuracy before and after is not known: {error}"
-        return replace(conversion, warnings=(*conversion.warnings, missing))
-    return replace(conversion, test=(before, after))
+def _described(job: Job, found: Found) -> Conversion:
+    """What was written, as it lies there."""
+    written, ticket = job.output / WEIGHTS if job.kind == "folder" else job.output, job.ticket
+    return Conversion(
+        source=job.source,
+        output=job.output,
+        kind=job.kind,
+        sha256=file_sha256(written),
+        bytes=written.stat().st_size,
+        sparsity=sparsity(ticket.mask),
+        sizes=sizes_of(ticket),
+        metadata=ticket.metadata,
+        plain_names=ticket.plain_names,
+        **vars(found),
+    )

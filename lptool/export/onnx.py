@@ -54,26 +54,37 @@ def save_onnx(
             must not be replaced.
     """
     check_packages()
+    with in_eval_mode(model):
+        return write_atomically(path, lambda draft: fill(draft, model, path, images, metadata or {}), replace=replace)
+
+
+def fill(
+    file: Path, model: nn.Module, path: str | Path, images: Iterable[Tensor], metadata: Mapping[str, str]
+) -> float:
+    """Write a network in eval mode to `file`, checked, which shall become `path`: as `save_onnx`."""
+    first, checked = with_one_alone(images, path)
+    _save(_exported(model, first.shape[1:], path), file, metadata)
+    return _checked_difference(model, file, checked, path)
+
+
+def with_one_alone(images: Iterable[Tensor], path: str | Path) -> tuple[Tensor, Iterator[Tensor]]:
+    """The first batch, and all batches after its first image alone: a file whose batch size is fixed takes not both.
+
+    Raises:
+        DataError: there are no images.
+    """
     batches = iter(images)
     first = next(batches, None)
     if first is None:
         raise DataError(f"{path}: not written, because there are no images to check it on; give at least one")
-    # One image alone too, which a file whose batch size is fixed could not take.
-    shape, checked = first.shape[1:], itertools.chain((first[:1], first), batches)
-
-    def write(temporary: Path) -> float:
-        _save(_exported(model, shape, path), temporary, metadata or {})
-        return _checked_difference(model, temporary, checked, path)
-
-    with in_eval_mode(model):
-        return write_atomically(path, write, replace=replace)
+    return first, itertools.chain((first[:1], first), batches)
 
 
 def check_packages() -> None:
     """Refuse, before any work, to write ONNX files without the optional packages. Raises SetupError."""
     for package in PACKAGES:
         try:
-            with _quiet():
+            with quiet():
                 importlib.import_module(package)
         except ImportError as error:
             raise SetupError(
@@ -86,7 +97,7 @@ def _exported(model: nn.Module, shape: tuple[int, ...], path: str | Path) -> Any
     """The ONNX program that torch makes of a network in eval mode, for images of this shape. Raises OutputError."""
     black = torch.zeros(2, *shape)  # of one image, torch would take the batch size for fixed
     try:
-        with _quiet():
+        with quiet():
             return torch.onnx.export(
                 model,
                 (black,),
@@ -110,7 +121,7 @@ def _save(program: Any, file: Path, metadata: Mapping[str, str]) -> None:
     for part in (graph, *graph):
         part.metadata_props.clear()
     program.model.metadata_props.update(metadata)
-    with _quiet():
+    with quiet():
         program.save(file, external_data=False)
 
 
@@ -135,21 +146,35 @@ def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor],
 
 def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> float:
     """The largest absolute difference of logits between a network and its file; NaN where any is NaN."""
-    import onnxruntime
+    return largest_difference(model, Session(file), batches)
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # silent, because what fails raises
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    found = []
+
+def largest_difference(model: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> float:
+    """The largest absolute difference of logits between two networks; NaN where any is NaN."""
     with torch.no_grad():
-        for batch in batches:
-            (logits,) = session.run(["logits"], {"images": batch.contiguous().numpy()})
-            found.append((torch.from_numpy(logits) - model(batch)).abs().max())
-    return float(torch.stack(found).max())
+        return float(torch.stack([(other(batch) - model(batch)).abs().max() for batch in batches]).max())
+
+
+class Session(nn.Module):
+    """An ONNX file as a network on the CPU, run by onnxruntime."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises what onnxruntime does where it cannot run the file."""
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # silent, because what fails raises
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of float32 images [B, C, H, W]."""
+        (logits,) = self.session.run(["logits"], {"images": images.contiguous().numpy()})
+        return torch.from_numpy(logits)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence what torch's exporter and its helpers print, warn and log: steps, deprecations, whole programs."""
     before = logging.root.manager.disable
     nowhere = io.StringIO()

@@ -47,7 +47,7 @@ def _pool_table(caption: str, rows: Sequence[Document]) -> Table:
         better = found[BETTER]
         gains = (_gain(found.get(against), better) for against in AGAINST)
         lines.append([name, _place(better), _right(better), *gains, *_tests(better)])
-    return Table(caption, headings, lines)
+    return Table(caption, headings, lines, spare=("% right", "McNemar", headings[4], headings[3]))
 
 
 def _files_table(caption: str, rows: Sequence[Document]) -> Table:

@@ -10,9 +10,12 @@ from rich.console import Group, RenderableType
 
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.writing import Sizes
+from lptool.export.accuracy import Change
 from lptool.export.conversion import Conversion
 from lptool.export.timm_config import is_timm
 from lptool.networks.cifar import OWN_ARCHS
+from lptool.report.terminal import whole_line
+from lptool.scoring.score import Score
 from lptool.tables import percent
 
 
@@ -20,12 +23,14 @@ def how_to_load(metadata: Metadata, path: Path, *, kind: str, plain_names: bool)
     """One line of Python, after the words `load it`; `model` is the network, where it has to be there already.
 
     Args:
-        kind: `dense`, `packed`, `folder`, `onnx` or `prune keys`.
+        kind: see `Conversion`.
         plain_names: whether the tensors have the network's own names.
     """
     file, arch = str(path), metadata.arch
     if kind == "onnx":
         return f"load it: import onnxruntime; session = onnxruntime.InferenceSession({file!r})"
+    if kind == "program":
+        return f"load it: import torch; model = torch.export.load({file!r}).module()"
     if kind == "prune keys":
         line = f"import torch; model.load_state_dict(torch.load({file!r}, weights_only=True))"
         return f"load it, after torch.nn.utils.prune: {line}"
@@ -59,7 +64,6 @@ def _size(count: int) -> str:
 
 def conversion_document(conversion: Conversion) -> dict[str, Any]:
     """The `--json` document of `convert`."""
-    scores = [score.to_json() for score in conversion.test or ()]
     return {
         "source": str(conversion.source),
         "output": str(conversion.output),
@@ -67,25 +71,50 @@ def conversion_document(conversion: Conversion) -> dict[str, Any]:
         "sha256": conversion.sha256,
         "sparsity": conversion.sparsity,
         "bytes": {"written": conversion.bytes, **asdict(conversion.sizes)},
-        "test": dict(zip(("before", "after"), scores, strict=True)) if scores else None,
-        "onnx_difference": conversion.difference,
+        "chosen": _chosen(conversion),
+        "val": _before_and_after(conversion.change, "val"),
+        "test": _before_and_after(conversion.change, "test"),
+        "onnx_difference": conversion.difference if conversion.kind == "onnx" else None,
+        "program_difference": conversion.difference if conversion.kind == "program" else None,
         "warnings": list(conversion.warnings),
     }
 
 
+def _chosen(conversion: Conversion) -> dict[str, Any] | None:
+    """What was chosen to fit a size."""
+    if conversion.fitting is None:
+        return None
+    form, reason = conversion.fitting.form, conversion.fitting.reason
+    return {"packed": form.packed, "values": form.values, "most": form.most, "reason": reason}
+
+
+def _before_and_after(change: Change | None, part: str) -> dict[str, Any] | None:
+    scores = _scores(change, part)
+    return dict(zip(("before", "after"), (score.to_json() for score in scores), strict=True)) if scores else None
+
+
+def _scores(change: Change | None, part: str) -> list[Score]:
+    """Before and after, on `val` or `test`; empty where they are not known."""
+    found = [getattr(scores, part) for scores in (change.before, change.after)] if change else []
+    return [score for score in found if score is not None]
+
+
 def conversion_view(conversion: Conversion) -> RenderableType:
     """The same for a person."""
-    lines = [
+    wrote = (
         f"wrote {conversion.output} ({conversion.kind}, {_size(conversion.bytes)}, sha256 {conversion.sha256[:16]}…), "
-        f"{percent(conversion.sparsity)} sparse",
-        sizes_line(conversion.sizes),
-    ]
-    if conversion.test is not None:
-        before, after = conversion.test
-        lines.append(
-            f"accuracy on test: {percent(before.accuracy)} before, {percent(after.accuracy)} after, of {after.n} images"
-        )
+        f"{percent(conversion.sparsity)} sparse"
+    )
+    lines = [sizes_line(conversion.sizes)]
+    if (fitting := conversion.fitting) is not None:
+        lines.append(f"chosen to fit {fitting.form.most:,} bytes: {fitting.form} ({fitting.reason})")
+    for part in ("val", "test"):
+        if scores := _scores(conversion.change, part):
+            before, after = (percent(score.accuracy) for score in scores)
+            lines.append(f"accuracy on {part}: {before} before, {after} after, of {scores[0].n} images")
     if conversion.difference is not None:
-        lines.append(f"onnxruntime's logits differ from torch's by {conversion.difference:.1e} at most")
+        runs = "onnxruntime's logits" if conversion.kind == "onnx" else "its logits"
+        lines.append(f"{runs} differ from torch's by {conversion.difference:.1e} at most")
     kind, plain_names = conversion.kind, conversion.plain_names
-    return Group(*lines, how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names))
+    load = how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names)
+    return Group(whole_line(wrote), *lines, whole_line(load))

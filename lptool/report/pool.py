@@ -10,14 +10,15 @@ from rich.console import Group, RenderableType
 
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
-from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import SearchTrace, Step
 from lptool.pooling.outputs import evaluations_at_most
+from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import Bench
 from lptool.provenance import arch_name, command_line, data_name, versions
 from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.tables import PARTS, ROWS, Document, on_terminal
+from lptool.report.tables import PARTS, ROWS, Document
+from lptool.report.terminal import on_terminal, whole_line
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
@@ -151,12 +152,10 @@ def pool_view(result: PoolResult) -> RenderableType:
     if result.rounded is not None:
         kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
-    lines += [
-        f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse",
-        sizes_line(result.sizes),
-        how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
-    ]
-    return Group(on_terminal(scores, numbers="left"), *lines)
+    wrote = f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse"
+    load = how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names)
+    written = (whole_line(wrote), sizes_line(result.sizes), whole_line(load))
+    return Group(on_terminal(scores, numbers="left"), *lines, *written)
 
 
 def _kind(result: PoolResult) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lptool.checkpoints.regular import open_regular
 from lptool.errors import DocumentError, first_line, one_line
 from lptool.provenance import arch_name, base_name, data_name
 
@@ -21,7 +22,9 @@ Document = dict[str, Any]
 _Found = TypeVar("_Found")
 
 CONTROLS = {"ticket": "ticket", "ticket_bn": "ticket + BN"}
-BETTER = "better"  # the control with more val images right; of equals the one with the lower NLL, then the ticket
+# The control of the higher standing on val: more images right, of equals the one with the lower NLL, then the ticket;
+# only the NLL counts where the search chose by it.
+BETTER = "better"
 OLDER = "bn_images used"  # among the options of a document that does not say all of them
 _LARGEST = 1 << 28  # bytes of a document; ours have some thousands for each model
 _WANTED = "expected what `lptool pool --json` or `lptool evaluate --json` printed"
@@ -88,13 +91,11 @@ def gains_in(files: Sequence[Path]) -> list[Gain]:
 
 def _read(file: Path) -> Any:
     try:
-        if not file.is_file():
-            what = "expected a file, found something else" if file.exists() else "there is no such file"
-            raise DocumentError(f"{file}: {what}; check the name")
-        with open(file, "rb") as stream:
+        with open_regular(file) as stream:
             content = stream.read(_LARGEST + 1)
-    except OSError as error:
-        raise DocumentError(f"{file}: cannot be read ({error.strerror or error}); check the name") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DocumentError(f"{file}: cannot be read ({one_line(str(reason))}); check the name") from error
     if len(content) > _LARGEST:
         raise DocumentError(f"{file}: larger than any document of lptool; {_WANTED}")
     if not content.strip():
@@ -179,7 +180,7 @@ def _of_target(run: _Reader) -> Iterator[Gain]:
     tickets = run.optional("tickets", lambda found: isinstance(found, list), "a list")
     pairs = _pairs(run)
     controls = [control for control in CONTROLS if control == "ticket" or test.has(control)]
-    better = max(controls, key=lambda control: _merit(run.within("val").within(control)))
+    better = max(controls, key=lambda control: _standing(run.within("val").within(control), _select(run)))
     for against, control in [*((control, control) for control in controls), (BETTER, better)]:
         yield Gain(
             file=run.file,
@@ -201,9 +202,16 @@ def _of_target(run: _Reader) -> Iterator[Gain]:
         )
 
 
-def _merit(score: _Reader) -> tuple[float, float]:
-    nll = score.optional("nll", _is_number, "a number")
-    return score.fraction("accuracy"), -math.inf if nll is None else -float(nll)
+def _standing(score: _Reader, select: str | None) -> tuple[float, float]:
+    """As `Choice.standing` of the search orders them."""
+    accuracy, nll = score.fraction("accuracy"), score.optional("nll", _is_number, "a number")
+    if nll is None:  # not finite
+        return -math.inf, -math.inf
+    return -float(nll) if select == "nll" else accuracy, -float(nll)
+
+
+def _select(run: _Reader) -> str | None:
+    return run.name("select") or (run.within("options").name("select") if run.has("options") else None)
 
 
 def _pairs(run: _Reader) -> dict[str, Pair]:

@@ -101,6 +101,45 @@ def test_smaller_values_are_rounded_as_torch_rounds(values: torch.dtype, density
     assert torch.equal(back, weights.to(values).float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("shape", [(30, 20), (8, 3, 5, 5), (1, 64), (64,), (1,), (), (0, 3)])
+def test_int8_keeps_exactly_the_kept_weights(dtype: torch.dtype, density: float, shape: tuple[int, ...]) -> None:
+    weights, kept = sparse(density, dtype, shape)
+    packed, layout = pack({"w": weights}, {"w": kept}, torch.int8)
+    back = PackedTensors.of(packed, layout, "a")
+    assert torch.equal(back["w.mask"], kept)
+    assert torch.equal(back["w"] != 0, weights != 0)  # as a dense file made of it has the mask
+    assert (back["w"].dtype, back["w"].shape) == (dtype, weights.shape)
+    if weights.numel():
+        exact = weights.double().view(shape[0] if len(shape) > 1 else 1, -1)
+        step = exact.abs().amax(1, keepdim=True) / 127
+        error = (back["w"].double().view_as(exact) - exact).abs()
+        rounding = torch.finfo(dtype).eps * exact.abs()
+        assert bool((error <= torch.where(exact.abs() < step / 2, step, step / 2) * 1.00001 + rounding).all())
+    assert sum(t.nbytes for t in packed.values()) <= packed_bytes(weights, kept)
+
+
+def test_int8_is_a_layout_that_readers_of_version_1_refuse() -> None:
+    weights, kept = sparse(0.5)
+    packed, layout = pack({"w": weights}, {"w": kept}, torch.int8)
+    assert {name: t.dtype for name, t in packed.items()} == {
+        "w.values": torch.int8,
+        "w.scales": torch.float32,
+        "w.bitmask": torch.uint8,
+    }
+    assert (packed["w.scales"].shape, json.loads(layout)["version"]) == ((30,), 2)
+    few, some = sparse(0.002)  # a scale for each channel would take more than it saves
+    packed, layout = pack({"w": few}, {"w": some}, torch.int8)
+    assert (packed["w.values"].dtype, json.loads(layout)["version"]) == (torch.float32, 1)
+
+
+def test_a_weight_that_int8_cannot_hold_is_refused() -> None:
+    weights = torch.full((2, 40), torch.inf)
+    with pytest.raises(PackError, match="w: inf is too large for int8"):
+        pack({"w": weights}, {"w": weights != 0}, torch.int8)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_values_no_smaller_than_their_own_type_stay_as_they_are(dtype: torch.dtype) -> None:
     weights, kept = sparse(0.3, dtype)
@@ -114,11 +153,11 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         pack({"w": weights}, {"w": weights != 0}, torch.float16)
 
 
-@pytest.mark.parametrize("other", ["w.values", "w.bitmask", "w.mask"])
+@pytest.mark.parametrize("other", ["w.values", "w.bitmask", "w.mask", "w.scales"])
 def test_names_that_are_taken_are_refused(other: str) -> None:
     weights, kept = sparse(0.5)
     with pytest.raises(PackError, match=rf"{other} is the name of a tensor and of a packed part"):
-        pack({"w": weights, other: torch.ones(1)}, {"w": kept})
+        pack({"w": weights, other: torch.ones(1)}, {"w": kept}, torch.int8)
 
 
 def test_only_what_there_is_can_be_asked_for() -> None:
@@ -151,10 +190,10 @@ def test_names_alone_unpack_nothing() -> None:
 Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 
 
-def damaged(file: Path, change: Change) -> Path:
+def damaged(file: Path, change: Change, values: torch.dtype | None = None) -> Path:
     few, half = sparse(0.02), sparse(0.5)
     tensors = {"few": few[0], "half": half[0], "b": torch.ones(2)}
-    packed, layout = pack(tensors, {"few": few[1], "half": half[1]})
+    packed, layout = pack(tensors, {"few": few[1], "half": half[1]}, values)
     document = json.loads(layout)
     change(packed, document)
     save_file(packed, file, {LAYOUT_KEY: json.dumps(document)})
@@ -217,7 +256,7 @@ ENTRIES: list[tuple[Change, str]] = [
     (lambda _, layout: layout["tensors"].update(few=[1]), "damaged .TypeError"),
     (lambda _, layout: layout.update(tensors=["few"]), "damaged .AttributeError"),
     (lambda _, layout: layout.pop("version"), "damaged .KeyError: 'version'"),
-    (lambda _, layout: layout.update(version=2), "packed in layout version 2, expected 1; upgrade lptool"),
+    (lambda _, layout: layout.update(version=3), "packed in layout version 3, expected 1 or 2; upgrade lptool"),
     (lambda _, layout: layout.update(version="a\nb"), r"packed in layout version 'a\\nb', expected 1"),
 ]
 PARTS: list[tuple[Change, str]] = [
@@ -247,6 +286,33 @@ def test_damage_is_told_in_one_line(
     assert str(error.value).startswith(f"{file}: ")
     assert len(str(error.value).splitlines()) == 1
     assert len(str(error.value)) < 400 + len(str(file))
+
+
+SCALED: list[tuple[Change, str]] = [
+    (part("half.scales", lambda t: t[1:]), r"half cannot.*its scales are float32 \[29\], expected float32 \[30\]"),
+    (part("half.scales", lambda t: t.double()), r"half cannot.*its scales are float64 \[30\], expected float32"),
+    (part("half.scales", lambda t: t[:, None]), r"half cannot.*its scales are float32 \[30, 1\]"),
+    (part("half.scales", lambda t: -t), "half cannot.*a scale of it is negative or not finite"),
+    (part("half.scales", lambda t: t / 0), "half cannot.*a scale of it is negative or not finite"),
+    (part("half.values", lambda t: t.float()), "half cannot.*its values are float32.*expected a row of int8"),
+    (part("half.values", lambda t: t[1:]), r"half cannot.*bitmask of \d+ kept weights, but \d+ values"),
+    (entry("half", values="I4"), "damaged .*half has values 'I4', expected I8"),
+    (entry("half", values=[]), r"damaged .*half has values \[\], expected I8"),
+    (entry("half", shape=[600]), r"half cannot.*its scales are float32 \[30\], expected float32 \[1\]"),
+    (lambda tensors, _: tensors.pop("half.scales"), "its layout names half.scales, which it lacks"),
+    (lambda _, layout: layout["tensors"]["half"].pop("values"), "half cannot.*its values are int8"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SCALED)
+@pytest.mark.parametrize("read", [load_ticket, summarise_file])
+def test_damage_to_int8_is_told_in_one_line(
+    tmp_path: Path, read: Callable[[Path], object], change: Change, message: str
+) -> None:
+    file = damaged(tmp_path / "a.safetensors", change, torch.int8)
+    with pytest.raises(CheckpointError, match=message) as error:
+        read(file)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("layout", ["", "{", "[]", "3", "null", '"x"', '{"version": 1}', "[" * 100_000, "9" * 5_000])

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from lptool.cli import main
-from lptool.cli.options import ARCH_KWARGS, DATA_SETS, SectionedCommand, Words, numbers, option, options_of
+from lptool.cli.options import ARCH_KWARGS, DATA_SETS, SectionedCommand, Size, Words, numbers, option, options_of
 from lptool.data.sources import NAMED
 
 TABLE = {
@@ -169,3 +169,18 @@ def completed(*line: str) -> list[str]:
 )
 def test_the_shell_completes(line: list[str], expected: list[str]) -> None:
     assert completed(*line) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500kB", 500_000), ("500 kb", 500_000), ("1.5MB", 1_500_000), ("300KiB", 307_200), ("2MiB", 2_097_152),
+     ("12345", 12_345), ("7 bytes", 7), ("1gib", 2**30), ("0.1kB", 100), ("1.0005kB", 1_000)],
+)  # fmt: skip
+def test_sizes_are_read_in_thousands_and_in_powers_of_two(text: str, size: int) -> None:
+    assert Size().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "kB", "-5kB", "0", "0.5", "5 k", "1e6", "nan", "inf", "5kBs", "٣kB", "9" * 40])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"expected a size such as 500kB, .* found"):
+        Size().convert(text, None, None)

@@ -105,16 +105,6 @@ def test_onnx_is_checked_on_test_images(tickets: list[Path], tmp_path: Path) -> 
     assert json.loads(said["lptool"])["level"] == 3
 
 
-def test_shorter_values_tell_the_accuracy_before_and_after(tickets: list[Path], tmp_path: Path) -> None:
-    result = convert(tickets[3], tmp_path / "a.safetensors", Form(packed=True, values="bf16"), SAYS)
-    assert result.test is not None
-    before, after = result.test
-    test = lptool.evaluate_files([tickets[3], tmp_path / "a.safetensors"]).files
-    assert [before.accuracy, after.accuracy] == [file.test.score.accuracy for file in test]
-    assert result.bytes < result.sizes.packed
-    assert not result.warnings
-
-
 def silent(ticket: Path, path: Path) -> Path:
     """The weights alone, as another program writes them."""
     save_file(load_file(ticket), path)
@@ -154,12 +144,25 @@ def test_a_network_of_ones_own_gets_a_folder_that_lptool_loads(tickets: list[Pat
 
 
 REFUSED: dict[str, tuple[str, Form, type[LptoolError], str]] = {
-    "another name": ("a.bin", DENSE, OutputError, "expected a name that ends in .safetensors, .onnx, .pt, or a folder"),
+    "another name": (
+        "a.bin",
+        DENSE,
+        OutputError,
+        "expected a name that ends in .safetensors, .onnx, .pt2, .pt, or a folder",
+    ),
     "packed folder": ("a", Form(packed=True), OutputError, "only a .safetensors file can be packed"),
     "packed onnx": ("a.onnx", Form(packed=True), OutputError, "only a .safetensors file can be packed"),
     "there": ("there.pt", DENSE, OutputError, "exists"),
     "full folder": ("full", DENSE, OutputError, "exists and is not empty"),
 }
+
+
+def test_what_does_not_go_together_is_refused(tickets: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"only an \.onnx file computes in int8"):
+        convert(tickets[3], tmp_path / "a.safetensors", DENSE, SAYS, int8=True)
+    with pytest.raises(OutputError, match="nothing is shortened"):
+        convert(tickets[3], tmp_path / "a.safetensors", Form(packed=True), SAYS, max_drop=1)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", REFUSED)

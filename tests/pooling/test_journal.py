@@ -15,10 +15,11 @@ from click.testing import CliRunner
 
 from lptool.cli import main
 from lptool.errors import OutputError
-from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.job import pool_target
 from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.outcome import OnProgress, Progress
 from lptool.pooling.outputs import outputs_of
+from lptool.pooling.result import PoolResult
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.score import Score
@@ -337,7 +338,7 @@ def test_one_search_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_in_its_place(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "j" / "kept").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"j: cannot be read \(Is a directory\)"):
+    with pytest.raises(OutputError, match=r"j: cannot be read \(is a folder, expected a file\)"):
         opened(tmp_path / "j", overwrite=overwrite)
     assert (tmp_path / "j" / "kept").is_dir()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -57,4 +58,21 @@ def test_the_document_is_plain_json(tickets: list[Path], tmp_path: Path) -> None
     result = convert(tickets[3], tmp_path / "a.safetensors", DENSE, SettingOptions())
     document = json.loads(to_json(conversion_document(result)))
     assert document["bytes"]["written"] == document["bytes"]["dense"] == (tmp_path / "a.safetensors").stat().st_size
-    assert (document["kind"], document["test"], document["onnx_difference"]) == ("dense", None, None)
+    assert (document["kind"], document["test"], document["val"], document["onnx_difference"]) == ("dense", *[None] * 3)
+
+
+def test_scores_before_and_after_are_told(tickets: list[Path], tmp_path: Path) -> None:
+    form = Form(packed=True, values="int8")
+    result = convert(tickets[3], tmp_path / "a.safetensors", form, SettingOptions(device="cpu"), max_drop=100)
+    document = json.loads(to_json(conversion_document(result)))
+    assert result.change is not None
+    assert document["test"]["after"]["accuracy"] == result.change.after.test.accuracy
+    assert document["val"]["before"]["n"] > document["val"]["before"]["accuracy"] > 0
+
+
+def test_the_line_for_a_program_loads_it(tickets: list[Path], tmp_path: Path) -> None:
+    made = convert(tickets[3], tmp_path / "a.pt2", DENSE, SettingOptions(device="cpu"))
+    names: dict[str, Any] = {}
+    exec(how_to_load(OURS, made.output, kind=made.kind, plain_names=True).removeprefix("load it: "), names)
+    assert names["model"](torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    assert conversion_document(made)["program_difference"] == made.difference

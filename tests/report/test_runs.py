@@ -1,13 +1,17 @@
 """Documents read back: what they say of each pair, and one clear line for each that does not fit."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lptool.errors import DocumentError
+from lptool.pooling.choice import Choice
+from lptool.pooling.finish import better_control
 from lptool.report.runs import Gain, Pair, gains_in
+from lptool.scoring.score import Score
 from tests.helpers.runs import evaluated, target, written
 
 
@@ -35,17 +39,27 @@ def test_a_target_is_compared_with_each_control_and_with_the_better_one(tmp_path
     [
         ((0.5, 1.0), (0.6, 2.0), "ticket_bn"),  # more val images right, whatever its NLL
         ((0.5, 1.0), (0.5, 0.9), "ticket_bn"),
-        ((0.5, None), (0.5, 0.9), "ticket_bn"),  # an NLL that is not finite
+        ((0.6, None), (0.5, 0.9), "ticket_bn"),  # an NLL that is not finite
         ((0.5, 1.0), (0.5, 1.0), "ticket"),
+        ((0.6, 1.0), (0.5, 1.0), "ticket"),
     ],
 )
+@pytest.mark.parametrize("select", ["accuracy", "nll"])
 def test_the_better_control_is_chosen_on_val_alone(
-    tmp_path: Path, ticket: tuple[float, float], ticket_bn: tuple[float, float], better: str
+    tmp_path: Path, ticket: tuple[float, float], ticket_bn: tuple[float, float], better: str, select: str
 ) -> None:
-    document = target(0, 2, (500, 499, 501))
+    """As the search itself orders them."""
+    document = target(0, 2, (500, 499, 501), select=select)
     for name, (accuracy, nll) in {"ticket": ticket, "ticket_bn": ticket_bn}.items():
         document["val"][name] |= {"accuracy": accuracy, "nll": nll}
-    assert gains(tmp_path, document)[-1].control == better
+    controls = {"ticket": ticket, "ticket_bn": ticket_bn}
+    scores = {
+        name: Score(round(1000 * accuracy), math.inf if nll is None else nll, 1000)
+        for name, (accuracy, nll) in controls.items()
+    }
+    expected = better_control(scores, Choice(select))
+    assert expected == better or select == "nll"
+    assert gains(tmp_path, document)[-1].control == expected
 
 
 def test_a_control_that_was_not_scored_is_left_out(tmp_path: Path) -> None:
@@ -150,7 +164,7 @@ def test_what_is_no_json_is_one_too(tmp_path: Path, content: bytes, message: str
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DocumentError, match=message):
         gains_in([tmp_path / "a.json"])
-    with pytest.raises(DocumentError, match="no such file"):
+    with pytest.raises(DocumentError, match="cannot be read"):
         gains_in([tmp_path / "b.json"])
-    with pytest.raises(DocumentError, match="expected a file"):
+    with pytest.raises(DocumentError, match="is a folder, expected a file"):
         gains_in([tmp_path])
