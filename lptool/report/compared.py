@@ -144,7 +144,7 @@ def notes_of(document: Document) -> list[str]:
     rows = document["rows"]
     lines = ["gain: mean ± standard error over the runs"] if any(row["n"] > 1 for row in rows) else []
     if any(row["kind"] == "pool" for row in rows):
-        lines.append("better control: of each run and level the one with more val images right")
+        lines.append("better control: of each run and level the one that is better on val")
     if any(row["n"] > 1 for row in rows):
         lines.append(f"p: paired t-test over the runs; McNemar: runs whose exact test on the images has p < {LUCK}")
     else:
