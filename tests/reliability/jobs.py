@@ -50,6 +50,7 @@ _EVALUATE = (
     "--dataset",
     "npz:in/data.npz",
 )
+_COMPARE = ("compare", "in/gains0.json", "in/gains1.json")
 _OTHER = ("convert", "in/run/level_01.safetensors")
 JOBS = {
     "train": Job(("train", "-o", "run", *TRAIN, "--levels", "1")),
@@ -74,6 +75,10 @@ JOBS = {
     "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
     "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
     "convert, onnx": Job(_convert("a.onnx", "--overwrite", "--dataset", "npz:in/data.npz")),
+    "compare": Job((*_COMPARE, "--csv", "a.csv", "--latex", "a.tex", "--figure", "a.svg")),
+    "compare, overwrite": Job(
+        (*_COMPARE, "--figure", "a.pdf", "--overwrite"), (("compare", "in/gains0.json", "--figure", "a.pdf"),)
+    ),
     "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
     "evaluate, report, overwrite": Job(
         (*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)
