@@ -59,25 +59,36 @@ class Choice:
         """Whether the merit of a score is `bar` or more; of one that is incomplete or not finite it never is."""
         return score.complete and math.isfinite(score.nll) and self.merit(score) >= bar
 
-    def replaces(self, new: Score, old: Score) -> bool:
-        """Whether a model of score `new` takes the place of one of score `old`.
+    def standing(self, score: Score) -> tuple[float, float]:
+        """The order of complete scores: by the merit, and of equal ones by the NLL, as a tie that raises it was harm.
 
-        It does where its merit is higher, or as high with a NLL that is no higher: a tie that raises the NLL was harm.
+        >>> sure, unsure = Score(correct=9, nll=0.1, n=10), Score(correct=9, nll=0.2, n=10)
+        >>> Choice().standing(sure) > Choice().standing(unsure)
+        True
         """
-        return self.reaches(new, self.merit(old)) and (self.merit(new) > self.merit(old) or new.nll <= old.nll)
+        merit = self.merit(score)
+        return merit, merit if merit == -math.inf else -score.nll
+
+    def replaces(self, new: Score, old: Score) -> bool:
+        """Whether a model of score `new` takes the place of one of score `old`: its standing is no lower.
+
+        This is the rule wherever one model is put in another's place: a mix in that of the incumbent, the teacher or
+        the method in that of its start, the finished model in that of a control.
+        """
+        return self.reaches(new, -math.inf) and self.standing(new) >= self.standing(old)
 
     def best(self, found: Sequence[Score], start: Score) -> int | None:
         """The place of the best of a few models that were made in different ways; None where the start stays.
 
         A score that a search has maximised is flattered, the more so the more it tried, and another method would be
-        passed over for that. So of those whose merit is no less than the start's, the least NLL after temperature
-        scaling wins, which no search maximises; see docs/results.md. Where it is not known, the highest merit.
+        passed over for that. So of those that may replace the start, the least NLL after temperature scaling wins, if
+        it is less than the start's: no search maximises that; see docs/results.md. Where it is not known, the highest
+        standing.
         """
-        places = [i for i, score in enumerate(found) if self.reaches(score, self.merit(start))]
+        places = [i for i, score in enumerate(found) if self.replaces(score, start)]
         known = all(math.isfinite(_scaled(score)) for score in (start, *(found[i] for i in places)))
         if self.select == "nll" or not known:
-            places = [i for i in places if self.replaces(found[i], start)]
-            return max(places, key=lambda i: self.merit(found[i]), default=None)
+            return max(places, key=lambda i: self.standing(found[i]), default=None)
         place = min(places, key=lambda i: _scaled(found[i]), default=None)
         return place if place is not None and _scaled(found[place]) < _scaled(start) else None
 

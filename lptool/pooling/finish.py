@@ -19,6 +19,7 @@ from lptool.checkpoints.writing import Form, sizes_of
 from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.networks.matching import fitted_ticket
+from lptool.pooling.choice import Choice
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.outputs import may_replace
 from lptool.pooling.result import Layer, Member, PoolResult
@@ -29,7 +30,7 @@ from lptool.ranks import ALONE, Ranks
 from lptool.scoring.metrics import Comparison, mcnemar
 from lptool.scoring.score import Graded, Score
 
-SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
+CONTROLS = ("ticket", "ticket_bn")  # of equally good ones the first counts, which changes least
 
 
 def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
@@ -109,7 +110,9 @@ def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace
     states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
     val = scores_of(graded(bench, states, bench.data.val, ranks))
     # The search saw other statistics than the finished model has: never write less than a control gives on val.
-    shipped = max((name for name in SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
+    shipped = better_control(val, bench.choice)
+    if trace.accepted and bench.choice.replaces(val["pooled"], val[shipped]):
+        shipped = "pooled"
     states["pooled"], val["pooled"] = states[shipped], val[shipped]
     mask = best.mask if shipped == "pooled" else start_mask
     test = graded(bench, states, bench.data.test, ranks)
@@ -151,6 +154,11 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         device=str(bench.device),
         threads=threads_on(bench.device),
     )
+
+
+def better_control(val: Mapping[str, Score], choice: Choice) -> str:
+    """The control of the higher standing on val: `ticket` or `ticket_bn`."""
+    return max((name for name in CONTROLS if name in val), key=lambda name: choice.standing(val[name]))
 
 
 def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, end: End) -> Metadata:

@@ -273,7 +273,7 @@ def _start(search: Search, score_as_is: ScoreFunction | None) -> tuple[Incumbent
         incumbent = Incumbent(state, mask, found, recalibrated=False)
     else:
         found, with_bn = score_as_is(state), search.score(state)
-        better = search.choice.merit(with_bn) > search.choice.merit(found)
+        better = search.choice.standing(with_bn) > search.choice.standing(found)  # of equals what changes least
         incumbent = Incumbent(state, mask, with_bn if better else found, recalibrated=better)
     starts = tuple(Scored(None, None, score) for score in (found, with_bn) if score)
     search.on_progress(Progress(starts, incumbent.score, 0, search.total))

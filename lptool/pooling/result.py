@@ -40,7 +40,7 @@ class PoolResult:
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
             recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
         against: control → the file written and the control, on the same test images.
-        shipped: `pooled`, or the control written in its place because it scores better on val.
+        shipped: `pooled`, or the control that is written because nothing better on val was found.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.

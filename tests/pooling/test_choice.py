@@ -125,7 +125,7 @@ def some_scores(seed: int, count: int = 6, *, scaled: bool = True) -> list[Score
 def test_of_models_made_in_different_ways_the_likeliest_that_is_no_less_accurate_is_best(seed: int) -> None:
     start, *found = some_scores(seed)
     place = Choice().best(found, start)
-    fit = [score for score in (start, *found) if score.correct >= start.correct]
+    fit = [start, *(score for score in found if Choice().replaces(score, start))]
     least = min(fit, key=lambda score: score.scaled_nll or 0)
     assert (start if place is None else found[place]) is least
 
@@ -139,6 +139,24 @@ def test_where_no_scaled_nll_is_known_the_highest_merit_is_best(seed: int, choic
     merits = [choice.merit(score) for score in (start, *found)]
     assert choice.merit(start if place is None else found[place]) == max(merits)
     assert place is None or choice.replaces(found[place], start)
+
+
+@pytest.mark.parametrize("scaled", [0.1, None])
+def test_a_tie_that_raises_the_nll_is_never_best(scaled: float | None) -> None:
+    """However well it tells classes apart."""
+    start, tie = Score(5, 0.064, 10, scaled_nll=scaled and 0.5), Score(5, 0.102, 10, scaled_nll=scaled)
+    assert Choice().best([tie], start) is None
+    assert Choice().best([tie, replace(tie, nll=0.06)], start) == 1
+
+
+@pytest.mark.parametrize("choice", [BY_ACCURACY, BY_NLL])
+def test_standings_order_what_replaces_what(choice: Choice) -> None:
+    scores = [Score(correct, nll, 9) for correct in (4, 5) for nll in (0.5, 1.0, math.nan)]
+    for new in scores:
+        for old in scores:
+            expected = math.isfinite(new.nll) and choice.standing(new) >= choice.standing(old)
+            assert choice.replaces(new, old) is expected
+    assert max(scores, key=choice.standing) == Score(5 if choice == BY_ACCURACY else 4, 0.5, 9)  # of equals the first
 
 
 def test_what_is_not_finite_or_was_cut_short_is_never_best() -> None:

@@ -8,11 +8,14 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from lptool.pooling.finish import against_controls, finished, graded
+from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.writing import DENSE
+from lptool.pooling.choice import Choice
+from lptool.pooling.finish import Destination, against_controls, better_control, finish, finished, graded
 from lptool.pooling.outcome import Incumbent
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
-from lptool.scoring.score import Graded
+from lptool.scoring.score import Graded, Score
 
 
 def test_controls_are_compared_on_the_same_images() -> None:
@@ -47,6 +50,30 @@ def test_nothing_is_recalibrated_that_is_not_written(tickets: list[Path], result
         assert list(states) == names
         assert states["pooled"] is states[names[-2]]
     assert list(finished(bench, start, best, result.trace)) == ["ticket", "ticket_bn", "pooled"]
+
+
+@pytest.mark.parametrize(("factor", "shipped"), [(0.01, "ticket"), (1.0, "pooled")])
+def test_a_tie_that_raises_the_nll_on_val_is_not_written(
+    tickets: list[Path], tmp_path: Path, result: PoolResult, factor: float, shipped: str
+) -> None:
+    """Flatter logits have as many images right; of the very same the mix stays."""
+    bench = open_bench(tickets, PoolOptions(method="greedy", device="cpu"))
+    start, mask = bench.pool[3].state, bench.pool[3].mask
+    state = {name: factor * t if name.startswith("fc.") else t.clone() for name, t in start.items()}
+    found = Incumbent(state, mask, result.trace.start, recalibrated=False)
+    steps = tuple(replace(step, accepted=True) for step in result.trace.steps)
+    trace = replace(result.trace, steps=steps, ticket_bn=None)
+    written = finish(bench, Destination(tmp_path / "a.safetensors", DENSE, lambda t: t, "", False), found, trace)
+    assert written.val["pooled"].correct == written.val["ticket"].correct
+    assert (written.shipped, written.improved) == (shipped, shipped == "pooled")
+    assert torch.equal(load_ticket(written.output).state["fc.weight"], start["fc.weight"])
+
+
+def test_of_the_controls_the_one_of_fewer_errors_or_lower_nll_counts() -> None:
+    ticket, choice = Score(5, 1.0, 9), Choice()
+    for nll, better in ((0.9, "ticket_bn"), (1.0, "ticket"), (1.1, "ticket")):
+        assert better_control({"ticket": ticket, "ticket_bn": Score(5, nll, 9)}, choice) == better
+    assert better_control({"ticket": ticket, "pooled": Score(9, 0.1, 9)}, choice) == "ticket"
 
 
 def of(right: Tensor) -> Graded:

@@ -475,6 +475,21 @@ def test_the_search_starts_from_the_ticket_that_is_better_by_the_choice(select: 
     assert model.score == (trace.ticket_bn if select == "nll" else trace.ticket)
 
 
+@pytest.mark.parametrize(("nll", "recalibrated"), [(0.5, True), (0.6, False), (0.7, False)])
+def test_of_starts_with_as_many_images_right_the_likelier_is_taken(nll: float, recalibrated: bool) -> None:
+    """And the ticket as it is where both are alike. A mix that ties has to be no less likely than that."""
+    pool = line(1.0, 2.0)
+
+    def with_bn(state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
+        return Score(5, nll if state["w"].item() == 2.0 else 0.65, 9)
+
+    def as_is(state: Mapping[str, Tensor], bar: float = -math.inf) -> Score:
+        return Score(5, 0.6, 9)
+
+    model, trace = pool_tickets(pool, with_bn, score_as_is=as_is, alphas=ALPHAS)
+    assert (model.recalibrated, model.score.nll, trace.accepted) == (recalibrated, min(nll, 0.6), ())
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_target_that_keeps_less_is_pruned_before_it_is_scored(seed: int) -> None:
     pool = random_pool(seed, 3, dtype=torch.float64, exact=False)
