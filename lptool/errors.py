@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,6 +117,32 @@ def printable(text: str) -> str:
     """Without what a file may hold and UTF-8, YAML or a terminal does not take: half characters, control characters."""
     whole = text.encode("utf-8", "replace").decode()
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in whole)
+
+
+def in_encoding(text: str, encoding: str) -> str:
+    """As it reads in an encoding, so that what is shown there can be measured: see `LOOKALIKES`.
+
+    >>> in_encoding("5 × naïve → …", "ascii")
+    '5 x na\\\\xefve -> ...'
+    """
+    return text.encode(encoding, LOOKALIKES).decode(encoding)
+
+
+# The error handler of streams whose encoding lacks what is written: likenesses in ASCII of the signs that are used
+# here, and of any other character its code, by which names still differ.
+LOOKALIKES = "lptool.lookalikes"
+_ASCII = dict(zip("–—−×·‘’“”\u00a0─━│┃", "---x*''\"\" --||", strict=True))
+_ASCII |= {"→": "->", "…": "...", "±": "+-", "≤": "<=", "≥": ">=", "θ": "theta"}
+
+
+def _like(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking), error.end
+
+
+codecs.register_error(LOOKALIKES, _like)
 
 
 def one_line(text: str) -> str:

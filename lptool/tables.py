@@ -1,6 +1,6 @@
 """Tables, made once and shown in three skins: on a terminal, on a page, in a model card. Numbers look alike in all.
 
-A result makes a `Table` of ready cells; `report.tables` shows it by rich, `report.html` as HTML, and `markdown` here.
+A result makes a `Table` of ready cells; `report.terminal` shows it by rich, `report.html` as HTML, and `markdown` here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class Table:
         headings: one per column. rows: of as many cells each, as a person reads them.
         words: headings of further columns that hold text, which stands left too.
         looks: (row, column) → how a page colours that cell, in class names of its style sheet.
+        spare: headings of columns that a narrow terminal does without, the first to go first.
     """
 
     caption: str
@@ -25,6 +26,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: Collection[str] = ()
     looks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    spare: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError where a row does not fit: a cell under a wrong heading would be a wrong number."""
@@ -40,6 +42,12 @@ class Table:
         rows = [[*row, cell] for row, cell in zip(self.rows, cells, strict=True)]
         named = (*self.words, heading) if words else self.words
         return replace(self, headings=(*self.headings, heading), rows=rows, words=named)
+
+    def without(self, heading: str) -> Table:
+        """The same with one column less; `looks`, which count columns, are left out."""
+        kept = [column for column, each in enumerate(self.headings) if each != heading]
+        headings, *rows = [[row[column] for column in kept] for row in (self.headings, *self.rows)]
+        return replace(self, headings=headings, rows=rows, looks={})
 
 
 def markdown(table: Table) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lptool.checkpoints.inspection import inspect_files
@@ -87,6 +88,7 @@ COMMANDS = {
     "inspect": ["inspect", "FILE"],
     "pool": ["pool", "FILE", "OTHER", "-o", "OUT.safetensors", "--dry-run", "--device", "cpu"],
     "evaluate": ["evaluate", "FILE", "--device", "cpu"],
+    "predict": ["predict", "FILE", "PICTURE", "--device", "cpu"],
     "folder": ["convert", "FILE", "OUT", "--overwrite"],
     "packed": ["convert", "FILE", "OUT.safetensors", "--packed", "--overwrite"],
 }
@@ -100,6 +102,8 @@ def test_any_header_ends_a_command_well_or_with_one_clear_error(
     whole, tensors = document_of(file), load_file(file)
     path = tmp_path / "odd.safetensors"
     words = {"FILE": path, "OTHER": tickets[3], "OUT": tmp_path / "out", "OUT.safetensors": tmp_path / "o.safetensors"}
+    Image.new("L", (8, 9)).save(tmp_path / "a.png")
+    words["PICTURE"] = tmp_path / "a.png"
     read = [(at, value) for at, value in mutations(whole) if command == "inspect" or (at and at[0] in READ)]
     for at, value in random.Random(command).sample(read, 10):
         save_file(tensors, path, {"format": "pt", "lptool": json.dumps(mutated(whole, at, value))})

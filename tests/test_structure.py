@@ -15,23 +15,23 @@ PACKAGE = Path(lptool.__file__).parent
 # before its own, and in its own only from modules before it.
 ROOMS = {
     "ground": "errors tables device ranks provenance",
-    "checkpoints": "locks drafts masks files header metadata names ticket nested summary evidence pool positions "
-    "quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading places "
-    "writing inspection",
+    "checkpoints": "locks drafts masks regular files header metadata names ticket nested summary evidence pool "
+    "positions quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading "
+    "places writing inspection",
     "scoring": "batching batchnorm weights score metrics cost",
-    "networks": "cifar building matching running architecture",
+    "networks": "cifar building matching running pretrained architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
-    "corruptions",
-    "evaluation": "setting setup job",
+    "corruptions loose",
+    "evaluation": "setting setup job prediction",
     "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets fitting_size "
     "comparisons fingerprint outputs result finish job",
     "export": "timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
-    "report": "tables inspect convert train pool evaluate",
+    "report": "tables terminal inspect convert train pool evaluate predict",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output threads train_options train train_first pool_options pool_job pool inspect "
-    "evaluate convert push version",
+    "evaluate predict convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
@@ -146,8 +146,16 @@ def test_no_module_takes_the_place_of_a_public_name(tmp_path: Path) -> None:
 
 def test_help_and_usage_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
     """Nor for anything else that takes long. All of them in one process: nothing that one imports is forgotten."""
-    names = ["inspect", "train", "pool", "evaluate", "convert", "push", "version"]
-    commands = [["--help"], *([name, "--help"] for name in names), ["pool"], ["evaluate"], ["push"], ["inspect"]]
+    names = ["inspect", "train", "pool", "evaluate", "predict", "convert", "push", "version"]
+    commands = [
+        ["--help"],
+        *([name, "--help"] for name in names),
+        ["pool"],
+        ["evaluate"],
+        ["predict", "a"],
+        ["push"],
+        ["inspect"],
+    ]
     commands += [["train", "--rate", "x"], ["nothing"]]
     slow = {"torch", "timm", "rich", "jinja2", "matplotlib", "huggingface_hub"}
     code = f"""

@@ -34,3 +34,9 @@ def test_one_more_column() -> None:
     )
     more = table.plus("why", ["x", "y"], words=True)
     assert [more.is_text(column) for column in range(4)] == [True, True, False, True]
+
+
+def test_one_column_less() -> None:
+    table = Table("what", ("file", "how", "n"), [("a", "soup", "1")], words=("how",), looks={(0, 2): "heat-1"})
+    less = table.without("how")
+    assert (list(less.headings), [list(row) for row in less.rows], less.looks) == (["file", "n"], [["a", "1"]], {})

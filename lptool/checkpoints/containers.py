@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.files import LazyTensors, OpenedFile, Stamp
+from lptool.checkpoints.files import LazyTensors, OpenedFile
 from lptool.checkpoints.metadata import check_depth
 from lptool.checkpoints.nested import HELP, USUAL, Keys, at, masks_in
 from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors
 from lptool.checkpoints.pickles import Inert
+from lptool.checkpoints.regular import Stamp
 from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.checkpoints.stored import StoredTensor
-from lptool.checkpoints.torch_file import ZIP, read_torch, tensors_of
+from lptool.checkpoints.torch_file import ZIP, header_in, read_torch, tensors_of
 from lptool.errors import CheckpointError, first_ten, one_line
 
 # Where training programs put the state dict, beside optimizers and results; the first that is there counts.
@@ -34,7 +35,7 @@ class Contents:
     Attributes:
         tensors: read when asked for.
         format: `safetensors`, `safetensors, sharded`, `safetensors, packed` or `torch`.
-        header: metadata strings of a safetensors file.
+        header: metadata strings of a safetensors file; of PyTorch's the `lptool` document, where lptool wrote it.
         config: timm's `config.json` beside the file, or the `arch` that a PyTorch file names; else empty.
         notes: what a person should know, such as which of several state dicts was taken.
         files: the named one, then those that lie beside it and hold part of its tensors.
@@ -74,7 +75,7 @@ def open_file(path: Path, keys: Keys = USUAL) -> Contents:
         state, notes = _state_dict_in(at(content, keys.state, "--state-key", str(path)), path)
         said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
         masks = masks_in(content, keys, str(path))
-        return Contents(tensors_of(state, file), "torch", (file,), config=said, notes=notes, masks=masks)
+        return Contents(tensors_of(state, file), "torch", (file,), header_in(file), said, notes, masks)
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 

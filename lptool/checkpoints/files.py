@@ -6,43 +6,25 @@ states of a file, and nothing is mapped into memory, because a file that is cut 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import math
-import os
-import stat
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.regular import CHANGED, Stamp, open_regular
 from lptool.device import free_memory
 from lptool.errors import CheckpointError, LptoolError, first_line, one_line
 
 _ALWAYS_THERE = 16 << 20  # bytes that are taken without a look at what is free, which reads a dozen system files
 _CHUNK = 1 << 20
 _MOST_DIMENSIONS = 64  # of a tensor: torch computes with no more
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells one state of a file from another: where it lies, how long it is and when it was last written."""
-
-    device: int
-    inode: int
-    size: int
-    written: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Stamp:
-        """From what the system says of a file."""
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class OpenedFile:
@@ -52,16 +34,12 @@ class OpenedFile:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open it. Raises CheckpointError where it cannot be read, or is a pipe or device, which might never end."""
+        """Open it. Raises CheckpointError where it cannot be read, or is none."""
         self.path = Path(path)
         with reading(path):
-            if not stat.S_ISREG(os.stat(path).st_mode) and not os.path.isdir(path):  # open says it of a folder
-                raise CheckpointError(
-                    f"{path}: a pipe, socket or device, expected a file; copy what it gives to a file"
-                )
-            self._stream = io.FileIO(path)
+            self._stream = open_regular(path)
             weakref.finalize(self, self._stream.close)
-            self.stamp = Stamp.of(os.fstat(self._stream.fileno()))
+            self.stamp = Stamp.of(self._stream)
 
     def content(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on."""
@@ -101,24 +79,19 @@ class OpenedFile:
 
     def check(self, expected: Stamp) -> None:
         """Raises CheckpointError where the file is not, or no longer, in this state."""
-        if Stamp.of(os.fstat(self._stream.fileno())) != expected:
+        if Stamp.of(self._stream) != expected:
             raise changed(self.path)
 
 
 def content_of(path: Path) -> bytes:
-    """All of a small file. Raises OSError, also where it is a pipe or device, which might never end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "a pipe, socket or device, expected a file", str(path))
+    """All of a small file. Raises OSError, also where it is no regular one."""
+    with open_regular(path) as file:
         return file.read()
 
 
 def changed(file: str | Path) -> CheckpointError:
     """The refusal of a file that is no longer what it was when it was read first."""
-    return CheckpointError(
-        f"{file}: changed while it was read: another file or other bytes lie there now; run this again when nothing "
-        "writes to it"
-    )
+    return CheckpointError(f"{file}: {CHANGED}")
 
 
 @contextmanager

@@ -50,6 +50,32 @@ class DataSet:
     std: tuple[float, ...]
     split: Split
 
+    @property
+    def is_of_arrays(self) -> bool:
+        """Whether its images come as arrays of pixels, all of one size, and not as pictures of any."""
+        name = self.name or ""
+        return name.startswith("npz:") or (name != "" and not set(name) & set(":/"))
+
+
+@dataclass(frozen=True)
+class TimmImages:
+    """What timm's `config.json` says of images and classes; None or nothing where it does not say.
+
+    Attributes:
+        input_size: channels, height and width in pixels.
+        mean, std: per channel, of images scaled to [0, 1].
+        interpolation, crop_pct, crop_mode: how pictures become images of that size, in timm's words.
+        label_names: in the order of the logits.
+    """
+
+    input_size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str | None
+    crop_pct: float | None
+    crop_mode: str | None
+    label_names: tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class Training:

@@ -7,7 +7,16 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from lptool.checkpoints.header import DataSet, SavedScore, SearchRecord, Training, score_in, typed, whole_number
+from lptool.checkpoints.header import (
+    DataSet,
+    SavedScore,
+    SearchRecord,
+    TimmImages,
+    Training,
+    score_in,
+    typed,
+    whole_number,
+)
 from lptool.errors import CheckpointError, one_line
 from lptool.provenance import arch_name, data_name, without_folders
 
@@ -34,6 +43,7 @@ class Metadata:
         trace: for a pooled model: method, members with their sha256 and alpha.
         scores: for a pooled model: val and test scores.
         hint: what another program noted as `arch` beside the weights; not written.
+        timm_config: what timm's `config.json` beside a file without our header says of its weights; not written.
     """
 
     kind: str = "ticket"
@@ -46,11 +56,17 @@ class Metadata:
     trace: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     hint: str | None = None
+    timm_config: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def data(self) -> DataSet:
         """What `dataset` says, as far as it is sound."""
         return typed(DataSet, self.dataset)
+
+    @cached_property
+    def timm_images(self) -> TimmImages:
+        """What `timm_config` says, as far as it is sound."""
+        return typed(TimmImages, self.timm_config)
 
     @cached_property
     def search(self) -> SearchRecord:
@@ -83,7 +99,7 @@ class Metadata:
         """The header document, with the sparsity of the state it describes."""
         document = asdict(self)
         kwargs = document.pop("arch_kwargs")
-        del document["hint"]
+        del document["hint"], document["timm_config"]
         document["arch"] = {"name": self.arch, "kwargs": kwargs} if self.arch else None
         return json.dumps({"version": FORMAT_VERSION, "sparsity": sparsity, **document}, sort_keys=True)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,7 +162,15 @@ def _metadata_in(contents: Contents, path: Path) -> Metadata:
     classes = contents.config.get("num_classes")
     kwargs = {} if whole_number(classes) is None else {"num_classes": classes}
     check_arguments(arguments, str(path))
-    return Metadata(arch=arch, arch_kwargs={**kwargs, **(arguments if isinstance(arguments, dict) else {})})
+    arguments = arguments if isinstance(arguments, dict) else {}
+    return Metadata(arch=arch, arch_kwargs={**kwargs, **arguments}, timm_config=_of_weights(contents.config))
+
+
+def _of_weights(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's `config.json` says of the weights; the names of the classes stand above that, or within."""
+    said = config.get("pretrained_cfg")
+    said = said if isinstance(said, dict) else dict(config)  # older files have one object alone
+    return {**said, "label_names": config.get("label_names", said.get("label_names"))}
 
 
 def _prunable(

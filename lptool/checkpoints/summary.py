@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.files import Stamp
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.names import Names
 from lptool.checkpoints.nested import USUAL, Keys
+from lptool.checkpoints.regular import Stamp
 from lptool.checkpoints.ticket import Ticket
 
 

@@ -20,6 +20,7 @@ from lptool.checkpoints.stored import Rebuilder, StoredTensor
 from lptool.errors import CheckpointError, first_line, one_line
 
 ZIP = b"PK\x03\x04"  # how a zip file begins
+HEADER_RECORD = "lptool.json"  # beside the pickle: what lptool says of a file; torch passes over it
 _KIND = "PyTorch checkpoint"
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in the format before zip
 _LOCAL_HEADER = 30  # bytes before the name of a record in a zip file
@@ -32,6 +33,20 @@ def read_torch(path: Path) -> tuple[Any, OpenedFile]:
         start = stream.read(len(ZIP))
         stream.seek(0)
         return (_in_zip(file, stream) if start == ZIP else _before_zip(file, stream)), file
+
+
+def header_in(file: OpenedFile) -> dict[str, str]:
+    """The `lptool` document of a file that lptool wrote, as in the header of a safetensors file; else nothing.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    with reading(file.path, _KIND), file.stream() as stream:
+        if stream.read(len(ZIP)) != ZIP:
+            return {}
+        records = _records(file, stream)
+        found = next((record for name, record in records.items() if name.rpartition("/")[2] == HEADER_RECORD), None)
+        return {} if found is None else {"lptool": _content(file, found).decode()}
 
 
 class TorchTensors(LazyTensors):

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lptool.checkpoints.packed import LAYOUT_KEY, PackedTensors, PackError, pack
 from lptool.checkpoints.places import write_atomically
 from lptool.checkpoints.reading import weights_in_file
 from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.torch_file import HEADER_RECORD
 from lptool.errors import OutputError, first_ten
 
 # Types to keep the weights of a packed file in, by the name that an option gives them.
@@ -80,7 +82,8 @@ def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -
 
     The names are those that the ticket's own program gives, pruned weights are exactly 0 in `X_orig` too, and `X_mask`
     holds 0 and 1 in the type of the weight. So a network on whose modules `prune.identity` was called loads it with
-    `strict`. The file appears whole or not at all.
+    `strict`. What the header of a safetensors file says stands in a record beside the pickle. The file appears whole or
+    not at all.
 
     Args:
         replace: a file that is there.
@@ -94,6 +97,9 @@ def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:  # given a path, torch would put the temporary name into the file
             torch.save(tensors, file)
+        with zipfile.ZipFile(temporary, "a") as archive:  # a record of its own, which torch.load passes over
+            record = zipfile.ZipInfo(f"archive/{HEADER_RECORD}")  # of no date, so that the bytes are always the same
+            archive.writestr(record, _header(ticket)["lptool"])
 
     write_atomically(path, write, replace=replace)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lptool.cli import convert, evaluate, inspect, pool, push, train
+from lptool.cli import convert, evaluate, inspect, pool, predict, push, train
 from lptool.cli.ending import ending, on_stdout, program
 from lptool.cli.options import SHOWN
 from lptool.cli.version import show_version
@@ -62,5 +62,14 @@ def main() -> None:
     """
 
 
-for command in (train.train, pool.pool, inspect.inspect, evaluate.evaluate, convert.convert, push.push):
+COMMANDS = (
+    train.train,
+    pool.pool,
+    inspect.inspect,
+    evaluate.evaluate,
+    predict.predict,
+    convert.convert,
+    push.push,
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -21,7 +21,16 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from lptool.errors import LeftBehind, LptoolError, OutputError, PeerError, first_line, one_line, printable
+from lptool.errors import (
+    LOOKALIKES,
+    LeftBehind,
+    LptoolError,
+    OutputError,
+    PeerError,
+    first_line,
+    one_line,
+    printable,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 TRACEBACK = "LPTOOL_TRACEBACK"
@@ -176,17 +185,27 @@ def _open_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)  # which cannot be written to
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
-    if hasattr(sys.stdout, "reconfigure"):
-        with suppress(OSError):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does with what an encoding or a name lacks
-    sys.stderr = _Unfailing(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            with suppress(OSError):
+                stream.reconfigure(errors=LOOKALIKES)
+    sys.stdout, sys.stderr = _InItsEncoding(sys.stdout), _Unfailing(sys.stderr)
 
 
-class _Unfailing:
-    """Stderr: where it is full or closed nothing is shown, and the work goes on."""
+class _InItsEncoding:
+    """A stream without a buffer: where its encoding is ASCII, click would write UTF-8 to the buffer in its place."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
+class _Unfailing(_InItsEncoding):
+    """Stderr: where it is full or closed nothing is shown, and the work goes on."""
 
     def write(self, text: str) -> int:
         """As of any stream, but a failure is as good as success."""
@@ -198,6 +217,3 @@ class _Unfailing:
         """Likewise."""
         with suppress(OSError):
             self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

@@ -33,7 +33,7 @@ OPTIONS = {
     "Computing": [
         shared.DEVICE,
         shared.THREADS,
-        option("--batch-size", type=click.IntRange(1), help="Images at once. [256]"),
+        shared.BATCH_SIZE,
     ],
 }
 

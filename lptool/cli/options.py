@@ -235,6 +235,7 @@ THREADS = option(
     help="Of the CPU, on which results depend on their number. [OMP_NUM_THREADS, else what a search or run was begun "
     "with, else as many as cores are free]",
 )
+BATCH_SIZE = option("--batch-size", type=click.IntRange(1), help="Images at once. [256]")
 JSON = option("--json", "as_json", is_flag=True, help="One JSON document on stdout and nothing else.")
 
 
@@ -258,16 +259,14 @@ def count_or_all(context: click.Context, parameter: click.Parameter, text: str) 
     return int(text)
 
 
-def _per_channel(name: str, doing: str) -> Option:
+def per_channel(name: str, doing: str, otherwise: str = "as the tickets say, else measured on train") -> Option:
     """For tickets that do not say how their images were normalised."""
-    help = (
-        f"{doing} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [as the tickets say, else measured on train]"
-    )
+    help = f"{doing} images scaled to [0, 1], per channel, as 0.49,0.48,0.45. [{otherwise}]"
     return option(name, metavar="X,…", callback=numbers, help=help)
 
 
-MEAN = _per_channel("--mean", "Subtracted from")
-STD = _per_channel("--std", "Dividing")
+MEAN = per_channel("--mean", "Subtracted from")
+STD = per_channel("--std", "Dividing")
 
 
 def explicit(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,13 +55,16 @@ def show(view: RenderableType) -> None:
     """A table or text, on stdout; what files say in it reaches no terminal as commands. Raises OutputError."""
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)  # a file name may have brackets
-    if not console.is_terminal:  # in a pipe or a file nothing is cut off at 80
-        console.width = 100
+    console = Console(highlight=False, markup=False, emoji=False)  # a file name may have brackets and colons
+    if not sys.stdout.isatty():  # not as rich asks, which is told by FORCE_COLOR to colour a file
+        console.width = _ENDLESS
     with on_stdout():
         with console.capture() as text:  # rich alone would end the program where stdout is closed, without a word
-            console.print(_Printable(view))
+            console.print(_Printable(view), crop=False)
         click.echo(text.get(), nl=False)
+
+
+_ENDLESS = 1_000_000  # columns of a pipe or a file
 
 
 class _Printable:

@@ -65,14 +65,11 @@ def push(
 
 
 def _views(document: Document) -> Sequence[RenderableType]:
-    from rich.table import Table
+    from lptool.report.terminal import on_terminal
+    from lptool.tables import Table
 
-    table = Table("file", title=document["folder"])
-    table.add_column("bytes", justify="right")
-    for file in document["files"]:
-        table.add_row(file["file"], f"{file['bytes']:,}")
-    table.add_section()
-    table.add_row("all", f"{document['bytes']:,}")
+    rows = [[file["file"], f"{file['bytes']:,}"] for file in document["files"]]
+    table = on_terminal(Table(document["folder"], ["file", "bytes"], [*rows, ["all", f"{document['bytes']:,}"]]))
     if document["uploaded"]:
         return table, f"uploaded to {document['url']}"
     kind = "private repository" if document["private"] else "repository"

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lptool.data.files import check_state, opened, state_of
+from lptool.checkpoints.regular import Stamp
+from lptool.data.files import check_state, opened
 from lptool.data.images import Array, InMemory, in_memory
 from lptool.device import free_memory
 from lptool.errors import DataError, first_line
@@ -174,7 +175,7 @@ class Rows:
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path = path
         with opened(path) as stream:
-            self.state = state_of(stream)
+            self.state = Stamp.of(stream)
             try:
                 self.head = _Head(stream)
                 if self.head.dtype.hasobject or self.head.fortran or self.head.size > self.state.size:

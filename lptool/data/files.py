@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from lptool.checkpoints.regular import CHANGED, Stamp, open_regular
 from lptool.errors import DataError
 
 # The words by which a folder or the name of a shard says which part of a data set it is.
@@ -22,45 +23,20 @@ PARTS = {
     "testing": "test",
 }
 _OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what other systems put beside pictures
-_CHANGED = "was changed while it was in use; begin again when it stays as it is"
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def opened(path: str | Path) -> BinaryIO:
-    """A regular file, to be read; anything else is refused before it is opened, where it could wait for ever.
-
-    Raises:
-        DataError: it is no such file, or cannot be read.
-    """
+    """A regular file, to be read. Raises DataError where it is none, or cannot be read."""
     try:
-        kind = stat.S_IFMT(os.stat(path).st_mode)
-        if kind != stat.S_IFREG:
-            raise DataError(f"{path}: is {_KINDS.get(kind, 'a device')}, expected a file")
-        # Without waiting, should it have become a pipe just now.
-        return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+        return io.BufferedReader(open_regular(path))
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-class State(NamedTuple):
-    """What tells a file from what it was before or is after: that it is another, or was written to."""
-
-    size: int
-    device: int
-    inode: int
-    changed: int
-
-
-def state_of(file: BinaryIO | int) -> State:
-    """The state of an open file, or of a descriptor."""
-    found = os.fstat(file if isinstance(file, int) else file.fileno())
-    return State(found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns)
-
-
-def check_state(file: BinaryIO | int, path: str | Path, before: State) -> None:
+def check_state(file: BinaryIO | int, path: str | Path, before: Stamp) -> None:
     """Refuse a file in another state than before. Raises DataError."""
-    if state_of(file) != before:
-        raise DataError(f"{path}: {_CHANGED}")
+    if Stamp.of(file) != before:
+        raise DataError(f"{path}: {CHANGED}")
 
 
 def check_unchanged(file: BinaryIO, path: str | Path, since: int) -> None:
@@ -68,8 +44,8 @@ def check_unchanged(file: BinaryIO, path: str | Path, since: int) -> None:
 
     A time in the future is of a wrong clock, not of a change.
     """
-    if since < state_of(file).changed <= time.time_ns():
-        raise DataError(f"{path}: {_CHANGED}")
+    if since < Stamp.of(file).written <= time.time_ns():
+        raise DataError(f"{path}: {CHANGED}")
 
 
 def is_hidden(name: str) -> bool:

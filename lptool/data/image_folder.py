@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lptool.checkpoints.regular import Stamp
 from lptool.data.colours import opened_picture
-from lptool.data.files import PARTS, check_unchanged, entries_of, files_below, is_folder, opened, state_of
+from lptool.data.files import PARTS, check_unchanged, entries_of, files_below, is_folder, opened
 from lptool.errors import DataError, first_ten
 
 # By preference, where shards have several of one sample.
@@ -64,7 +65,7 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
         """`order` names the classes in the order of their numbers; by default it is that of their names."""
         self.root, self.since = root, time.time_ns()
         self.classes = class_names(root)
-        self.left_out = Counter(_ending(e.name) for e in entries_of(root) if not is_folder(e))
+        self.left_out = Counter(ending_of(e.name) for e in entries_of(root) if not is_folder(e))
         pictures = {name: self._pictures(os.path.join(root, name)) for name in self.classes}
         self._check(pictures)
         numbers = {name: number for number, name in enumerate(order or self.classes)}
@@ -73,10 +74,10 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
     def _pictures(self, folder: str) -> list[str]:
         found = []
         for entry in files_below(folder):
-            if _ending(entry.name) in PICTURES:
+            if ending_of(entry.name) in PICTURES:
                 found.append(entry)
             else:
-                self.left_out[_ending(entry.name)] += 1
+                self.left_out[ending_of(entry.name)] += 1
         odd = next((entry.path for entry in found if not entry.is_file()), None)
         if odd is not None:
             raise DataError(f"{odd}: is no file (a link that leads nowhere, a pipe or a device); remove it")
@@ -97,21 +98,38 @@ class ImageFolder(Dataset[tuple[Image.Image, int]]):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self.samples[index]
-        with opened(path) as file:
-            if (size := state_of(file).size) > LARGEST:
-                raise DataError(f"{path}: {size:,} bytes are too many for a picture")
-            content = file.read()  # and not mapped: a file that is cut off meanwhile would end the process
-            check_unchanged(file, path, self.since)
-        return opened_picture(content), label
+        return picture_in(path, self.since), label
+
+
+def picture_in(path: str, since: int) -> Image.Image:
+    """The picture in a file, of which only the head is decoded yet.
+
+    Args:
+        since: a time, as of `time.time_ns`, after which the file must not have been written.
+
+    Raises:
+        DataError: it is no regular file, is too large, or was changed. Exception: whatever Pillow raises.
+    """
+    with opened(path) as file:
+        if (size := Stamp.of(file).size) > LARGEST:
+            raise DataError(f"{path}: {size:,} bytes are too many for a picture")
+        content = file.read()  # and not mapped: a file that is cut off meanwhile would end the process
+        check_unchanged(file, path, since)
+    return opened_picture(content)
 
 
 def left_out_note(where: str, parts: Sequence[ImageFolder]) -> list[str]:
     """A line on files that are no pictures, where there are any."""
     counts = sum((part.left_out for part in parts), Counter[str]())
-    kinds = [f"{count:,} .{ending}" if ending else f"{count:,} without" for ending, count in counts.most_common()]
-    said = f"{where}: files that are no pictures of a class are left out: {counts.total():,} ({first_ten(kinds, ', ')})"
-    return [said] * bool(counts)
+    return [f"{where}: files that are no pictures of a class are left out: {counted(counts)}"] * bool(counts)
 
 
-def _ending(name: str) -> str:
+def counted(endings: Counter[str]) -> str:
+    """How many files there are, and how many of each ending."""
+    kinds = [f"{count:,} .{ending}" if ending else f"{count:,} without" for ending, count in endings.most_common()]
+    return f"{endings.total():,} ({first_ten(kinds, ', ')})"
+
+
+def ending_of(name: str) -> str:
+    """What a name ends in, in small letters and without the dot."""
     return name.rpartition(".")[2].lower() if "." in name else ""

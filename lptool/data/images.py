@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from lptool.checkpoints.summary import digest_of_tensor
@@ -272,6 +273,14 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     # Rounding may take the difference below 0.
     std = (squares / count - mean.square()).clamp(min=0).sqrt().clamp(min=1e-3)  # a constant channel stays finite
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images uint8 [N, C, H, W] scaled as a whole to another height and width."""
+    if tuple(pixels.shape[2:]) == size:
+        return pixels
+    scaled = F.interpolate(pixels.float(), size, mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).byte()
 
 
 def image_shape(images: Images) -> tuple[int, int, int]:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lptool.data.files import check_state, state_of
+from lptool.checkpoints.regular import Stamp
+from lptool.data.files import check_state
 from lptool.data.images import Array
 
 BLOCK = 64  # pictures: each worker keeps two such batches in shared memory, of 10 MB each at 224 pixels
@@ -43,7 +44,7 @@ class Unchanged:
     """Refuses a file that stays for others when it was changed: one that is cut off would end this process."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        self.descriptor, self.path, self.state = os.dup(file.fileno()), path, state_of(file)
+        self.descriptor, self.path, self.state = os.dup(file.fileno()), path, Stamp.of(file)
 
     def __call__(self) -> None:
         check_state(self.descriptor, self.path, self.state)

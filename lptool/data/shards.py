@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from lptool.checkpoints.regular import Stamp
 from lptool.data.colours import opened_picture
-from lptool.data.files import PARTS, State, check_state, files_below, opened, state_of
+from lptool.data.files import PARTS, check_state, files_below, opened
 from lptool.data.image_folder import LARGEST, PICTURES
 from lptool.data.images import Array
 from lptool.errors import DataError, first_line
@@ -77,7 +78,7 @@ class Shards(Dataset[tuple[Image.Image, int]]):
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.files, self.states, self.without_picture = files, list[State](), 0
+        self.files, self.states, self.without_picture = files, list[Stamp](), 0
         rows = [(shard, *place) for shard, file in enumerate(files) for place in self._places(file)]
         self.index = np.array(rows, np.int64).reshape(-1, 4)  # [N, 4]: number of the file, offset, length, class
 
@@ -103,7 +104,7 @@ class Shards(Dataset[tuple[Image.Image, int]]):
     def _places(self, file: Path) -> list[tuple[int, int, int]]:
         """Offset and length in bytes, and class, of every picture in a tar file."""
         with opened(file) as stream:
-            self.states.append(state_of(stream))
+            self.states.append(Stamp.of(stream))
             try:
                 with tarfile.open(fileobj=stream, mode="r:") as tar:
                     samples = _samples(tar, stream)
@@ -129,7 +130,7 @@ def _samples(tar: tarfile.TarFile, stream: BinaryIO) -> list[tuple[str, Sample]]
 
 def _members(tar: tarfile.TarFile, stream: BinaryIO) -> Iterator[tuple[re.Match[str], tarfile.TarInfo]]:
     """The pictures and classes in a tar file."""
-    size, last = state_of(stream).size, -1
+    size, last = Stamp.of(stream).size, -1
     for member in tar:
         match = _NAME.fullmatch(member.name)
         wanted = match is not None and match[2].lower().rpartition(".")[2] in (*PICTURES, "cls")

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
 from lptool.checkpoints.header import DataSet
@@ -20,7 +19,7 @@ from lptool.data.classes import count_of_labels, named_in_order
 from lptool.data.colours import opened_picture
 from lptool.data.files import opened
 from lptool.data.image_folder import PICTURES, ImageFolder, class_names, left_out_note, part_folders
-from lptool.data.images import Images, InMemory, image_shape, in_memory
+from lptool.data.images import Images, InMemory, image_shape, in_memory, resized
 from lptool.data.pictures import decoded_pictures
 from lptool.data.shards import Shards, shard_files
 from lptool.device import free_memory, import_timm
@@ -124,8 +123,7 @@ def _resized(parts: Parts, side: int | None) -> Parts:
     def resize(images: Images) -> InMemory:
         assert isinstance(images, InMemory)
         chunks = images.images.split(512)
-        floats = (F.interpolate(c.float(), (side, side), mode="bilinear", antialias=True) for c in chunks)
-        return InMemory(torch.cat([f.round().clamp(0, 255).byte() for f in floats]), images.labels)
+        return InMemory(torch.cat([resized(chunk, (side, side)) for chunk in chunks]), images.labels)
 
     return replace(parts, train=resize(parts.train), test=resize(parts.test), val=parts.val and resize(parts.val))
 

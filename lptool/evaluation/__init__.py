@@ -1,5 +1,5 @@
-"""Evaluation: what `lptool evaluate` does, and what it shares with pooling: the setting that files ask for.
+"""Evaluation: what `lptool evaluate` and `lptool predict` do, and what they share with pooling: what files ask for.
 
 Read: setting (network and images, as the user names them, as the file says, or guessed), setup (everything opened and
-checked), job (scores on test).
+checked), job (scores on test), prediction (classes of pictures).
 """

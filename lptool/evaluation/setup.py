@@ -106,7 +106,7 @@ class Plan:
 def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Plan:
     """Open and check everything. Raises LptoolError."""
     summaries = of_pruning([summarise_file(file, options.keys) for file in files])
-    _check_finite(summaries)
+    check_finite(summaries)
     archs = [architecture([summary], options) for summary in summaries]
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
     device = pick_device(options.device)
@@ -116,8 +116,8 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     own = [bool(options.arch and not kwargs) for _, kwargs, _ in archs]
     sources = [None if named else summary.file for summary, named in zip(summaries, own, strict=True)]
     shapes = [summary.shapes for summary in summaries]
-    networks = _networks([(name, kwargs) for name, kwargs, _ in archs], sources, shapes, data, device)
-    subjects = [_subject(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
+    networks = networks_for([(name, kwargs) for name, kwargs, _ in archs], sources, shapes, data, device)
+    subjects = [subject_of(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
     corruptions = None
     if options.corruptions:
         corruptions = standard(folder, data) if folder else generated(data, device)
@@ -132,7 +132,8 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
     return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *assumed))
 
 
-def _check_finite(summaries: Sequence[Summary]) -> None:
+def check_finite(summaries: Sequence[Summary]) -> None:
+    """Refuse weights that are no numbers. Raises CheckpointError."""
     for summary in summaries:
         if summary.not_finite:
             broken = first_ten(summary.not_finite, ", ")
@@ -196,7 +197,7 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
     ]
 
 
-def _networks(
+def networks_for(
     archs: Sequence[tuple[str, dict[str, Any]]],
     files: Sequence[str | None],
     shapes: Sequence[Shapes],
@@ -215,6 +216,7 @@ def _networks(
     return [built[repr(arch)] for arch in archs]
 
 
-def _subject(summary: Summary, network: Network, data: Data) -> Subject:
+def subject_of(summary: Summary, network: Network, data: Data) -> Subject:
+    """A file and its network. Raises ArchError where they do not fit."""
     names = fit_names(network.model, summary.shapes, network.arch, summary.file)
     return Subject(summary.renamed(names), names, network, data)

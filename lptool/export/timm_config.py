@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +14,9 @@ from lptool.device import import_timm
 from lptool.errors import ArchError, said_by
 from lptool.networks.building import build_for
 from lptool.networks.matching import fit_names
+from lptool.networks.pretrained import class_names, own_config, pretrained_config
 
 timm = import_timm()
-
-# What timm says of a network whatever its weights are; the rest of its own configuration (source, tag, licence, labels,
-# sizes to test at) speaks of weights that are not ours.
-_OF_NETWORK = ("fixed_input_size", "first_conv", "classifier")
-# And of the images, where a ticket does not say what it was trained on.
-_OF_IMAGES = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 def is_timm(arch: str | None) -> bool:
@@ -57,20 +50,13 @@ def as_timm_config(ticket: Ticket) -> dict[str, Any]:
     if not is_timm(arch):
         return _foreign_config(arch, ticket.metadata)
     model: Any = _empty_network(ticket)
-    said = {key: model.pretrained_cfg.get(key) for key in (*_OF_NETWORK, *_OF_IMAGES, "input_size")}
-    own = json.loads(json.dumps({key: value for key, value in said.items() if value is not None}))  # lists, no tuples
-    pretrained = {key: own.get(key) for key in _OF_NETWORK}
-    channels = ticket.metadata.arch_kwargs.get("in_chans") or 3
-    pretrained |= _assumed_images(own, channels) | _images_of(ticket.metadata)
-    labels = ticket.metadata.data.class_names  # in the order of the logits
     return {
         "architecture": arch.partition(".")[0],  # a tag, as in `resnet18.a1_in1k`, names weights of timm's
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         **_model_args(ticket.metadata),
-        **({"label_names": list(labels)} if labels and len(labels) == model.num_classes else {}),
-        # No loader of the architecture's own: those read the files of its first authors.
-        "pretrained_cfg": {**pretrained, "num_classes": model.num_classes, "custom_load": False},
+        **_labels(ticket.metadata, model.num_classes),
+        "pretrained_cfg": pretrained_config(own_config(model), model.num_classes, ticket.metadata),
     }
 
 
@@ -112,21 +98,10 @@ def _model_args(metadata: Metadata) -> dict[str, Any]:
 def _foreign_config(arch: str, metadata: Metadata) -> dict[str, Any]:
     classes = metadata.arch_kwargs.get("num_classes", metadata.data.num_classes)
     known = {"num_classes": classes} if classes is not None else {}
-    images = {**_images_of(metadata), **known}
-    return {"architecture": arch, **known, **_model_args(metadata), "pretrained_cfg": images}
+    said = {**known, **_model_args(metadata), **_labels(metadata, classes)}
+    return {"architecture": arch, **said, "pretrained_cfg": pretrained_config({}, classes, metadata)}
 
 
-def _assumed_images(own: Mapping[str, Any], channels: int) -> dict[str, Any]:
-    """What timm assumes of images for a network; of another number of channels it knows no mean and std."""
-    found = {key: own[key] for key in _OF_IMAGES if key in own and (channels == 3 or key not in ("mean", "std"))}
-    return {"input_size": [channels, *own["input_size"][1:]], **found} if "input_size" in own else found
-
-
-def _images_of(metadata: Metadata) -> dict[str, Any]:
-    """How images become the network's input: whole, scaled to their side, normalised. Empty where nothing is said."""
-    data = metadata.data
-    given = {"input_size": data.image_shape, "mean": data.mean, "std": data.std}
-    found = {key: list(values) for key, values in given.items() if values}
-    if not found:
-        return {}
-    return {**found, "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+def _labels(metadata: Metadata, num_classes: int | None) -> dict[str, list[str]]:
+    names = class_names(metadata, num_classes)
+    return {"label_names": names} if names else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lptool.errors import ArchError, one_line, said_by
 from lptool.networks.building import LOOSE, TIGHT, Limits, Shapes, build_for, timm
 from lptool.networks.cifar import OWN_ARCHS
 from lptool.networks.matching import fit_names, fitted_ticket
+from lptool.networks.pretrained import describe_network
 from lptool.provenance import arch_name
 from lptool.scoring.weights import put_weights
 
@@ -175,4 +177,5 @@ def load_model(
         model = build_for(name, kwargs, ticket.shapes)
     fitted = fitted_ticket(model, ticket, name)
     put_weights(model, fitted.state, fitted.mask)
+    describe_network(model, replace(fitted, metadata=replace(ticket.metadata, arch=name, arch_kwargs=kwargs)))
     return model.to(device).eval()

@@ -1,5 +1,5 @@
 """Reports: results as JSON documents and as tables for a terminal; `html` draws pages from the documents.
 
-`tables` has what terminal and pages share. Then one module for each command that prints a result: inspect, convert,
-train, pool, evaluate.
+`tables` has what terminal and pages share, `terminal` how wide a table is on one. Then one module for each command
+that prints a result: inspect, convert, train, pool, evaluate, predict.
 """

@@ -14,6 +14,7 @@ from lptool.export.accuracy import Change
 from lptool.export.conversion import Conversion
 from lptool.export.timm_config import is_timm
 from lptool.networks.cifar import OWN_ARCHS
+from lptool.report.terminal import whole_line
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
@@ -100,11 +101,11 @@ def _scores(change: Change | None, part: str) -> list[Score]:
 
 def conversion_view(conversion: Conversion) -> RenderableType:
     """The same for a person."""
-    lines = [
+    wrote = (
         f"wrote {conversion.output} ({conversion.kind}, {_size(conversion.bytes)}, sha256 {conversion.sha256[:16]}…), "
-        f"{percent(conversion.sparsity)} sparse",
-        sizes_line(conversion.sizes),
-    ]
+        f"{percent(conversion.sparsity)} sparse"
+    )
+    lines = [sizes_line(conversion.sizes)]
     if (fitting := conversion.fitting) is not None:
         lines.append(f"chosen to fit {fitting.form.most:,} bytes: {fitting.form} ({fitting.reason})")
     for part in ("val", "test"):
@@ -115,4 +116,5 @@ def conversion_view(conversion: Conversion) -> RenderableType:
         runs = "onnxruntime's logits" if conversion.kind == "onnx" else "its logits"
         lines.append(f"{runs} differ from torch's by {conversion.difference:.1e} at most")
     kind, plain_names = conversion.kind, conversion.plain_names
-    return Group(*lines, how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names))
+    load = how_to_load(conversion.metadata, conversion.output, kind=kind, plain_names=plain_names)
+    return Group(whole_line(wrote), *lines, whole_line(load))

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from lptool.evaluation.job import Evaluation, FileResult
 from lptool.provenance import command_line, versions
 from lptool.report import tables
-from lptool.report.tables import on_terminal
+from lptool.report.terminal import on_terminal
 from lptool.scoring.metrics import Metrics
 from lptool.tables import percent
 

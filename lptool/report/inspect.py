@@ -16,7 +16,8 @@ from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.metadata import Metadata
 from lptool.errors import first_and_count, one_line
 from lptool.report import tables
-from lptool.report.tables import NOTHING, PARTS, ROWS, number, on_terminal
+from lptool.report.tables import NOTHING, PARTS, ROWS, number
+from lptool.report.terminal import on_terminal
 from lptool.tables import Table, percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none
@@ -108,7 +109,8 @@ def barrier_view(found: Sequence[Barrier]) -> RenderableType:
         lowest = min(score.accuracy for score in barrier.scores)
         rows.append([*_stems(barrier), percent(lowest), percent(barrier.error), number(_finite(barrier.nll))])
     headings = ["between", "and", "lowest accuracy", "error barrier", "NLL barrier"]
-    table = Table("barriers between neighbours on val, BN recalibrated", headings, rows, words=("and",))
+    caption, spare = "barriers between neighbours on val, BN recalibrated", ("lowest accuracy",)
+    table = Table(caption, headings, rows, words=("and",), spare=spare)
     return Group(on_terminal(table), *(f"{', '.join(_stems(barrier))}: {barrier.verdict}" for barrier in found))
 
 
@@ -119,25 +121,26 @@ def _stems(barrier: Barrier) -> list[str]:
 def _pool_table(findings: Sequence[Finding]) -> Table:
     folders = {str(Path(f.summary.file).parent) for f in findings}
     title = "one file" if len(findings) == 1 else f"{len(findings)} tickets, densest first"
-    in_one = len(folders) == 1
+    in_one, beside = len(folders) == 1, ["nested", "overlap", "L2"] if len(findings) > 1 else []
     return Table(
         f"{title} ({folders.pop()})" if in_one else title,
-        ["file", "level", "sparsity", "kept / total", "nested", "overlap", "L2", "mask from"],
-        [_pool_row(finding, in_one=in_one) for finding in findings],
+        ["file", "level", "sparsity", "kept / total", *beside, "mask from"],
+        [_pool_row(finding, in_one=in_one, alone=not beside) for finding in findings],
+        spare=("mask from", "L2", "kept / total", "overlap", "nested", "level"),
     )
 
 
-def _pool_row(finding: Finding, *, in_one: bool) -> list[str]:
+def _pool_row(finding: Finding, *, in_one: bool, alone: bool) -> list[str]:
     summary, near, names = finding.summary, finding.neighbours, finding.prunable
     compared = (
-        ["yes" if near.nested else "no", f"{near.overlap:.1%}", f"{near.distance:.3f}"] if near else [NOTHING] * 3
+        ["yes" if near.nested else "no", percent(near.overlap), f"{near.distance:.3f}"] if near else [NOTHING] * 3
     )
     return [
         Path(summary.file).name if in_one else summary.file,
         NOTHING if summary.metadata.level is None else str(summary.metadata.level),
-        f"{1 - finding.density:.2%}",
+        percent(1 - finding.density),
         f"{summary.kept(names):,} / {summary.size(names):,}",
-        *compared,
+        *([] if alone else compared),
         summary.mask_source,
     ]
 
@@ -145,7 +148,7 @@ def _pool_row(finding: Finding, *, in_one: bool) -> list[str]:
 def _layer_table(finding: Finding) -> Table:
     rows = [[name, "×".join(map(str, shape)), percent(sparse)] for name, shape, sparse in finding.layers]
     caption = f"prunable tensors ({finding.parameters:,} parameters in the file)"
-    return Table(caption, ["layer", "shape", "sparsity"], rows)
+    return Table(caption, ["layer", "shape", "sparsity"], rows, spare=("shape",))
 
 
 def _pooled_tables(metadata: Metadata) -> list[Table]:

@@ -17,7 +17,8 @@ from lptool.pooling.setup import Bench
 from lptool.provenance import command_line, versions
 from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.tables import PARTS, ROWS, Document, on_terminal
+from lptool.report.tables import PARTS, ROWS, Document
+from lptool.report.terminal import on_terminal, whole_line
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
@@ -147,12 +148,10 @@ def pool_view(result: PoolResult) -> RenderableType:
     if result.rounded is not None:
         kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
-    lines += [
-        f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse",
-        sizes_line(result.sizes),
-        how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
-    ]
-    return Group(on_terminal(scores, numbers="left"), *lines)
+    wrote = f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse"
+    load = how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names)
+    written = (whole_line(wrote), sizes_line(result.sizes), whole_line(load))
+    return Group(on_terminal(scores, numbers="left"), *lines, *written)
 
 
 def _kind(result: PoolResult) -> str:

@@ -1,4 +1,4 @@
-"""The tables that a terminal and a page share: rows made once, from the JSON documents, and how a terminal shows them.
+"""The tables that a terminal and a page share: rows made once, from the JSON documents.
 
 A page has room for more: it adds columns with `Table.plus`, and asks for `FULL` scores.
 """
@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from statistics import fmean
-from typing import Any, Literal
-
-from rich.table import Table as RichTable
+from typing import Any
 
 from lptool.checkpoints.header import MEASURED_ON
-from lptool.errors import printable
 from lptool.tables import Table, percent
 
 Document = dict[str, Any]
@@ -29,16 +26,6 @@ _QUANTITIES: dict[str, Callable[[Document], str]] = {
     "images": lambda score: f"{score['n']:,}",
 }
 FULL = tuple(_QUANTITIES)
-
-
-def on_terminal(table: Table, *, numbers: Literal["left", "right"] = "right") -> RichTable:
-    """The table as rich draws it; what is too wide goes on in the next line, so that nothing is cut off."""
-    shown = RichTable(title=table.caption)
-    for column, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="left" if table.is_text(column) else numbers, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(printable, row))  # here too, so that columns are as wide as what is shown
-    return shown
 
 
 def number(value: float | None) -> str:
@@ -57,10 +44,24 @@ def name_of(entry: Document) -> str:
     return level_of(entry) if entry.get("level") is None else f"level {entry['level']}"
 
 
+def shortest_ends(parts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Of each path, given in parts, as many of the last parts as no other one ends in; all, where there are none.
+
+    >>> shortest_ends({"a/x": ["a", "x"], "b/x": ["b", "x"], "b/y": ["b", "y"]})
+    {'a/x': ['a', 'x'], 'b/x': ['b', 'x'], 'b/y': ['y']}
+    """
+    ends = {}
+    for path, own in parts.items():
+        others = [other for name, other in parts.items() if name != path]
+        enough = next((k for k in range(1, len(own)) if all(other[-k:] != own[-k:] for other in others)), len(own))
+        ends[path] = own[-enough:]
+    return ends
+
+
 def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]) -> Table:
     """Name → scores on val and test; dashes where one was not measured."""
     cells = [[name, *_score_cells(found, quantities)] for name, found in rows.items()]
-    return Table(caption, ["", *_score_headings(quantities)], cells)
+    return Table(caption, ["", *_score_headings(quantities)], cells, spare=("val NLL", "test NLL"))
 
 
 def measured_on(bn_images: str | None) -> list[str]:
@@ -75,7 +76,8 @@ def references(found: Document, quantities: Sequence[str]) -> Table:
     rows = [[name_of(m), percent(1 - m["sparsity"]), *_score_cells(m, quantities)] for m in members]
     together = _score_cells(found["ensemble"], quantities)
     rows.append([f"ensemble of {len(members)}", f"{len(members)} models", *together])
-    return Table("references, reported only", ["reference", "density", *_score_headings(quantities)], rows)
+    headings = ["reference", "density", *_score_headings(quantities)]
+    return Table("references, reported only", headings, rows, spare=("density",))
 
 
 def _score_headings(quantities: Sequence[str]) -> list[str]:
@@ -100,7 +102,8 @@ def targets(caption: str, runs: Sequence[Document], rows_of: Callable[[Document]
         ]
         for run, rows in zip(runs, found, strict=True)
     ]
-    return Table(caption, ["level", "density", *names, "members"], cells, words=("density",))
+    headings = ["level", "density", *names, "members"]
+    return Table(caption, headings, cells, words=("density",), spare=("members", "density"))
 
 
 def _val_and_test(found: Document | None) -> str:
@@ -113,7 +116,7 @@ def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Tabl
     """The candidates as the search took them; a header written by another program may lack any part of one."""
     keys, verdicts = ("file", "level", "alpha"), {True: "yes", False: "no"}
     rows = [[*(_given(step.get(key), digits) for key in keys), verdicts[bool(step.get("accepted"))]] for step in steps]
-    return Table(caption, ["member", "level", "alpha", "accepted"], rows)
+    return Table(caption, ["member", "level", "alpha", "accepted"], rows, spare=("level",))
 
 
 def _given(value: object, digits: int) -> str:
@@ -134,7 +137,8 @@ def evaluated(document: Document, names: Mapping[str, str]) -> Table:
         cells = [names[file["file"]], percent(file["sparsity"]), accuracy, number(test["nll"]), number(test["ece"])]
         rows.append([*cells, *[_percent(test["top5"])] * top5])
     headings = ["file", "sparsity", "accuracy [95 %]", "NLL", "ECE", *["top-5"] * top5]
-    return Table(f"{document['dataset']}, {document['n']:,} test images", headings, rows)
+    caption = f"{document['dataset']}, {document['n']:,} test images"
+    return Table(caption, headings, rows, spare=("top-5", "ECE", "NLL", "sparsity"))
 
 
 def _percent(fraction: float | None) -> str:
@@ -148,14 +152,15 @@ def cost(files: Sequence[Document], names: Mapping[str, str], show: Callable[[fl
         [names[file["file"]], *(show(file["cost"][dense], file["cost"][kept]) for dense, kept in pairs)]
         for file in files
     ]
-    return Table("cost, dense → as kept", ["file", "parameters", "FLOPs per image", "bytes"], rows)
+    headings = ["file", "parameters", "FLOPs per image", "bytes"]
+    return Table("cost, dense → as kept", headings, rows, spare=("parameters", "FLOPs per image"))
 
 
 def comparisons(found: Sequence[Document], names: Mapping[str, str]) -> Table:
     """Every two files, on the same images."""
     rows = [[names[c["a"]], names[c["b"]], str(c["a_only"]), str(c["b_only"]), f"{c['p']:.3g}"] for c in found]
     caption = "images that only one of two gets right (exact McNemar test)"
-    return Table(caption, ["a", "b", "only a", "only b", "p"], rows)
+    return Table(caption, ["a", "b", "only a", "only b", "p"], rows, words=("b",))
 
 
 def corruptions(name: str, found: Document, extra: Collection[str] = ()) -> Table:
@@ -168,4 +173,4 @@ def corruptions(name: str, found: Document, extra: Collection[str] = ()) -> Tabl
         mean = fmean(accuracy for accuracy in accuracies if accuracy is not None)
         rows.append([f"({kind})" if kind in extra else kind, *map(_percent, [*accuracies, mean])])
     headings = ["severity", *map(str, severities), "mean"]
-    return Table(f"{name}: accuracy under corruptions ({found['source']})", headings, rows)
+    return Table(f"{name}: accuracy under corruptions ({found['source']})", headings, rows, spare=("4", "2"))

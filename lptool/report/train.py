@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from lptool.report.tables import on_terminal
+from lptool.report.terminal import on_terminal
 from lptool.tables import Table, percent
 
 
@@ -26,9 +26,7 @@ def train_view(files: Sequence[Path], records: Sequence[dict[str, Any]]) -> Rend
     ]
     headings = ["file", "sparsity", "epochs", "train", "val", "val NLL", "seconds", "images/s"]
     caption = f"{len(files)} tickets in {files[0].parent}; accuracy at the last epoch"
-    shown = on_terminal(Table(caption, headings, rows))
-    shown.title_justify, shown.columns[0].no_wrap = "left", True
-    return shown
+    return on_terminal(Table(caption, headings, rows, spare=("images/s", "seconds", "epochs", "val NLL", "train")))
 
 
 def _row(file: Path, epochs: Sequence[dict[str, Any]]) -> list[str]:

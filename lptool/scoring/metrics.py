@@ -50,11 +50,6 @@ class Comparison:
         return "helped" if self.a_only > self.b_only else "hurt"
 
 
-def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
-    """All metrics of logits [N, C] against labels int64 [N]; see `measure_graded`."""
-    return measure_graded(Graded.of(logits, labels), num_classes)
-
-
 def measure_graded(graded: Graded, num_classes: int) -> Metrics:
     """All metrics of what came out for each image; `num_classes` are in the data.
 

@@ -78,7 +78,9 @@ class RunFolder:
             self.check_writable()
             threads = begun.get("threads") if begun else threads
             document = {**options, "sparsities": sparsities} | ({"threads": threads} if threads else {})
-            write_atomically(self._options, lambda file: file.write_text(json.dumps(document, indent=1)))
+            write_atomically(
+                self._options, lambda file: file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            )
         half_written = [self.path / p.name[1:].rpartition(".")[0] for p in self.path.glob(".level_*.safetensors.*")]
         for own in (self.journal, self.rewind, self._epoch, self._options, *half_written):
             tidy(own)  # what a kill left in the middle of a write
@@ -228,7 +230,7 @@ class RunFolder:
     def append(self, record: Record) -> None:
         """Add an epoch to the journal."""
         try:
-            with open(self.journal, "a") as file:
+            with open(self.journal, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise OutputError(f"{self.journal}: cannot be written ({error.strerror}); free some space") from error
@@ -261,7 +263,7 @@ class RunFolder:
             return
         kept = [record for record in self.records() if record["level"] != level or record["epoch"] < epoch]
         text = "".join(json.dumps(record) + "\n" for record in kept)
-        write_atomically(self.journal, lambda file: file.write_text(text))
+        write_atomically(self.journal, lambda file: file.write_text(text, encoding="utf-8"))
 
 
 def _check_ticket(file: Path, options: Mapping[str, Any], sparsities: list[float] | None) -> None:

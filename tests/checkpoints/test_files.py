@@ -57,10 +57,10 @@ def dangling(path: Path) -> None:
 
 
 KINDS = [
-    (folder, r"cannot be read \(Is a directory\)"),
-    (pipe, "a pipe, socket or device, expected a file"),
-    (unix_socket, "a pipe, socket or device"),
-    (device, "a pipe, socket or device"),
+    (folder, r"cannot be read \(is a folder, expected a file\)"),
+    (pipe, r"cannot be read \(is a pipe, expected a file\)"),
+    (unix_socket, r"cannot be read \(is a socket, expected a file\)"),
+    (device, r"cannot be read \(is a device, expected a file\)"),
     (loop, r"cannot be read \(Too many levels of symbolic links\)"),
     (dangling, r"cannot be read \(No such file or directory\)"),
 ]
@@ -172,7 +172,7 @@ def test_a_ticket_that_changes_during_a_search_is_told_as_that(
     assert pool[0].file == str(files[0])
     change(files[0])
     for read in (lambda: pool[0], lambda: reopened(summary)):
-        with pytest.raises(CheckpointError, match=f"{files[0].name}: changed while it was read: ") as error:
+        with pytest.raises(CheckpointError, match=f"{files[0].name}: was changed while it was in use: ") as error:
             read()
         assert str(error.value).isprintable()
     assert pool[1].file == str(files[1])
@@ -188,7 +188,7 @@ def test_an_opened_file_is_read_as_it_was_or_not_at_all(
     if change is replaced:  # what was opened is still there for who has it open
         assert torch.equal(checkpoint.tensor("w"), STATE["w"])
     else:
-        with pytest.raises(CheckpointError, match="changed while it was read"):
+        with pytest.raises(CheckpointError, match="was changed while it was in use"):
             checkpoint.tensor("b")
 
 
@@ -199,7 +199,7 @@ def test_parts_beside_a_file_are_compared_too(tmp_path: Path) -> None:
     assert summary.files == (str(tmp_path / "model.pth"), str(tmp_path / "mask.pth"))
     reopened(summary)
     grown(tmp_path / "mask.pth")
-    with pytest.raises(CheckpointError, match=r"mask\.pth: changed while it was read"):
+    with pytest.raises(CheckpointError, match=r"mask\.pth: was changed while it was in use"):
         reopened(summary)
     (tmp_path / "mask.pth").unlink()
     with pytest.raises(CheckpointError, match=r"mask\.pth: cannot be read \(No such file"):
@@ -210,7 +210,7 @@ def test_a_mask_that_appears_changes_a_checkpoint(tmp_path: Path) -> None:
     torch.save({"w": STATE["w"]}, tmp_path / "model.pth")
     summary = summarise_file(tmp_path / "model.pth")
     torch.save({"w": torch.ones(2, 2)}, tmp_path / "mask.pth")
-    with pytest.raises(CheckpointError, match=r"model\.pth: changed while it was read"):
+    with pytest.raises(CheckpointError, match=r"model\.pth: was changed while it was in use"):
         reopened(summary)
 
 

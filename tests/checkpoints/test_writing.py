@@ -20,7 +20,7 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed, save_prune_keys, save_ticket, sizes_of
-from lptool.errors import OutputError
+from lptool.errors import CheckpointError, OutputError
 from lptool.networks.architecture import load_model
 from lptool.networks.building import build_model, prunable_weights
 
@@ -234,6 +234,25 @@ def test_a_network_under_prune_loads_it_and_computes_what_the_dense_one_does(tmp
     images = torch.randn(4, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(model(images), load_model(tmp_path / "a.safetensors")(images))
+
+
+def test_keys_for_pruning_say_of_themselves_what_a_dense_file_says(tmp_path: Path) -> None:
+    """In a record that torch passes over, and that makes the bytes no others from one time to the next."""
+    before = network_ticket()
+    for name in ("a.pt", "b.pt"):
+        save_prune_keys(before, tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert load_ticket(tmp_path / "a.pt").metadata == before.metadata
+    for mapped in (False, True):
+        assert "conv1.weight_orig" in torch.load(tmp_path / "a.pt", weights_only=True, mmap=mapped)
+
+
+def test_a_damaged_document_beside_keys_for_pruning_is_one_line(tmp_path: Path) -> None:
+    save_prune_keys(network_ticket(), tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "a.pt").write_bytes(content.replace(b'{"arch"', b'<"arch"'))
+    with pytest.raises(CheckpointError, match=r"a\.pt: the `lptool` metadata in its header is damaged"):
+        load_ticket(tmp_path / "a.pt")
 
 
 def test_pruning_goes_on_from_its_mask(tmp_path: Path) -> None:

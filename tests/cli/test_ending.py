@@ -223,5 +223,5 @@ def test_what_an_encoding_lacks_is_spelt_out(monkeypatch: pytest.MonkeyPatch, tm
     with open(tmp_path / "out", "w", encoding="latin-1") as out:
         monkeypatch.setattr("sys.stdout", out)
         with program():
-            say("\udcff │")
-    assert (tmp_path / "out").read_text() == "? \\u2502\n"
+            say("\udcff │ 字")
+    assert (tmp_path / "out").read_text() == "? | \\u5b57\n"

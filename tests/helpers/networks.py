@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from lptool.data.dataset import Data
-from lptool.data.images import InMemory
+from tests.helpers.training import random_data
 
 SOURCE = '''
 from collections import OrderedDict, namedtuple
@@ -322,21 +319,5 @@ REFUSED = {
 }
 
 
-def random_images(count: int, seed: int) -> InMemory:
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
-    return InMemory(pixels, torch.randint(3, (count,), generator=generator))
-
-
 # Of the shape that all these networks take.
-DATA = Data(
-    name="random",
-    train=random_images(24, seed=0),
-    val=random_images(12, seed=1),
-    test=random_images(12, seed=2),
-    num_classes=3,
-    shape=(3, 8, 8),
-    mean=(0.5, 0.5, 0.5),
-    std=(0.3, 0.3, 0.3),
-    split={"fraction": 0.1, "seed": 0, "hash": "abc"},
-)
+DATA = random_data(train=24, val=12, test=12, num_classes=3, channels=3)

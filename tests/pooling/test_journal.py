@@ -338,7 +338,7 @@ def test_one_search_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_in_its_place(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "j" / "kept").mkdir(parents=True)
-    with pytest.raises(OutputError, match=r"j: cannot be read \(Is a directory\)"):
+    with pytest.raises(OutputError, match=r"j: cannot be read \(is a folder, expected a file\)"):
         opened(tmp_path / "j", overwrite=overwrite)
     assert (tmp_path / "j" / "kept").is_dir()
 

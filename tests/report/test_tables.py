@@ -1,12 +1,9 @@
-"""Rows made once: every number of a document in its cell, and a terminal that cuts nothing off."""
+"""Rows made once: every number of a document in its cell."""
 
 from typing import Any
 
-import pytest
-
 from lptool.report import tables
-from lptool.tables import Table, percent
-from tests.helpers.reading import text
+from lptool.tables import percent
 
 SCORE = {"accuracy": 0.9184, "nll": 0.25, "n": 10000}
 
@@ -74,20 +71,3 @@ def test_corruptions_have_their_mean_and_extra_ones_are_in_brackets() -> None:
         ["fog", "50.00 %", "70.00 %", "60.00 %"],
         ["(snow)", "20.00 %", "–", "20.00 %"],
     ]
-
-
-@pytest.mark.parametrize("numbers", ["left", "right"])
-def test_a_terminal_shows_every_character_of_a_name_that_is_too_long(numbers: Any) -> None:
-    long = "n" * 500
-    shown = text(tables.on_terminal(Table("a title", ["file", "n"], [[long, "7"]]), numbers=numbers))
-    assert shown.count("n") == 500 + 1
-    assert "a title" in shown
-    padding = shown.splitlines()[4].split("│")[2]
-    assert padding.strip() == "7"
-
-
-def test_numbers_stand_right_and_words_left() -> None:
-    table = Table("", ["file", "number", "words"], [["a", "7", "b"]], words=("words",))
-    right, left = (text(tables.on_terminal(table, numbers=numbers)) for numbers in ("right", "left"))
-    assert "│ a    │      7 │ b     │" in right
-    assert "│ a    │ 7      │ b     │" in left

@@ -10,9 +10,14 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lptool.errors import DataError
-from lptool.scoring.metrics import calibration_error, mcnemar, measure, wilson_interval
+from lptool.scoring.metrics import Metrics, calibration_error, mcnemar, measure_graded, wilson_interval
+from lptool.scoring.score import Graded
 
 N, CLASSES = 400, 25
+
+
+def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
+    return measure_graded(Graded.of(logits, labels), num_classes)
 
 
 @pytest.fixture(scope="module")

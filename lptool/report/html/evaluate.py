@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -84,12 +85,9 @@ def _kept(file: Document) -> str:
 def short_names(files: Sequence[Document]) -> dict[str, str]:
     """Each file by its stem; where two have the same, by as many folders as tell them apart."""
     parts = {file["file"]: PurePath(file["file"]).with_suffix("").parts for file in files}
-    names = {}
-    for file, own in parts.items():
-        others = [other for name, other in parts.items() if name != file]
-        enough = next((k for k in range(1, len(own) + 1) if all(other[-k:] != own[-k:] for other in others)), None)
-        names[file] = "/".join(own[-enough:]) if enough else file
-    return names
+    names = {file: "/".join(end) for file, end in tables.shortest_ends(parts).items()}
+    shared = Counter(names.values())
+    return {file: name if shared[name] == 1 else file for file, name in names.items()}
 
 
 def series_of(file: Document) -> str:
@@ -265,7 +263,7 @@ def comparison_table(comparisons: Sequence[Document], names: dict[str, str]) -> 
         f"of {len(comparisons)} equal pairs about {0.05 * len(comparisons):.2g} would have p < 0.05."
     )
     verdicts = [verdict(c["p"], names[c["a"]], names[c["b"]], c["a_only"], c["b_only"]) for c in comparisons]
-    found = replace(found, caption=f"pairs compared: {found.caption}. {chance}", words=("b",))
+    found = replace(found, caption=f"pairs compared: {found.caption}. {chance}")
     return found.plus("in words", verdicts, words=True)
 
 
