@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from lptool.evaluation.prediction import Guess, Predictions
 from lptool.provenance import command_line, versions
-from lptool.report.tables import on_terminal
+from lptool.report.terminal import on_terminal
 from lptool.tables import Table, percent
 
 

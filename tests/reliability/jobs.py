@@ -83,7 +83,6 @@ JOBS = {
     "convert, to a size": Job(_convert("a.safetensors", "--max-size", "4kB", *_DATA), refuses=True),
     "convert, program": Job(_convert("a.pt2", "--overwrite", *_DATA)),
     "convert, onnx": Job(_convert("a.onnx", "--overwrite", *_DATA)),
-    "convert, onnx, int8": Job(_convert("a.onnx", "--int8", "--overwrite", *_DATA)),
     "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
     "evaluate, report, overwrite": Job(
         (*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)
