@@ -55,13 +55,14 @@ def logits_of(lines: list[Line]) -> Any:
 
 def test_all_forms_give_the_same(served: tuple[Path, dict[str, list[Line]]]) -> None:
     _, answers = served
-    assert {"model", "dense.safetensors", "packed.safetensors", "bf16.safetensors"} <= answers.keys()
+    packed = {f"{name}.safetensors" for name in ("packed", "bf16", "int8")}
+    assert {"model", "dense.safetensors", *packed, "model.pt2"} <= answers.keys()
     assert ("model.onnx" in answers) == HAS_ONNX
     expected = answers["model"]
     assert len(expected) == 24
     for name, lines in answers.items():
         scale = np.abs(logits_of(expected)).max()
-        tolerance = 0.03 * scale if name.startswith("bf16") else 1e-4
+        tolerance = 0.03 * scale if name in ("bf16.safetensors", "int8.safetensors") else 1e-4
         np.testing.assert_allclose(logits_of(lines), logits_of(expected), atol=tolerance, rtol=0, err_msg=name)
         margin = np.diff(np.sort(logits_of(expected), 1)[:, -2:], axis=1)[:, 0]
         sure = margin > 2 * tolerance
@@ -71,8 +72,8 @@ def test_all_forms_give_the_same(served: tuple[Path, dict[str, list[Line]]]) -> 
 
 def test_each_form_is_smaller_than_the_one_before(served: tuple[Path, dict[str, list[Line]]]) -> None:
     out, _ = served
-    dense, packed, bf16 = ((out / f"{n}.safetensors").stat().st_size for n in ("dense", "packed", "bf16"))
-    assert bf16 < packed < dense / 2
+    dense, packed, bf16, int8 = ((out / f"{n}.safetensors").stat().st_size for n in ("dense", "packed", "bf16", "int8"))
+    assert int8 < bf16 < packed < dense / 2
 
 
 def test_pictures_are_prepared_as_timm_does(served: tuple[Path, dict[str, list[Line]]], image_folder: Path) -> None:

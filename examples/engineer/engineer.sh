@@ -11,7 +11,9 @@ lptool pool "$out/tickets" -o "$out/model" --method window --dataset "folder:$ph
 lptool convert "$out/model" "$out/dense.safetensors"
 lptool convert "$out/model" "$out/packed.safetensors" --packed
 lptool convert "$out/model" "$out/bf16.safetensors" --packed --values bf16 --dataset "folder:$photos"
-files=(model dense.safetensors packed.safetensors bf16.safetensors)
+lptool convert "$out/model" "$out/int8.safetensors" --packed --values int8 --dataset "folder:$photos"
+lptool convert "$out/model" "$out/model.pt2" --dataset "folder:$photos"
+files=(model dense.safetensors packed.safetensors bf16.safetensors int8.safetensors model.pt2)
 if python -c 'import onnx, onnxscript, onnxruntime' 2>/dev/null; then
   lptool convert "$out/model" "$out/model.onnx" --dataset "folder:$photos"
   files+=(model.onnx)

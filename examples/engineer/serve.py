@@ -2,8 +2,8 @@
 
 python serve.py model/config.json MODEL PICTURE…
 
-MODEL is the folder, a dense or packed .safetensors, or an .onnx. How pictures are prepared and what the classes are
-called is read from config.json. An .onnx needs neither torch nor timm.
+MODEL is the folder, a dense or packed .safetensors, an .onnx or a .pt2. How pictures are prepared and what the classes
+are called is read from config.json. An .onnx needs neither torch nor timm, a .pt2 needs torch alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def opened_model(path: Path, config: dict[str, Any]) -> Callable[[Array], Array]
         return _onnx(path)
     import torch
 
-    model = _network(path, config).eval()
+    model = torch.export.load(path).module() if path.suffix == ".pt2" else _network(path, config).eval()
 
     def logits(images: Array) -> Array:
         with torch.inference_mode():

@@ -74,7 +74,7 @@ class Points(click.FloatRange):
 _UNITS = {"": 1, "b": 1, "bytes": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """How many bytes a file may have: a number and perhaps a unit, of which kB is 1,000 bytes and kiB 1,024."""
 
     name = "size"

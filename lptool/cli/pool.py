@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.ending import clear_errors
-from lptool.cli.options import PATH, POOLED, POOLED_ALL, TICKETS, SectionedCommand, options_of, refuse_values_alone
+from lptool.cli.options import (
+    PATH,
+    POOLED,
+    POOLED_ALL,
+    TICKETS,
+    SectionedCommand,
+    explicit,
+    options_of,
+    refuse_values_alone,
+)
 from lptool.cli.output import check_page, is_own_page, print_and_report, print_document, warn
 from lptool.cli.pool_job import Job, draw, pool_files, pool_into_folder
 from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentation, refuse_odd_usage
@@ -36,6 +45,7 @@ def pool(checkpoints: tuple[Path, ...], **given: Any) -> None:
     lptool pool runs/digits -o pooled.safetensors --target all --method average
     lptool pool runs/digits -o pooled.safetensors --sparsity 0.9 --report pooled.html
     lptool pool runs/digits -o small.safetensors --packed
+    lptool pool runs/digits -o fits.safetensors --max-size 100kB
     lptool pool runs/digits -o my-model
     lptool pool --train --preset quickstart -o pooled.safetensors
     torchrun --standalone --nproc-per-node 8 -m lptool pool runs/c10 -o pooled.safetensors
@@ -61,7 +71,7 @@ def pool(checkpoints: tuple[Path, ...], **given: Any) -> None:
         print_document(plan_document(plan.bench, plan.targets, plan.outputs), ranks)
         return
     # With --json, stdout is the document alone.
-    job = Job(plan.bench, form, ranks, threads, asked.overwrite, shown=ranks.rank == 0 and not asked.as_json)
+    job = Job(plan.bench, plan.form, ranks, threads, asked.overwrite, shown=ranks.rank == 0 and not asked.as_json)
     if asked.folder:
         result = pool_into_folder(job, plan.targets[0], plan.outputs[0])
     else:
@@ -78,6 +88,8 @@ class Asked:
     Attributes:
         out: the output, with the slash that makes it a folder. folder: whether it is one in the Hugging Face layout.
         seed: None where it was not given: then tickets are trained by the seed of their preset.
+        max_size: bytes that the file may have, which is packed then. names_target: whether the target is not to be
+            chosen for that.
     """
 
     checkpoints: tuple[Path, ...]
@@ -94,6 +106,8 @@ class Asked:
     dry_run: bool
     packed: bool
     values: str | None
+    max_size: int | None
+    names_target: bool
     threads: int | None
     cache_dir: Path | None
 
@@ -105,15 +119,20 @@ def _asked(checkpoints: tuple[Path, ...], given: dict[str, Any]) -> tuple[Asked,
     given["bn_images"] = bn_images_of(given["bn_images"], given.pop("bn_recal"))
     refuse_idle_augmentation(given["bn_images"], method, train_first)
     refuse_odd_usage(given["alphas"], method, train_first or not (given["preset"] or given["levels"]))
+    given["packed"] = given["packed"] or given["max_size"] is not None
+    given["names_target"] = explicit("--target") or explicit("--sparsity")
     refuse_values_alone(given["packed"], given["values"])
     from lptool.checkpoints.places import is_folder
     from lptool.pooling.setup import PoolOptions
 
     every, out = given["target"] == "all", given.pop("out")
+    if every and given["max_size"] is not None:
+        raise click.UsageError("--max-size chooses one target; leave out --target all")
     place = out or (POOLED_ALL if every else POOLED)
     folder = is_folder(place) and not every
     if folder and given["packed"]:
-        raise click.UsageError("a folder holds what timm loads, which is dense; name a FILE.safetensors with --packed")
+        small = "--packed" if given["max_size"] is None else "--max-size"
+        raise click.UsageError(f"a folder holds what timm loads, which is dense; name a FILE.safetensors with {small}")
     own = {field.name: given.pop(field.name) for field in fields(Asked) if field.name in given}
     if train_first and not (checkpoints or out):
         checkpoints = (TICKETS,)
@@ -163,10 +182,11 @@ def _tickets(
 
 @dataclass(frozen=True)
 class Plan:
-    """Which tickets of a bench are improved, where the results go, and whether a page that is there is replaced."""
+    """Which tickets of a bench are improved, in which form, where to, and whether a page that is there is replaced."""
 
     bench: Bench
     targets: list[int]
+    form: Form
     outputs: list[Path]
     replaces_page: bool
 
@@ -174,18 +194,33 @@ class Plan:
 def _planned(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> Plan:
     """What is going to be done; whatever would be refused is refused here."""
     from lptool.pooling.outputs import outputs_of
-    from lptool.pooling.targets import choose_targets
 
-    scores_first = bench.options.target == "matching" and not asked.dry_run
+    scores_first = (bench.options.target == "matching" or asked.max_size is not None) and not asked.dry_run
     if scores_first:
         bench = _decoded(bench, ranks, asked.cache_dir)
-    targets = ranks.agree(lambda: choose_targets(bench, ranks))
+    targets, form = _targets(asked, bench, form, ranks)
     outputs = ranks.agree(lambda: outputs_of(bench, targets, asked.out, form=form, overwrite=asked.overwrite))
     again = ranks.agree(lambda: asked.overwrite or is_own_page(asked.page))
     ranks.agree(lambda: check_page(asked.page, [*bench.inputs, *outputs], overwrite=again))
     if not (scores_first or asked.dry_run):  # only now, as an output that cannot be shall be refused before
         bench = _decoded(bench, ranks, asked.cache_dir)
-    return Plan(bench, targets, outputs, again)
+    return Plan(bench, targets, form, outputs, again)
+
+
+def _targets(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> tuple[list[int], Form]:
+    """The tickets to improve, and the form of the files; what fits a size is said in one line."""
+    from lptool.pooling.fitting_size import fitting_target
+    from lptool.pooling.targets import choose_targets
+
+    most = asked.max_size
+    if most is None:
+        return ranks.agree(lambda: choose_targets(bench, ranks)), form
+    every = list(range(len(bench.pool)))
+    named = ranks.agree(lambda: choose_targets(bench, ranks)) if asked.names_target else every
+    target, form, line = ranks.on_first(lambda: fitting_target(bench, named, form, most))
+    if ranks.rank == 0:
+        click.echo(line, err=True)
+    return [target], form
 
 
 def _decoded(bench: Bench, ranks: Ranks, cache_dir: Path | None) -> Bench:

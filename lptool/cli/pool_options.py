@@ -27,6 +27,10 @@ OPTIONS = {
         ),
         option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file."),
         shared.VALUES_OPTION,
+        shared.max_size_option(
+            "Write a packed file that is no larger: takes as target the ticket that is best on val of those that fit, "
+            "and the least shortened --values that fit, as far as they are not given."
+        ),
         shared.report_option("; adds --references"),
         option(
             *("--references", "with_references"),

@@ -14,7 +14,7 @@ from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.pooling.catalogue import RATIOS
 from lptool.training.presets import PRESETS
-from tests.helpers.commands import FAST, assert_clear_error, lptool, refused, refused_last
+from tests.helpers.commands import FAST, assert_clear_error, lptool, refused, refused_last, refused_usage
 
 
 def test_pool_json_is_one_document_and_nothing_else(tmp_path: Path, tickets: list[Path]) -> None:
@@ -340,4 +340,31 @@ def test_what_cannot_be_packed_is_refused_as_usage(tickets: list[Path], tmp_path
     for more, text in ((["--packed"], "a folder holds what timm loads"), (["--values", "fp16"], "add --packed")):
         result = lptool("pool", *tickets, "-o", tmp_path / "model", *FAST, *more)
         assert (result.exit_code, text in result.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_fits_a_size(tickets: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    for again in range(2):  # the same command finds its own file, and writes it again
+        result = lptool("pool", *tickets, "-o", out, "--max-size", "60kB", "--json", *FAST)
+        assert result.exit_code == 0, (again, result.output)
+        assert out.stat().st_size <= 60_000
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("chosen to fit 60,000 bytes: level ")]
+        assert f"level {json.loads(result.stdout)['target']['level']}, " in line
+    level = lptool("pool", *tickets, "-o", tmp_path / "b.safetensors", "--max-size", "80kB", "--target", "1", *FAST)
+    assert "level 1, 50.00 % sparse, as packed, int8" in level.stderr
+    assert (tmp_path / "b.safetensors").stat().st_size <= 80_000
+    before = sorted(tmp_path.iterdir())
+    message = refused_last(lptool("pool", *tickets, "-o", tmp_path / "c.safetensors", "--max-size", "9kB", *FAST))
+    assert "no pooled file is sure to have 9,000 bytes or less; that of level 3 as packed, int8 has" in message
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_size_goes_with_one_file(tickets: list[Path], tmp_path: Path) -> None:
+    for words, message in (
+        (["-o", tmp_path / "a", "--max-size", "1MB"], "name a FILE.safetensors with --max-size"),
+        (["--target", "all", "--max-size", "1MB"], "leave out --target all"),
+        (["-o", tmp_path / "a.safetensors", "--max-size", "much"], "expected a size such as 500kB"),
+    ):
+        assert message in refused_usage(lptool("pool", *tickets, *words, *FAST))
     assert not list(tmp_path.iterdir())

@@ -95,6 +95,7 @@ def _make_all(folder: Path) -> None:
     with within(folder):
         _lptool("pool", "in/run", *FAST, "-o", "pooled.safetensors")
         _lptool("convert", TICKET, "packed.safetensors", "--packed")
+        _lptool("convert", TICKET, "scaled.safetensors", "--packed", "--values", "int8", *ARCH, *DATA)
         _lptool("convert", TICKET, "hf/", *ARCH)
         _lptool("pool", "in/run", *FAST, "--method", "greedy", "--alphas", "0.5", "-o", "out/a.safetensors")
         (folder / "out/a.safetensors").unlink()

@@ -38,6 +38,8 @@ def _commands(rng: random.Random, file: str) -> Case:
             (("pool", file, "in/run/level_01.safetensors", *FAST, "-o", "out/"), ("out", "out.search.jsonl")),
             (("convert", file, "out.safetensors"), ("out.safetensors",)),
             (("convert", file, "out.safetensors", "--packed"), ("out.safetensors",)),
+            (("convert", file, "out.safetensors", "--packed", "--values", "int8", *ARCH, *DATA), ("out.safetensors",)),
+            (("convert", file, "out.safetensors", "--max-size", "4kB", *ARCH, *DATA), ("out.safetensors",)),
             (("convert", file, "out/", *ARCH), ("out",)),
             (("convert", file, "out.pt"), ("out.pt",)),
             (("train", "-o", "out", *TRAIN, "--levels", "1", "--init-checkpoint", file), ("out",)),
@@ -63,8 +65,8 @@ def safetensors(rng: random.Random, folder: Path, material: Material) -> Case:
 
 
 def packed(rng: random.Random, folder: Path, material: Material) -> Case:
-    """Packed tickets with damage to header, layout and body."""
-    content = material.files["packed.safetensors"]
+    """Packed tickets, of floats and of int8, with damage to header, layout and body."""
+    content = material.files[rng.choice(["packed.safetensors", "scaled.safetensors"])]
     kind = rng.randrange(3)
     odd = (
         m.odd_metadata(rng, content, "lptool_packed")
@@ -83,11 +85,15 @@ def _odd_layout(rng: random.Random, content: bytes) -> bytes:
     name = rng.choice(list(layout["tensors"]))
     shape = rng.choice([*m.SHAPES, [50_000, 50_000], [2**31, 1, 1]])
     entry = {"shape": shape, "dtype": rng.choice(["F32", "F64"]), "positions": rng.choice(["gaps", "bitmask", "zeros"])}
+    if rng.random() < 0.5:
+        entry["values"] = rng.choice(["I8", "I8", "I4", None, 8, ["I8"]])
+    layout["version"] = rng.choice([layout["version"], 1, 2])
     layout["tensors"][rng.choice([name, name, "x"])] = entry
     if rng.random() < 0.5:  # with parts of that name, of a few bytes
         tensors = load(content)
         tensors |= {
-            f"{name}.values": torch.ones(rng.choice([0, 1, 3])),
+            f"{name}.values": torch.ones(rng.choice([0, 1, 3]), dtype=rng.choice([torch.float32, torch.int8])),
+            f"{name}.scales": torch.full((rng.choice([0, 1, 6, 8]),), rng.choice([1.0, 0.0, -1.0, float("nan"), 1e38])),
             f"{name}.gaps": torch.zeros(3, dtype=torch.uint8),
         }
         metadata = {**header["__metadata__"], "lptool_packed": json.dumps(layout)}

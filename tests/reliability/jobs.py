@@ -38,6 +38,9 @@ TRAIN_FIRST = ("--preset", "quickstart", "--levels", "1", "--arch", "net.py:cert
                "--method", "average", "--device", "cpu", "--calibration-size", "24")  # fmt: skip
 
 
+_DATA = ("--dataset", "npz:in/data.npz")
+
+
 def _convert(output: str, *more: str) -> tuple[str, ...]:
     return ("convert", "in/run/level_02.safetensors", output, *ARCH, *more)
 
@@ -74,11 +77,17 @@ JOBS = {
     "convert, folder": Job(_convert("a/"), refuses=True),
     "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
     "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
-    "convert, onnx": Job(_convert("a.onnx", "--overwrite", "--dataset", "npz:in/data.npz")),
     "compare": Job((*_COMPARE, "--csv", "a.csv", "--latex", "a.tex", "--figure", "a.svg")),
     "compare, overwrite": Job(
         (*_COMPARE, "--figure", "a.pdf", "--overwrite"), (("compare", "in/gains0.json", "--figure", "a.pdf"),)
     ),
+    "convert, int8, overwrite": Job(
+        _convert("a.safetensors", "--packed", "--values", "int8", "--max-drop", "100", "--overwrite", *_DATA),
+        ((*_OTHER, "a.safetensors"),),
+    ),
+    "convert, to a size": Job(_convert("a.safetensors", "--max-size", "4kB", *_DATA), refuses=True),
+    "convert, program": Job(_convert("a.pt2", "--overwrite", *_DATA)),
+    "convert, onnx": Job(_convert("a.onnx", "--overwrite", *_DATA)),
     "evaluate, report": Job((*_EVALUATE, "--report", "a.html"), refuses=True),
     "evaluate, report, overwrite": Job(
         (*_EVALUATE, "--report", "a.html", "--overwrite"), ((*_EVALUATE, "--report", "a.html"),)
