@@ -30,7 +30,7 @@ ROOMS = {
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
-    "cli": "ending options output threads train_options train train_first pool_options pool inspect evaluate "
+    "cli": "ending options output logs threads train_options train train_first pool_options pool inspect evaluate "
     "convert push version",
 }
 ORDER = [

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lptool.cli import options as shared
+from lptool.cli.logs import log_option
 from lptool.cli.options import PATH, SEED, Words, explicit, numbers, offering, option
 from lptool.training.options import CHOICES, Levels, TrainOptions, sparsities_to
 from lptool.training.presets import PAPER_LEVELS, PRESETS, preset, with_given
@@ -47,6 +48,7 @@ OPTIONS = {
         option(
             "--dry-run", is_flag=True, help="Check everything, try one step, print the plan as JSON, write nothing."
         ),
+        log_option("Log each epoch there too, into the run's folder."),
     ],
     "What is trained": [
         PRESET_OPTION,

@@ -41,11 +41,17 @@ class Where:
 
 @dataclass(frozen=True)
 class Watch:
-    """Called as a run goes on: after each step, with each record of `train.jsonl`, with what is odd in the data."""
+    """Called as a run goes on.
+
+    Attributes:
+        on_step: after each step. on_epoch: with each record of `train.jsonl`. on_note: with what is odd in the data.
+        on_level: with a level and the epoch that it begins with, or goes on with, before that.
+    """
 
     on_step: Callable[[Where], None] = lambda where: None
     on_epoch: Callable[[Record], None] = lambda record: None
     on_note: Callable[[str], None] = lambda note: None
+    on_level: Callable[[int, int], None] = lambda level, epoch: None
 
 
 UNWATCHED = Watch()

@@ -168,7 +168,7 @@ def test_the_rate_is_of_this_epoch_since_its_first_step(
 
     train, clock = importlib.import_module("lptool.cli.train"), [0.0]
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    with train._bars(TrainOptions(), 1, shown=True) as watch:
+    with train._bars(TrainOptions(), 1, lambda record: None, shown=True) as watch:
         for epoch, seconds in ((0, 1.0), (1, 4.0)):  # the second is four times as slow
             for step in range(1, 11):
                 clock[0] += seconds
