@@ -21,6 +21,7 @@ from lptool.cli.train_options import (
     OPTIONS,
     chosen,
     levels_of,
+    levels_of_run,
     quickstart_note,
     quickstart_unless_said,
     refuse_odd_usage,
@@ -67,17 +68,21 @@ def train(
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)
     from lptool.ranks import join_ranks
+    from lptool.training.folder import RunFolder
 
     ranks = join_ranks()
     if unsaid and ranks.rank == 0:
         click.echo(quickstart_note(out), err=True)
-    runs = [
-        RunToMake(
-            *(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device),
-            log=log,
-        )
-        for seed in range(options.seed, options.seed + replicates)
-    ]
+    runs: list[RunToMake] = []
+    notes: list[str] = []
+    for seed in range(options.seed, options.seed + replicates):
+        folder = out / f"seed_{seed}" if replicates > 1 else out
+        begun = ranks.on_first(RunFolder(folder).planned)
+        of_run, said = levels_of_run(asked, sparsity, options.rate, begun)
+        notes += said
+        runs.append(RunToMake(replace(options, seed=seed), of_run, folder, data_dir, device, log))
+    for note in dict.fromkeys(notes * (ranks.rank == 0)):
+        click.echo(note, err=True)
     threads = choose_threads(threads, device, ranks)
     if dry_run:
         plans = [run.plan(ranks, threads) for run in runs]
