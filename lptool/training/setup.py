@@ -55,6 +55,7 @@ class Watch:
 
 
 UNWATCHED = Watch()
+FEW = 200  # images of val, below which one of them is more than half a point
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def open_run(
         split_seed=options.split_seed,
         image_size=options.image_size,
     )
-    for note in data.notes:
+    for note in (*data.notes, *_on_small_val(data)):
         watch.on_note(note)
     model, origin = initial_model(options, data.num_classes, data.shape)
     prunable = prunable_weights(model, options.prune)
@@ -156,6 +157,19 @@ def open_run(
     check_processes(model, device, ranks, sync_bn=options.sync_bn)
     _ = run.rewind_step  # refused here where there is no such step
     return run
+
+
+def _on_small_val(data: Data) -> list[str]:
+    """A line where one image of val is more than half a point, so that what is chosen on it is chosen by chance."""
+    found, total = len(data.val), len(data.val) + len(data.train)
+    if found >= FEW:
+        return []
+    more = f"take a larger --val-fraction (at least {math.ceil(100 * FEW / total) / 100:g} for {FEW} of {total:,})"
+    if data.split.get("fraction") is None:
+        more = "put more images into the val part of the data set"
+    elif total < 2 * FEW:
+        more = "take a larger --val-fraction, such as 0.5, or more images"
+    return [f"val has {found} images, so that one of them is {100 / found:.2g} points; {more}"]
 
 
 def _check_parts(run: Run) -> None:
