@@ -27,7 +27,7 @@ ROOMS = {
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
     "fingerprint finish outputs job",
-    "export": "timm_config card folder hub onnx conversion",
+    "export": "licenses timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output logs threads train_options train train_first pool_options pool inspect evaluate "

@@ -9,9 +9,10 @@ import click
 
 from lptool.cli import options as shared
 from lptool.cli.ending import clear_errors
-from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_values_alone
+from lptool.cli.options import PATH, SectionedCommand, option, options_of, refuse_license_alone, refuse_values_alone
 from lptool.cli.output import print_result, warn
 from lptool.cli.threads import choose_threads
+from lptool.export.licenses import license_notes
 
 OPTIONS = {
     "Output": [
@@ -21,6 +22,7 @@ OPTIONS = {
             help="A .safetensors of kept weights and their positions alone, or of all weights, with zeros.",
         ),
         shared.VALUES_OPTION,
+        shared.LICENSE,
         shared.overwrite_option("Replace the output where it exists."),
         shared.JSON,
     ],
@@ -53,6 +55,7 @@ def convert(
     overwrite: bool,
     as_json: bool,
     threads: int | None,
+    license: str | None,
     **given: Any,
 ) -> None:
     """Write a ticket or a pooled model in another form, chosen by the name of OUT.
@@ -67,6 +70,9 @@ def convert(
     IN is a checkpoint of any program that lptool reads, or a folder with one.
     """
     refuse_values_alone(packed, values)
+    from lptool.checkpoints.places import is_folder
+
+    refuse_license_alone(license, is_folder(output))
     from lptool.checkpoints.writing import Form
     from lptool.evaluation.setting import SettingOptions
     from lptool.export.conversion import convert as carry_out
@@ -76,6 +82,8 @@ def convert(
     options = SettingOptions(**given)
     if values or output.endswith(".onnx"):  # scored before and after
         choose_threads(threads, options.device)
-    conversion = carry_out(source, output, Form(packed, values), options, overwrite=overwrite, command=command_line())
-    warn(conversion.warnings)
+    conversion = carry_out(
+        *(source, output, Form(packed, values), options), overwrite=overwrite, command=command_line(), license=license
+    )
+    warn([*conversion.warnings, *license_notes(license)])
     print_result(conversion_document(conversion), [conversion_view(conversion)], as_json=as_json)

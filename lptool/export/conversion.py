@@ -76,6 +76,7 @@ def convert(
     *,
     overwrite: bool = False,
     command: str | None = None,
+    license: str | None = None,
 ) -> Conversion:
     """Write a checkpoint of any program in the form that the name of the output asks for.
 
@@ -85,7 +86,7 @@ def convert(
             name without a suffix is, and a text that ends in a slash.
         form: of a `.safetensors`.
         options: the architecture and the data, for files that do not say.
-        command: for the model card of a folder.
+        command, license: for the model card of a folder.
 
     Raises:
         CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written.
@@ -120,7 +121,7 @@ def convert(
             warnings = (*warnings, f"{ticket.file}: {unknown}")
         ticket = for_folder(ticket)
         with new_folder(output, overwrite=overwrite) as folder:
-            write_folder(ticket, folder, command=command, documents={})
+            write_folder(ticket, folder, command=command, documents={}, license=license)
     else:
         form.save(ticket, output, replace=overwrite)
     written = output / WEIGHTS if kind == "folder" else output

@@ -26,7 +26,9 @@ def for_folder(ticket: Ticket) -> Ticket:
     return replace(found, metadata=found.metadata.without_folders())
 
 
-def write_folder(ticket: Ticket, into: Path, *, command: str | None, documents: Mapping[str, str]) -> None:
+def write_folder(
+    ticket: Ticket, into: Path, *, command: str | None, documents: Mapping[str, str], license: str | None = None
+) -> None:
     """Fill an empty folder: with the weights as `for_folder` has them, and with what `describe_weights` says of them.
 
     Raises:
@@ -34,16 +36,19 @@ def write_folder(ticket: Ticket, into: Path, *, command: str | None, documents: 
         OutputError, OSError: a file cannot be written.
     """
     save_ticket(for_folder(ticket), into / WEIGHTS)
-    describe_weights(into, command=command, documents=documents)
+    describe_weights(into, command=command, documents=documents, license=license)
 
 
-def describe_weights(into: Path, *, command: str | None, documents: Mapping[str, str]) -> None:
+def describe_weights(
+    into: Path, *, command: str | None, documents: Mapping[str, str], license: str | None = None
+) -> None:
     """Write beside the weights of a folder timm's `config.json`, the card, and what else there is to say.
 
     Args:
         into: the folder, with a `model.safetensors` as `for_folder` has it.
         command: what made the weights, for the card.
         documents: file name → text, such as `trace.json`.
+        license: its identifier on the Hub, for the card.
 
     Raises:
         ArchError: the weights do not say their architecture.
@@ -52,7 +57,7 @@ def describe_weights(into: Path, *, command: str | None, documents: Mapping[str,
     ticket = load_ticket(into / WEIGHTS)  # what was written, so that no word differs from the file
     texts = {"config.json": json.dumps(as_timm_config(ticket), indent=2) + "\n", **documents}
     files = {WEIGHTS, "README.md", *texts}
-    texts["README.md"] = model_card(ticket, command=command, sizes=_sizes(ticket), files=files)
+    texts["README.md"] = model_card(ticket, command=command, sizes=_sizes(ticket), files=files, license=license)
     for name, text in texts.items():
         (into / name).write_text(text, encoding="utf-8", newline="\n")
 
