@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands out the tests has no use for it
-    from lptool.pooling.job import PoolResult
+    from lptool.pooling.result import PoolResult
 
 
 # Files that begin processes. One worker has them all, as what the processes are forked off takes seconds to start; and

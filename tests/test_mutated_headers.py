@@ -18,7 +18,7 @@ from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.errors import CheckpointError
 from lptool.export.card import model_card
-from lptool.pooling.job import PoolResult
+from lptool.pooling.result import PoolResult
 from lptool.report.inspect import inspect_document, inspect_view, to_json
 from tests.helpers.commands import lptool
 from tests.helpers.reading import text

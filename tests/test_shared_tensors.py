@@ -27,8 +27,9 @@ from lptool.evaluation.job import evaluate_files
 from lptool.evaluation.setting import SettingOptions
 from lptool.evaluation.setup import EvaluateOptions
 from lptool.export.conversion import convert
-from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.job import pool_target
 from lptool.pooling.outputs import outputs_of
+from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions

@@ -26,12 +26,12 @@ ROOMS = {
     "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
-    "fingerprint finish outputs job",
+    "fingerprint outputs result finish job",
     "export": "licenses timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",
-    "cli": "ending options output logs threads train_options train train_first pool_options pool inspect evaluate "
-    "convert push version",
+    "cli": "ending options output logs threads train_options train train_first pool_options pool_job pool inspect "
+    "evaluate convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()

@@ -14,7 +14,7 @@ import torch
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
 from lptool.pooling.catalogue import alphas_of, needs
-from lptool.pooling.setup import Bench
+from lptool.pooling.setup import Bench, PoolOptions
 from lptool.pooling.targets import kept_of
 
 
@@ -58,7 +58,11 @@ def fingerprint(bench: Bench, target: int) -> dict[str, Any]:
     }
 
 
-def key_of(bench: Bench, target: int) -> str:
-    """In 16 hex digits all that a pooled model comes from, so that its header tells whether it is of this search."""
-    whole = {**fingerprint(bench, target), "final_calibration_size": bench.options.final_calibration_size}
+def key_of(now: dict[str, Any], options: PoolOptions) -> str:
+    """In 16 hex digits all that a pooled model comes from, so that its header tells whether it is of this search.
+
+    Args:
+        now: the fingerprint of the search. options: those that it was made by.
+    """
+    whole = {**now, "final_calibration_size": options.final_calibration_size}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,26 +1,35 @@
-"""The end of a search: finished states, their scores, how far they differ from the controls, and the file's header."""
+"""The end of a search: finished states, their scores, how far they differ from the controls, and the file written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.masks import State
+from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import Form, sizes_of
 from lptool.data.images import Images
-from lptool.pooling.fingerprint import key_of
+from lptool.device import threads_on
+from lptool.networks.matching import fitted_ticket
 from lptool.pooling.outcome import Incumbent, SearchTrace
+from lptool.pooling.outputs import may_replace
+from lptool.pooling.result import Layer, Member, PoolResult
+from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
+from lptool.pooling.targets import kept_of
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.metrics import Comparison, mcnemar
 from lptool.scoring.score import Graded, Score
+
+SHIPPED = ("pooled", "ticket", "ticket_bn")  # of equally good ones the first is written
 
 
 def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
@@ -66,9 +75,85 @@ def against_controls(found: dict[str, Graded]) -> dict[str, Comparison]:
     return {name: mcnemar(found["pooled"].right, one.right) for name, one in found.items() if name != "pooled"}
 
 
-def pooled_metadata(
-    bench: Bench, ticket: Ticket, trace: SearchTrace, shipped: str, val: dict[str, Score], test: dict[str, Score]
-) -> Metadata:
+@dataclass(frozen=True)
+class Destination:
+    """Where and how a pooled model is written.
+
+    Attributes:
+        fitted: the ticket under the names that the file shall have.
+        key: of the search, by which a file of its own is known. overwrite: replace any other file too.
+    """
+
+    output: Path
+    form: Form
+    fitted: Callable[[Ticket], Ticket]
+    key: str
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class End:
+    """What is written, and what it and its controls score: see `PoolResult`."""
+
+    shipped: str
+    state: State
+    mask: Mask
+    val: dict[str, Score]
+    test: dict[str, Score]
+    against: dict[str, Comparison]
+
+
+def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> PoolResult:
+    """Finish what a search found, score it once on test, and write it; but for `seconds`, the result is whole."""
+    start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
+    states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
+    val = scores_of(graded(bench, states, bench.data.val, ranks))
+    # The search saw other statistics than the finished model has: never write less than a control gives on val.
+    shipped = max((name for name in SHIPPED if name in val), key=lambda name: bench.choice.merit(val[name]))
+    states["pooled"], val["pooled"] = states[shipped], val[shipped]
+    mask = best.mask if shipped == "pooled" else start_mask
+    test = graded(bench, states, bench.data.test, ranks)
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test))
+    return ranks.on_first(lambda: _write(bench, place, trace, end))
+
+
+def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> PoolResult:
+    pool, mask, output, form = bench.pool, end.mask, place.output, place.form
+    ticket = pool[trace.target]
+    metadata = pooled_metadata(bench, place.key, ticket, trace, end)
+    pooled = place.fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
+    trace_of_file = metadata.trace | {"weights": form.weights(pooled)}  # so that a changed file is known
+    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
+    # Asked again: hours may have passed since the output was checked.
+    form.save(pooled, output, replace=may_replace(output, place.key, form, overwrite=place.overwrite))
+    rounded = None
+    if form.values:  # the file itself, read again: its values were shortened as it was written
+        rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)
+    return PoolResult(
+        output=output,
+        sha256=file_sha256(output),
+        sparsity=sparsity(mask),
+        members=tuple(Member(s.file, pool.level(i), 1 - pool.density(i)) for i, s in enumerate(pool.summaries)),
+        trace=trace,
+        shipped=end.shipped,
+        val=end.val,
+        test=end.test,
+        against=end.against,
+        layers=tuple(
+            Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
+            for name, before in ticket.mask.items()
+        ),
+        metadata=pooled.metadata,
+        plain_names=pooled.plain_names,
+        form=form,
+        sizes=sizes_of(pooled),
+        rounded=rounded,
+        device=str(bench.device),
+        threads=threads_on(bench.device),
+    )
+
+
+def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, end: End) -> Metadata:
     """Everything that made the file and nothing that changes from run to run, so that equal runs give equal bytes."""
     options, pool = bench.options, bench.pool
     origin = pool.summaries[trace.target]
@@ -92,16 +177,18 @@ def pooled_metadata(
         "mask": options.mask,
         "fit_images": options.fit_images,
         "fit_positions": options.fit_positions,
-        "shipped": shipped,
+        "shipped": end.shipped,
         "bn_images": bench.calibration.used,
         "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
         "calibration_size": options.calibration_size,
         "final_calibration_size": options.final_calibration_size,
         "seed": options.seed,
         "evaluations": trace.evaluations,
-        "search": key_of(bench, trace.target),
+        "search": key,
     }
-    scores = {"val": {k: s.to_json() for k, s in val.items()}, "test": {k: s.to_json() for k, s in test.items()}}
+    scores = {
+        part: {k: s.to_json() for k, s in found.items()} for part, found in (("val", end.val), ("test", end.test))
+    }
     return replace(
         origin.metadata,
         kind="pooled",

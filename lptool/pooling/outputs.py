@@ -36,15 +36,16 @@ def outputs_of(
             f"{', '.join(sorted(twice))}: two tickets have this level; pool them one by one with --target"
         )
     for target, output in zip(targets, outputs, strict=True):
-        again = may_replace(bench, target, output, form, overwrite=overwrite)
+        now = fingerprint(bench, target)
+        again = may_replace(output, key_of(now, bench.options), form, overwrite=overwrite)
         check_place(output, bench.inputs, folder=folder, overwrite=again)
-        check_journal(journal_of(output), fingerprint(bench, target), overwrite=overwrite)
+        check_journal(journal_of(output), now, overwrite=overwrite)
     return outputs
 
 
-def may_replace(bench: Bench, target: int, output: Path, form: Form, *, overwrite: bool) -> bool:
-    """Whether what is at `output` may be replaced: as the user says, else where this very search wrote it."""
-    return overwrite or is_of(output, key_of(bench, target), form)
+def may_replace(output: Path, key: str, form: Form, *, overwrite: bool) -> bool:
+    """Whether what is at `output` may be replaced: as the user says, else where the search with this key wrote it."""
+    return overwrite or is_of(output, key, form)
 
 
 def is_of(output: Path, key: str, form: Form) -> bool:

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
-from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import SearchTrace, Step
 from lptool.pooling.outputs import evaluations_at_most
+from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import Bench
 from lptool.provenance import command_line, versions
 from lptool.report import tables

@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from lptool.pooling.finish import against_controls, finished, graded
-from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import Incumbent
+from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
 from lptool.scoring.score import Graded
 

@@ -15,10 +15,11 @@ from click.testing import CliRunner
 
 from lptool.cli import main
 from lptool.errors import OutputError
-from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.job import pool_target
 from lptool.pooling.journal import Journal, alone_with, check_journal, journal_of
 from lptool.pooling.outcome import OnProgress, Progress
 from lptool.pooling.outputs import outputs_of
+from lptool.pooling.result import PoolResult
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.score import Score

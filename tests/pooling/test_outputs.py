@@ -8,9 +8,10 @@ import pytest
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.writing import DENSE, Form, save_ticket
 from lptool.errors import OutputError
-from lptool.pooling.fingerprint import key_of
-from lptool.pooling.job import PoolResult, pool_target
+from lptool.pooling.fingerprint import fingerprint, key_of
+from lptool.pooling.job import pool_target
 from lptool.pooling.outputs import is_of, outputs_of
+from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
 
 QUICK = PoolOptions(method="greedy", alphas=(0.5, 0.9), calibration_size=128, device="cpu")
@@ -57,19 +58,19 @@ def test_what_a_search_wrote_in_one_form_is_not_replaced_by_another(tmp_path: Pa
 
 def test_a_file_is_of_a_search_by_its_header(tmp_path: Path, tickets: list[Path], result: PoolResult) -> None:
     bench = open_bench(tickets, replace(QUICK, alphas=(0.5,), calibration_size=64))
-    now = key_of(bench, 3)
+    now = key_of(fingerprint(bench, 3), bench.options)
     (tmp_path / "text.safetensors").write_text("precious")
     assert is_of(result.output, now, DENSE)
     for change in ({"seed": 7}, {"final_calibration_size": None}):
         other = replace(bench, options=replace(bench.options, **change))
-        assert not is_of(result.output, key_of(other, 3), DENSE)
+        assert not is_of(result.output, key_of(fingerprint(other, 3), other.options), DENSE)
     assert not any(is_of(path, now, DENSE) for path in (tickets[0], tmp_path / "text.safetensors", tmp_path / "none"))
 
 
 def test_a_file_that_was_changed_since_is_not_of_its_search(tmp_path: Path, result: PoolResult) -> None:
     bench = open_bench([member.file for member in result.members], replace(QUICK, alphas=(0.5,), calibration_size=64))
-    ticket = load_ticket(result.output)
+    ticket, now = load_ticket(result.output), key_of(fingerprint(bench, 3), bench.options)
     for name, change in (("same", 1.0), ("changed", 1.5)):
         state = ticket.state | {"fc.weight": change * ticket.state["fc.weight"]}
         save_ticket(replace(ticket, state=state), tmp_path / f"{name}.safetensors")
-        assert is_of(tmp_path / f"{name}.safetensors", key_of(bench, 3), DENSE) == (name == "same")
+        assert is_of(tmp_path / f"{name}.safetensors", now, DENSE) == (name == "same")

@@ -10,7 +10,7 @@ import torch
 
 from lptool.checkpoints.inspection import Inspection, inspect_files
 from lptool.pooling.comparisons import Barrier
-from lptool.pooling.job import PoolResult
+from lptool.pooling.result import PoolResult
 from lptool.report import inspect as report
 from lptool.scoring.score import Score
 from tests.helpers.reading import text

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lptool.pooling.comparisons import References
-from lptool.pooling.job import PoolResult
 from lptool.pooling.outcome import Coefficients
+from lptool.pooling.result import PoolResult
 from lptool.report import pool as report_pool
 from lptool.report.tables import ROWS
 from lptool.scoring.metrics import Comparison

@@ -1,0 +1,151 @@
+"""The targets of one `lptool pool`, each pooled into its file or folder, under a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lptool.cli.output import Document, progress_bar, show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from lptool.checkpoints.ticket import Ticket
+    from lptool.checkpoints.writing import Form
+    from lptool.pooling.outcome import Progress
+    from lptool.pooling.result import PoolResult
+    from lptool.pooling.setup import Bench
+    from lptool.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all targets of one command share.
+
+    Attributes:
+        threads: see `choose_threads`. shown: a person reads along, and sees each result as it comes.
+    """
+
+    bench: Bench
+    form: Form
+    ranks: Ranks
+    threads: int | None
+    overwrite: bool
+    shown: bool
+
+
+Result = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
+
+
+def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
+    """Pool one target into a folder in the Hugging Face layout, which appears whole."""
+    from lptool.checkpoints.places import WEIGHTS, new_folder
+    from lptool.export.folder import describe_weights, for_folder
+    from lptool.pooling.comparisons import references
+    from lptool.pooling.fingerprint import fingerprint, key_of
+    from lptool.pooling.outputs import may_replace
+    from lptool.provenance import command_line, without_folders
+    from lptool.report import pool as report_pool
+    from lptool.report.inspect import to_json
+
+    first = job.ranks.rank == 0
+    key = key_of(fingerprint(job.bench, target), job.bench.options)
+    again = first and may_replace(folder, key, job.form, overwrite=job.overwrite)
+    # One rank makes the folder, and fills it alone.
+    with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
+        written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_folder)
+        result = replace(written, output=folder)
+        found = references(job.bench, job.ranks)
+        document = report_pool.pool_document(result, found)
+        if first:
+            public = without_folders(document)  # it may go to the Hub
+            documents = {"trace.json": to_json(public), "report.html": draw(public)}
+            describe_weights(stage, command=command_line(), documents=documents)
+    return document, [report_pool.pool_view(result), report_pool.references_view(document)]
+
+
+def pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Result:
+    """Pool each target into a file, and sum up."""
+    from lptool.pooling.comparisons import references
+    from lptool.report import pool as report_pool
+
+    results = _pool_all(job, targets, outputs)
+    found = references(job.bench, job.ranks) if with_references else None
+    documents = [report_pool.pool_document(result, found) for result in results]
+    views = [report_pool.references_view(documents[0])] if found else []
+    if job.bench.options.target != "all":
+        return documents[0], views
+    return report_pool.all_targets_document(documents), [report_pool.summary_view(documents), *views]
+
+
+def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
+    """Several targets are dealt out over the ranks, one at a time is searched by all of them together."""
+    from lptool.ranks import ALONE
+    from lptool.report import pool as report_pool
+
+    dealt = job.ranks.count > 1 and len(targets) > 1
+    ranks, pairs = ALONE if dealt else job.ranks, zip(targets, outputs, strict=True)
+    tasks = {target: partial(_pool_one, job, target, file, ranks) for target, file in pairs}
+    results = []
+    # One at a time, where they are not dealt out: so each result is shown before the next search begins.
+    for result in job.ranks.share(tasks).values() if dealt else (task() for task in tasks.values()):
+        results.append(result)
+        if job.shown:
+            show(report_pool.pool_view(result))
+    return results
+
+
+def _pool_one(
+    job: Job,
+    target: int,
+    file: Path,
+    ranks: Ranks,
+    *,
+    within: Path | None = None,
+    fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+) -> PoolResult:
+    """Pool one target under a progress bar; on Ctrl-C the user reads how far it came.
+
+    The journal lies beside the file, or beside the folder `within` which the file will lie.
+    """
+    from lptool.pooling.job import pool_target
+    from lptool.pooling.journal import journal_of
+
+    bench, output = job.bench, within or file
+    journal, reached = journal_of(output), "before the first scoring"
+    with progress_bar("pooling", shown=job.ranks.rank == 0) as advance:
+
+        def follow(progress: Progress) -> None:
+            nonlocal reached
+            reached = f"after {progress.done} of {progress.total} mixes"
+            places = [scored.candidate for scored in progress.scored if scored.candidate is not None]
+            candidate = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
+            doing = progress.doing or candidate
+            advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
+
+        try:
+            return pool_target(
+                *(bench, target, file),
+                form=job.form,
+                fitted=fitted,
+                journal=journal,
+                overwrite=job.overwrite,
+                threads=job.threads,
+                ranks=ranks,
+                on_progress=follow,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Interrupted {reached} for {output}. The same command goes on from there; the scores are in {journal}"
+            ) from None
+
+
+def draw(document: Document) -> str:
+    """The page of a document."""
+    from lptool.report.html.pool import pool_page  # draws with matplotlib, which takes long to import
+
+    return pool_page(document)

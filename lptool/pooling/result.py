@@ -1,0 +1,72 @@
+"""What pooling one target comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.writing import Form, Sizes
+from lptool.pooling.outcome import SearchTrace
+from lptool.scoring.metrics import Comparison
+from lptool.scoring.score import Score
+
+
+@dataclass(frozen=True)
+class Member:
+    """One ticket of the pool; its sparsity in [0, 1]."""
+
+    file: str
+    level: int
+    sparsity: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor: its density in the target ticket and in the pooled model, in [0, 1]."""
+
+    name: str
+    shape: tuple[int, ...]
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class PoolResult:
+    """One pooled model, as written; plain values, so that one process can send it to another.
+
+    Attributes:
+        sparsity: of the file. members: the pool's tickets, by place.
+        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
+            recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
+        against: control → the file written and the control, on the same test images.
+        shipped: `pooled`, or the control written in its place because it scores better on val.
+        layers: the prunable tensors, in the network's order. metadata: as in the file's header.
+        plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
+        rounded: the score on test of the file as written, where its values are kept in a shorter type.
+        device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
+    """
+
+    output: Path
+    sha256: str
+    sparsity: float
+    members: tuple[Member, ...]
+    trace: SearchTrace
+    shipped: str
+    val: dict[str, Score]
+    test: dict[str, Score]
+    against: dict[str, Comparison]
+    layers: tuple[Layer, ...]
+    metadata: Metadata
+    plain_names: bool
+    form: Form
+    sizes: Sizes
+    rounded: Score | None
+    device: str
+    threads: int | None
+    seconds: float = 0.0
+
+    @property
+    def improved(self) -> bool:
+        """Whether the output is made of more than the target."""
+        return self.shipped == "pooled" and bool(self.trace.accepted)
