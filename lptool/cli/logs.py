@@ -22,6 +22,7 @@ from lptool.errors import SetupError, first_line
 Record = Mapping[str, Any]  # `step`, and numbers by name; steps grow
 Log = Callable[[Record], None]
 _Write = Callable[[int, dict[str, float]], None]
+SUFFIX = ".log"  # of a place beside an output
 _STATE = ".wandb.json"  # which run of W&B a place is, and the last step of it
 
 
@@ -100,7 +101,7 @@ def _wandb(place: Path, first: int, resumed: bool, config: Mapping[str, Any]) ->
     run_id, last = _run_before(place / _STATE) if resumed else (None, -1)
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "lptool"),
-        name=os.environ.get("WANDB_NAME", place.name),
+        name=os.environ.get("WANDB_NAME", place.name.removesuffix(SUFFIX)),
         dir=os.environ.get("WANDB_DIR", str(place)),
         id=run_id,
         resume="allow" if run_id else None,

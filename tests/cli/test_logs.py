@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,13 +13,13 @@ from typing import Any
 import pytest
 
 from lptool.checkpoints.reading import file_sha256
-from lptool.cli import logs
 from lptool.cli.logs import log_to
 from lptool.cli.train import RunToMake
 from lptool.errors import SetupError
+from lptool.pooling.journal import journal_of
 from lptool.ranks import Ranks
 from lptool.training.options import TrainOptions
-from tests.helpers.commands import lptool, refused
+from tests.helpers.commands import FAST, lptool, refused
 
 TRAIN = ["train", "--preset", "quickstart", "--epochs", 3, "--rewind-epoch", 1, "--device", "cpu"]
 
@@ -48,6 +49,7 @@ class Wandb(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("wandb")
+        self.__spec__ = ModuleSpec("wandb", None)
         self.runs: list[Run] = []
         self.refuses: Exception | None = None
         self.fails: int | None = None
@@ -63,7 +65,6 @@ class Wandb(ModuleType):
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
     found = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", found)
-    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: found)
     for name in ("WANDB_PROJECT", "WANDB_NAME", "WANDB_DIR"):
         monkeypatch.delenv(name, raising=False)
     return found
@@ -151,7 +152,7 @@ def test_wandb_gets_the_records_and_the_options(tmp_path: Path, wandb: Wandb) ->
 def test_a_missing_package_is_told_before_anything_is_done(
     kind: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, kind, None)  # as importlib notes what is not there
     message = refused(lptool(*TRAIN, "-o", tmp_path / "run", "--log", kind, *more))
     assert message == f"--log {kind} needs {kind}: pip install 'lptool[{kind}]'"
     assert not (tmp_path / "run").exists()
@@ -165,6 +166,67 @@ def test_wandb_without_a_key_is_one_clear_line(tmp_path: Path, wandb: Wandb) -> 
         "or leave it out"
     )
     assert not (tmp_path / "run" / "train.jsonl").exists()  # told before the first epoch, and not after it
+
+
+# Of `pool`
+
+
+def pooled(run: Path, output: Path, kind: str, *more: object) -> dict[str, Any]:
+    """What pooling says, and the scores in its journal beside that."""
+    result = lptool("pool", run, "-o", output, *FAST, "--log", kind, "--json", *more)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    return {**document, "journal": journal_of(output).read_text().splitlines()[1:]}
+
+
+def test_each_score_of_a_search_and_the_final_ones_are_in_the_log(logged: Path, tmp_path: Path) -> None:
+    said = pooled(logged, tmp_path / "a.safetensors", "tensorboard")
+    found, lines = scalars(tmp_path / "a.safetensors.log"), list(map(json.loads, said["journal"]))
+    for name, key in (("search/val_nll", "nll"), ("search/val_images", "n")):
+        assert [value for _, value in found[name]] == pytest.approx([line[key] for line in lines])
+    assert [value for _, value in found["search/val_accuracy"]] == pytest.approx(
+        [line["correct"] / line["n"] for line in lines]
+    )
+    alphas = {step: line["alpha"] for step, line in enumerate(lines, start=1) if line["alpha"] is not None}
+    assert dict(found["search/alpha"]) == pytest.approx(alphas)
+    assert alphas
+    last = len(lines) + 1
+    assert found["final/pooled/test_accuracy"] == [(last, pytest.approx(said["test"]["pooled"]["accuracy"]))]
+    assert found["final/ticket/val_nll"] == [(last, pytest.approx(said["val"]["ticket"]["nll"]))]
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+def test_a_search_that_goes_on_is_logged_once_and_its_bytes_stay(
+    kind: str, logged: Path, tmp_path: Path, wandb: Wandb
+) -> None:
+    """Cut off after its first scores, as the journal and the log of an interrupted command are."""
+    output, state = tmp_path / "a.safetensors", tmp_path / "a.safetensors.log" / ".wandb.json"
+    first = pooled(logged, output, kind)
+    before = file_sha256(output)
+    journal_of(output).write_text("".join(journal_of(output).read_text().splitlines(keepends=True)[:3]))
+    if kind == "wandb":
+        state.write_text(json.dumps({"id": "new", "step": 2}))
+        wandb.runs[0].logged = wandb.runs[0].logged[:2]
+    assert len(pooled(logged, output, kind)["journal"]) == len(first["journal"])
+    assert file_sha256(output) == before
+    steps = list(range(1, len(first["journal"]) + 2))
+    if kind == "wandb":
+        assert [step for run in wandb.runs for step, _ in run.logged] == steps
+        assert wandb.runs[1].settings["resume"] == "allow"
+    else:
+        found = scalars(tmp_path / "a.safetensors.log")
+        assert [step for step, _ in found["search/val_nll"]] == steps[:-1]
+        assert [step for step, _ in found["final/pooled/val_nll"]] == steps[-1:]
+
+
+def test_each_target_has_a_log_and_a_folder_has_its_beside_it(logged: Path, tmp_path: Path, wandb: Wandb) -> None:
+    lptool("pool", logged, "-o", tmp_path / "all", *FAST, "--target", "all", "--log", "wandb")
+    result = lptool("pool", logged, "-o", tmp_path / "model", *FAST, "--log", "wandb", "--license", "mit")
+    assert result.exit_code == 0, result.output
+    names = [run.settings["name"] for run in wandb.runs]
+    assert names == ["level_00.safetensors", "level_01.safetensors", "model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "model", "model.log", "model.search.jsonl"]
+    assert "license: mit\n" in (tmp_path / "model" / "README.md").read_text()
 
 
 # Of any command
