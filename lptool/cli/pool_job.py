@@ -69,7 +69,8 @@ def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
         if first:
             public = without_folders(document)  # it may go to the Hub
             documents = {"trace.json": to_json(public), "report.html": draw(public)}
-            describe_weights(stage, command=command_line(), documents=documents, license=job.license)
+            source = job.bench.pool.summaries[target].file
+            describe_weights(stage, made_from=source, command=command_line(), documents=documents, license=job.license)
     return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 
 
