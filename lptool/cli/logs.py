@@ -144,4 +144,5 @@ def _check_package(context: click.Context, parameter: click.Parameter, kind: str
 
 def log_option(help: str) -> Any:
     """`--log`; a package that is missing is told before anything else is done."""
-    return option("--log", "log", type=Words([*_OPENED]), callback=_check_package, help=help)
+    # torchrun takes `--log` for the beginning of one of its own options, wherever it stands.
+    return option("--log", "--log-to", "log", type=Words([*_OPENED]), callback=_check_package, help=help)

@@ -10,9 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import click
 import pytest
+from torch.distributed.run import get_args_parser
 
 from lptool.checkpoints.reading import file_sha256
+from lptool.cli import main
 from lptool.cli.logs import log_to
 from lptool.cli.train import RunToMake
 from lptool.errors import SetupError
@@ -316,3 +319,14 @@ def test_the_first_process_alone_logs(tmp_path: Path, wandb: Wandb) -> None:
         with run._log(Ranks(rank, 2)) as log:
             log({"step": 0, "loss": 1.0})
     assert [run.logged for run in wandb.runs] == [[(0, {"loss": 1.0})]]
+
+
+@pytest.mark.parametrize("command", ["train", "pool"])
+def test_every_option_has_a_name_that_torchrun_leaves_to_us(command: str) -> None:
+    """It refuses what could be the beginning of several of its own, also behind the name of the program."""
+    theirs = [name for name in get_args_parser()._option_string_actions if name.startswith("--")]
+    options = [parameter for parameter in main.commands[command].params if isinstance(parameter, click.Option)]
+    taken = [
+        option.name for option in options if all(any(own.startswith(name) for own in theirs) for name in option.opts)
+    ]
+    assert taken == []
