@@ -9,9 +9,18 @@ import click
 
 from lptool.cli import options as shared
 from lptool.cli.ending import clear_errors
-from lptool.cli.options import PATH, Points, SectionedCommand, option, options_of, refuse_values_alone
+from lptool.cli.options import (
+    PATH,
+    Points,
+    SectionedCommand,
+    option,
+    options_of,
+    refuse_license_alone,
+    refuse_values_alone,
+)
 from lptool.cli.output import print_result, warn
 from lptool.cli.threads import choose_threads
+from lptool.export.licenses import license_notes
 
 OPTIONS = {
     "Output": [
@@ -31,6 +40,7 @@ OPTIONS = {
             type=Points(),
             help="Write nothing where shorter values lower accuracy on val by more points. [any loss is written]",
         ),
+        shared.LICENSE,
         shared.overwrite_option("Replace the output where it exists."),
         shared.JSON,
     ],
@@ -66,6 +76,7 @@ def convert(
     overwrite: bool,
     as_json: bool,
     threads: int | None,
+    license: str | None,
     **given: Any,
 ) -> None:
     """Write a ticket or a pooled model in another form, chosen by the name of OUT.
@@ -86,6 +97,9 @@ def convert(
     refuse_values_alone(packed, values)
     if max_drop is not None and not (values or int8 or max_size):
         raise click.UsageError("--max-drop compares accuracy before and after; add --values, --int8 or --max-size")
+    from lptool.checkpoints.places import is_folder
+
+    refuse_license_alone(license, is_folder(output))
     from lptool.checkpoints.writing import Form
     from lptool.evaluation.setting import SettingOptions
     from lptool.export.conversion import convert as carry_out
@@ -102,6 +116,7 @@ def convert(
         max_size=max_size,
         overwrite=overwrite,
         command=command_line(),
+        license=license,
     )
-    warn(conversion.warnings)
+    warn([*conversion.warnings, *license_notes(license)])
     print_result(conversion_document(conversion), [conversion_view(conversion)], as_json=as_json)

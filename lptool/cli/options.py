@@ -17,7 +17,8 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from lptool.checkpoints.metadata import LOADING
-from lptool.errors import near_miss
+from lptool.errors import HubError, near_miss
+from lptool.export.licenses import LICENSES, license_id
 
 Decorator = Callable[[Any], Any]
 Option = Callable[..., Decorator]  # takes the heading as `section=`; see `options_of`
@@ -221,6 +222,30 @@ def refuse_values_alone(packed: bool, values: str | None) -> None:
     """A dense file keeps the types of the network."""
     if values and not packed:
         raise click.UsageError("--values shortens the weights of a packed file; add --packed")
+
+
+def _license(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    try:
+        return None if text is None else license_id(text)
+    except HubError as error:
+        raise click.BadParameter(error.text) from error
+
+
+LICENSE = option(
+    "--license",
+    metavar="ID",
+    callback=_license,
+    shell_complete=offering(*LICENSES),
+    help="Of a folder's model card, as the Hub names it: mit, apache-2.0, … [none is claimed]",
+)
+
+
+def refuse_license_alone(license: str | None, folder: bool) -> None:
+    """A file has no card."""
+    if license and not folder:
+        raise click.UsageError(
+            "--license stands in the card of a folder; name a folder as the output (such as my-model/)"
+        )
 
 
 DEVICE = option(

@@ -17,6 +17,7 @@ from lptool.cli.options import (
     SectionedCommand,
     explicit,
     options_of,
+    refuse_license_alone,
     refuse_values_alone,
 )
 from lptool.cli.output import check_page, is_own_page, print_and_report, print_document, warn
@@ -25,6 +26,7 @@ from lptool.cli.pool_options import OPTIONS, bn_images_of, refuse_idle_augmentat
 from lptool.cli.threads import choose_threads
 from lptool.cli.train_first import found_tickets, lacks_tickets, refuse_nothing, run_document, run_offered, run_to_make
 from lptool.cli.train_options import quickstart_note, quickstart_unless_said
+from lptool.export.licenses import license_notes
 
 if TYPE_CHECKING:
     from lptool.checkpoints.writing import Form
@@ -71,13 +73,15 @@ def pool(checkpoints: tuple[Path, ...], **given: Any) -> None:
         print_document(plan_document(plan.bench, plan.targets, plan.outputs), ranks)
         return
     # With --json, stdout is the document alone.
-    job = Job(plan.bench, plan.form, ranks, threads, asked.overwrite, shown=ranks.rank == 0 and not asked.as_json)
+    shown = ranks.rank == 0 and not asked.as_json
+    job = Job(plan.bench, plan.form, ranks, threads, asked.overwrite, shown, asked.log, asked.license)
     if asked.folder:
         result = pool_into_folder(job, plan.targets[0], plan.outputs[0])
     else:
         with_references = asked.with_references or asked.page is not None
         result = pool_files(job, plan.targets, plan.outputs, with_references=with_references)
     if ranks.rank == 0:
+        warn(license_notes(asked.license))
         print_and_report(*result, draw, page=asked.page, as_json=asked.as_json, replace=plan.replaces_page)
 
 
@@ -110,6 +114,8 @@ class Asked:
     names_target: bool
     threads: int | None
     cache_dir: Path | None
+    log: str | None
+    license: str | None
 
 
 def _asked(checkpoints: tuple[Path, ...], given: dict[str, Any]) -> tuple[Asked, PoolOptions]:
@@ -133,6 +139,7 @@ def _asked(checkpoints: tuple[Path, ...], given: dict[str, Any]) -> tuple[Asked,
     if folder and given["packed"]:
         small = "--packed" if given["max_size"] is None else "--max-size"
         raise click.UsageError(f"a folder holds what timm loads, which is dense; name a FILE.safetensors with {small}")
+    refuse_license_alone(given["license"], folder)
     own = {field.name: given.pop(field.name) for field in fields(Asked) if field.name in given}
     if train_first and not (checkpoints or out):
         checkpoints = (TICKETS,)
@@ -176,7 +183,7 @@ def _tickets(
     if run is not None:
         if options.target != "all" and lacks_tickets([run.folder]):  # before the hours that training may take
             check_place(Path(asked.out), [], folder=asked.folder, overwrite=asked.overwrite)
-        run.make(ranks, threads)
+        replace(run, log=asked.log).make(ranks, threads)
     return found_tickets(asked.checkpoints, run, options.target)
 
 

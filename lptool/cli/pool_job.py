@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lptool.cli.logs import SUFFIX, Log, Record, log_to
 from lptool.cli.output import Document, progress_bar, show
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Job:
 
     Attributes:
         threads: see `choose_threads`. shown: a person reads along, and sees each result as it comes.
+        log: see `log_to`. license: for the card of a folder.
     """
 
     bench: Bench
@@ -36,6 +39,8 @@ class Job:
     threads: int | None
     overwrite: bool
     shown: bool
+    log: str | None = None
+    license: str | None = None
 
 
 Result = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
@@ -64,7 +69,8 @@ def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
         if first:
             public = without_folders(document)  # it may go to the Hub
             documents = {"trace.json": to_json(public), "report.html": draw(public)}
-            describe_weights(stage, command=command_line(), documents=documents)
+            source = job.bench.pool.summaries[target].file
+            describe_weights(stage, made_from=source, command=command_line(), documents=documents, license=job.license)
     return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 
 
@@ -116,19 +122,21 @@ def _pool_one(
     from lptool.pooling.journal import journal_of
 
     bench, output = job.bench, within or file
-    journal, reached = journal_of(output), "before the first scoring"
-    with progress_bar("pooling", shown=job.ranks.rank == 0) as advance:
+    journal, reached, steps = journal_of(output), "before the first scoring", count(1)
+    with _log(job, output, journal, ranks) as log, progress_bar("pooling", shown=job.ranks.rank == 0) as advance:
 
         def follow(progress: Progress) -> None:
             nonlocal reached
+            for record in _scored_records(progress, bench):
+                log({"step": next(steps), **record})
             reached = f"after {progress.done} of {progress.total} mixes"
-            places = [scored.candidate for scored in progress.scored if scored.candidate is not None]
+            places = [each.candidate for each in progress.scored if each.candidate is not None]
             candidate = f"candidate level {bench.pool.level(places[-1])}" if places else bench.options.method
             doing = progress.doing or candidate
             advance(progress.done, progress.total, f"{doing}, incumbent {100 * progress.incumbent.accuracy:.2f} %")
 
         try:
-            return pool_target(
+            result = pool_target(
                 *(bench, target, file),
                 form=job.form,
                 fitted=fitted,
@@ -138,10 +146,50 @@ def _pool_one(
                 ranks=ranks,
                 on_progress=follow,
             )
+            log({"step": next(steps), **_final_record(result)})
+            return result
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"Interrupted {reached} for {output}. The same command goes on from there; the scores are in {journal}"
             ) from None
+
+
+def _log(job: Job, output: Path, journal: Path, ranks: Ranks) -> AbstractContextManager[Log]:
+    """The log of one search, in a folder beside the output, by the process that writes that."""
+    from lptool.provenance import command_line
+
+    place, config = output.with_name(output.name + SUFFIX), {"command": command_line()}
+    # With --overwrite the journal may be of another search, and all is logged anew.
+    resumed = journal.exists() and not job.overwrite
+    return log_to(job.log if ranks.rank == 0 else None, place, resumed=resumed, config=config)
+
+
+def _scored_records(progress: Progress, bench: Bench) -> list[Record]:
+    """What a log has of each state that was scored; of one that was cut short the scores are of the images until then.
+
+    No candidate stands with the target itself, and no alpha where there is one for each tensor.
+    """
+    return [
+        {
+            "search/candidate": None if each.candidate is None else bench.pool.level(each.candidate),
+            "search/alpha": each.alpha,
+            "search/val_accuracy": each.score.accuracy,
+            "search/val_nll": each.score.nll,
+            "search/val_images": each.score.n,
+            "search/incumbent": progress.incumbent.accuracy,
+        }
+        for each in progress.scored
+    ]
+
+
+def _final_record(result: PoolResult) -> Record:
+    """The scores of the file and its controls."""
+    return {
+        f"final/{name}/{part}_{kind}": value
+        for part, scores in (("val", result.val), ("test", result.test))
+        for name, score in scores.items()
+        for kind, value in (("accuracy", score.accuracy), ("nll", score.nll))
+    }
 
 
 def draw(document: Document) -> str:

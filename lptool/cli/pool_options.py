@@ -6,6 +6,7 @@ import click
 
 from lptool.checkpoints.header import AUGMENTS, BN_IMAGES, FLIPS
 from lptool.cli import options as shared
+from lptool.cli.logs import log_option
 from lptool.cli.options import SEED, Words, count_or_all, explicit, numbers, offering, option
 from lptool.cli.train_options import DATASETS, LEVELS_OPTION, PRESET_OPTION
 from lptool.pooling.catalogue import AUTO, MASKS, METHODS, NAMES, PAPER_ALPHAS, needs, users_of
@@ -31,7 +32,9 @@ OPTIONS = {
             "Write a packed file that is no larger: takes as target the ticket that is best on val of those that fit, "
             "and the least shortened --values that fit, as far as they are not given."
         ),
+        shared.LICENSE,
         shared.report_option("; adds --references"),
+        log_option("Log each score there too, into OUTPUT.log/, and what --train trains into its folder."),
         option(
             *("--references", "with_references"),
             is_flag=True,

@@ -46,7 +46,7 @@ def push(
     hub.check_repo(repo)
     files = hub.plan_push(folder)
     message = message or hub.MESSAGE
-    warnings = list(hub.private_names(folder).values())
+    warnings = [*hub.private_names(folder).values(), *hub.missing_license(folder)]
     url = None if dry_run else hub.push(folder, repo, private=private, revision=revision, message=message)
     warn(warnings)  # after what refuses most of them
     document: Document = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lptool.cli.ending import clear_errors, stop_if_interrupted
+from lptool.cli.logs import Log, log_to
 from lptool.cli.options import DATA_SETS, POOLED, TICKETS, SectionedCommand, explicit, options_of
 from lptool.cli.output import Document, print_document, say, show, warn
 from lptool.cli.threads import choose_threads, go_on_with
@@ -20,6 +21,7 @@ from lptool.cli.train_options import (
     OPTIONS,
     chosen,
     levels_of,
+    levels_of_run,
     quickstart_note,
     quickstart_unless_said,
     refuse_odd_usage,
@@ -45,6 +47,7 @@ def train(
     data_dir: Path | None,
     device: str,
     threads: int | None,
+    log: str | None,
     **given: Any,
 ) -> None:
     """Train the tickets of an IMP run with late rewinding. A rerun of the same command resumes.
@@ -65,14 +68,21 @@ def train(
     asked = levels_of(levels, sparsities, sparsity, options.rate) or by_preset
     check_levels(asked)
     from lptool.ranks import join_ranks
+    from lptool.training.folder import RunFolder
 
     ranks = join_ranks()
     if unsaid and ranks.rank == 0:
         click.echo(quickstart_note(out), err=True)
-    runs = [
-        RunToMake(replace(options, seed=seed), asked, out / f"seed_{seed}" if replicates > 1 else out, data_dir, device)
-        for seed in range(options.seed, options.seed + replicates)
-    ]
+    runs: list[RunToMake] = []
+    notes: list[str] = []
+    for seed in range(options.seed, options.seed + replicates):
+        folder = out / f"seed_{seed}" if replicates > 1 else out
+        begun = ranks.on_first(RunFolder(folder).planned)
+        of_run, said = levels_of_run(asked, sparsity, options.rate, begun)
+        notes += said
+        runs.append(RunToMake(replace(options, seed=seed), of_run, folder, data_dir, device, log))
+    for note in dict.fromkeys(notes * (ranks.rank == 0)):
+        click.echo(note, err=True)
     threads = choose_threads(threads, device, ranks)
     if dry_run:
         plans = [run.plan(ranks, threads) for run in runs]
@@ -84,13 +94,14 @@ def train(
 
 @dataclass(frozen=True)
 class RunToMake:
-    """A run that the command line asks for; of `threads` see `choose_threads`."""
+    """A run that the command line asks for; of `threads` see `choose_threads`, of `log` `log_to`."""
 
     options: TrainOptions
     levels: Levels
     folder: Path
     data_dir: Path | None
     device: str
+    log: str | None = None
 
     def plan(self, ranks: Ranks, threads: int | None) -> Document:
         """What `--dry-run` prints; warns where the disk is too small."""
@@ -115,8 +126,9 @@ class RunToMake:
         from lptool.training.job import train_tickets
 
         self._go_on(ranks, threads)
+        first = ranks.rank == 0
         try:
-            with _bars(self.options, self.levels, shown=ranks.rank == 0) as watch:
+            with self._log(ranks) as log, _bars(self.options, self.levels, log, shown=first) as watch:
                 return train_tickets(
                     *(self.options, self.levels, self.folder),
                     data_dir=self.data_dir,
@@ -128,6 +140,13 @@ class RunToMake:
             raise KeyboardInterrupt(
                 f"Interrupted; the same command goes on from the last finished epoch in {self.folder}"
             ) from None
+
+    def _log(self, ranks: Ranks) -> AbstractContextManager[Log]:
+        """The log of the first rank, in the run's folder."""
+        from lptool.training.folder import RunFolder
+
+        kind, resumed = self.log if ranks.rank == 0 else None, RunFolder(self.folder).journal.exists()
+        return log_to(kind, self.folder, resumed=resumed, config=self.options.to_json())
 
     def _go_on(self, ranks: Ranks, threads: int | None) -> None:
         from lptool.training.folder import RunFolder
@@ -162,7 +181,7 @@ def _next(run: RunToMake) -> str:
 
 
 @contextmanager
-def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Watch]:
+def _bars(options: TrainOptions, levels: Levels, log: Log, *, shown: bool) -> Iterator[Watch]:
     """One bar for all levels, with the time left, and one for the epoch, with images per second; on stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -194,12 +213,21 @@ def _bars(options: TrainOptions, levels: Levels, *, shown: bool) -> Iterator[Wat
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal val
         val = f" val {100 * record['val_accuracy']:.2f} %"
+        log({"step": _place(record["level"], record["epoch"], options), **record})
+
+    def on_level(level: int, epoch: int) -> None:
+        log({"step": _place(level, epoch, options)})
 
     try:
-        yield Watch(on_step, on_epoch, lambda note: warn([note] * shown))
+        yield Watch(on_step, on_epoch, lambda note: warn([note] * shown), on_level)
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def _place(level: int, epoch: int, options: TrainOptions) -> int:
+    """An epoch's number in a log: those of a level after those of the level before, with a gap for a rewinding."""
+    return level * options.epochs + epoch
 
 
 def _outlook() -> Callable[[Where], str]:

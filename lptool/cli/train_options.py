@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lptool.cli import options as shared
+from lptool.cli.logs import log_option
 from lptool.cli.options import PATH, SEED, Words, explicit, numbers, offering, option
+from lptool.tables import percent
 from lptool.training.options import CHOICES, Levels, TrainOptions, sparsities_to
 from lptool.training.presets import PAPER_LEVELS, PRESETS, preset, with_given
 
@@ -47,6 +50,7 @@ OPTIONS = {
         option(
             "--dry-run", is_flag=True, help="Check everything, try one step, print the plan as JSON, write nothing."
         ),
+        log_option("Log each epoch there too, into the run's folder."),
     ],
     "What is trained": [
         PRESET_OPTION,
@@ -73,7 +77,11 @@ OPTIONS = {
     "Pruning": [
         LEVELS_OPTION,
         option("--sparsities", metavar="S,…", callback=numbers, help="After each pruning, in place of --levels."),
-        option("--sparsity", type=float, help="Of the last level, reached by --rate; in place of --levels."),
+        option(
+            "--sparsity",
+            type=float,
+            help="Of the last level, by equal prunings of at most --rate; in place of --levels.",
+        ),
         _setting("--rate", "Share of the remaining weights pruned per level, in (0, 1).", float),
         _setting("--prune", "Which weights: of convolutions, or of linear layers too."),
         _setting("--scope", "Compare the weights of all layers, or prune each layer by the same share."),
@@ -153,6 +161,25 @@ def levels_of(
     if sum(way is not None for way in (levels, sparsities, sparsity)) > 1:
         raise click.UsageError("--levels, --sparsities and --sparsity all say how far to prune; give one")
     return sparsities or (sparsities_to(sparsity, rate) if sparsity is not None else levels)
+
+
+def levels_of_run(
+    asked: Levels, sparsity: float | None, rate: float, begun: Sequence[float]
+) -> tuple[Levels, list[str]]:
+    """The levels of a run, and a line where `--sparsity` is reached at another rate than was asked for.
+
+    Args:
+        asked: see `levels_of`. begun: the sparsities that its folder was begun for, with which it goes on.
+    """
+    if sparsity is None:
+        return asked, []
+    found = sparsities_to(sparsity, rate, begun)
+    new = len(found) - len(begun)
+    if new < 2:
+        return found, []
+    share = 1 - (1 - found[-1]) / (1 - found[-2])
+    same = f"the {new} prunings up to {percent(sparsity)} take the same share each"
+    return found, [f"rate {share:.3g} instead of {rate:g}, so that {same}"] if abs(share - rate) > 1e-6 else []
 
 
 # An option does nothing where another one has this value.

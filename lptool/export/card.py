@@ -40,7 +40,9 @@ _ON_HUB = {
 }
 
 
-def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, files: Collection[str]) -> str:
+def model_card(
+    ticket: Ticket, *, command: str | None, sizes: Sizes | None, files: Collection[str], license: str | None = None
+) -> str:
     """The text of README.md: YAML front matter as the Hub reads it, then Markdown.
 
     Folders that the ticket's header names are cut off, and so are those of absolute paths in the command.
@@ -50,12 +52,13 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         command: what made it, ready for a shell.
         sizes: of the files that it makes, in bytes.
         files: names of what lies in the folder.
+        license: its identifier on the Hub; where none is given, none is claimed.
     """
     from huggingface_hub import ModelCard
 
     metadata, arch = ticket.metadata, ticket.metadata.arch or ""
     card = ModelCard.from_template(
-        card_data(ticket),
+        card_data(ticket, license),
         template_path=str(_TEMPLATE),
         code=code,
         block=block,
@@ -87,10 +90,10 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
 # The YAML at its head
 
 
-def card_data(ticket: Ticket) -> ModelCardData:
+def card_data(ticket: Ticket, license: str | None = None) -> ModelCardData:
     """Library, task, tags, data and test accuracy, from which the Hub makes its filters, widgets and tables of results.
 
-    What is not known is left out, and so is the licence, which is its author's to give.
+    What is not known is left out, and so is a licence that nobody gave.
     """
     from huggingface_hub import ModelCardData
 
@@ -98,6 +101,7 @@ def card_data(ticket: Ticket) -> ModelCardData:
     pooled = ["lottery-pools", "model-averaging"] if ticket.metadata.kind == "pooled" else []
     library = ["timm"] if timm_loads(ticket) else []
     return ModelCardData(
+        license=license,
         library_name="timm" if library else "pytorch",
         pipeline_tag="image-classification",
         tags=["image-classification", *library, "pruning", "sparse", "lottery-ticket", *pooled, "lptool"],

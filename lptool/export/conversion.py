@@ -62,6 +62,7 @@ def convert(
     max_size: int | None = None,
     overwrite: bool = False,
     command: str | None = None,
+    license: str | None = None,
 ) -> Conversion:
     """Write a checkpoint of any program in the form that the name of the output asks for.
 
@@ -74,7 +75,7 @@ def convert(
         int8: an `.onnx` computes in int8, calibrated on training images.
         max_drop: by how many points shorter values may lower accuracy on val; None allows any loss.
         max_size: how many bytes a `.safetensors` may have; what `form` leaves open is chosen by `fitting_form`.
-        command: for the model card of a folder.
+        command, license: for the model card of a folder.
 
     Raises:
         CheckpointError: the source cannot be read. OutputError: the output must not or cannot be written, or loses too
@@ -93,7 +94,7 @@ def convert(
     _check(kind, source, output, overwrite=overwrite)
     ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
     unsaid = _unsaid(kind, ticket)
-    job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command)
+    job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command, license)
     if max_size is None:
         return _written(job, (*warnings, *unsaid))
     fitting = fitting_form(source, job.ticket, output, form, max_size, options)

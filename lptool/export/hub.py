@@ -61,6 +61,19 @@ def private_names(folder: str | Path) -> dict[str, str]:
     }
 
 
+def missing_license(folder: str | Path) -> list[str]:
+    """A line where the card of a checked folder gives no licence: then nobody may use the model."""
+    from huggingface_hub import ModelCard
+
+    card = Path(folder) / "README.md"
+    if ModelCard(card.read_text(encoding="utf-8")).data.get("license"):
+        return []
+    again = shlex.join(["lptool", "convert", str(folder), "NEW/", "--license"])
+    return [
+        f"{card}: gives no licence, so others may not know what they may do; {again} ID writes one, or add it there"
+    ]
+
+
 def check_repo(repo: str) -> None:
     """Refuse what cannot be the name of a repository, without asking the Hub. Raises HubError."""
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

@@ -1,20 +1,28 @@
-"""A ticket as timm reads it: the `config.json` of a folder or a Hub repository, and tensors under timm's names."""
+"""A ticket as timm reads it: the `config.json` of a folder or a Hub repository, and tensors under timm's names.
+
+Transformers reads a file of the same name. Their keys are different ones, so one document serves both.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.files import content_of
+from lptool.checkpoints.metadata import Metadata, check_depth
 from lptool.checkpoints.ticket import Ticket
 from lptool.device import import_timm
 from lptool.errors import ArchError, said_by
 from lptool.networks.building import build_for
 from lptool.networks.matching import fit_names
 from lptool.networks.pretrained import class_names, own_config, pretrained_config
+from lptool.provenance import without_folders
 
 timm = import_timm()
 
@@ -74,6 +82,30 @@ def for_timm(ticket: Ticket) -> Ticket:
     found = ticket.renamed(fit_names(_empty_network(ticket), ticket.shapes, arch, ticket.file))
     metadata = replace(found.metadata, prunable=tuple(found.mask))
     return replace(found, metadata=metadata, own_names={}, extras={})
+
+
+_BY_TRANSFORMERS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+_LABELS = ("id2label", "label2id")  # a class may be named as a file is
+
+
+def transformers_config(checkpoint: str | Path) -> dict[str, Any]:
+    """What transformers says of a network in the folder of its checkpoint, so that it loads the pooled one as well.
+
+    Without what it says of a machine or a download (`_name_or_path`), and without the folders of files. Empty where no
+    such `config.json` lies there; what cannot be read says nothing.
+    """
+    checkpoint = Path(checkpoint)
+    if not _BY_TRANSFORMERS.fullmatch(checkpoint.name):
+        return {}
+    try:
+        document = json.loads(content_of(checkpoint.with_name("config.json")))
+        check_depth(document)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):
+        return {}
+    public = {name: value for name, value in document.items() if not name.startswith("_")}
+    return {name: value if name in _LABELS else without_folders(value) for name, value in public.items()}
 
 
 def _arch_of(ticket: Ticket) -> str:

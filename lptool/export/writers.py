@@ -57,6 +57,7 @@ class Job:
     max_drop: float | None
     overwrite: bool
     command: str | None
+    license: str | None
 
 
 def _write_safetensors(job: Job) -> Found:
@@ -95,7 +96,7 @@ def _write_prune_keys(job: Job) -> Found:
 
 def _write_folder(job: Job) -> Found:
     with new_folder(job.output, overwrite=job.overwrite) as folder:
-        write_folder(job.ticket, folder, command=job.command, documents={})
+        write_folder(job.ticket, folder, command=job.command, documents={}, license=job.license)
     return Found()
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from lptool.errors import first_ten
 from lptool.networks.running import blank_images
 from lptool.scoring.batchnorm import hooked, in_eval_mode
+from lptool.scoring.weights import parts_of
 
 LARGEST = 8192  # inputs of a layer: the products of them take 0.5 GB, several times
 
@@ -65,7 +67,8 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
 
     Left out are layers that run twice or never, that share their weight, that are not given a row for each image (such
     as the windows of some transformers), that have more inputs than `LARGEST`, and modules that compute something of
-    their own around the weight (such as timm's standardised convolutions).
+    their own around the weight (such as timm's standardised convolutions). Classes of a program's own that compute what
+    torch's do, as those that keep a mask, are none of these: see `_computes_as_torch`.
 
     Args:
         model: left in the mode it came in. prunable: names of tensors.
@@ -75,12 +78,18 @@ def find_layers(model: nn.Module, prunable: Iterable[str], images: Tensor) -> tu
     calls = _calls(model, images)
     times = Counter(call.name for call in calls)
     owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    parts = parts_of(model)
+    masks: dict[str, list[Tensor]] = {call.name: [] for call in calls}  # that a module keeps itself
+    for name in parts.mask_names:
+        masks.setdefault(name.rpartition(".")[0], []).append(parts.tensors[name])
 
     def alone(call: _Call) -> bool:
         module = model.get_submodule(call.name)
         rows = [len(x) if isinstance(x, Tensor) and x.dim() > 1 else None for x in (call.given, call.made)]
-        fits = rows == [len(images)] * 2 and _is_plain(module) and _matrix(module) <= LARGEST**2
-        return fits and times[call.name] == 1 and owners[id(module.weight)] == 1
+        if rows != [len(images)] * 2 or (kind := _kind(module)) is None or _matrix(module) > LARGEST**2:
+            return False
+        once = times[call.name] == 1 and owners[id(module.weight)] == 1
+        return once and (_is_plain(module, kind) or _computes_as_torch(module, kind, call.given, masks[call.name]))
 
     def norm_after(call: _Call) -> str | None:
         takers = [taker for taker in calls if taker.given is call.made]
@@ -141,18 +150,68 @@ def note_of(left: Sequence[str], count: int) -> list[str]:
     """What a user is told of the tensors that are left out, of so many; nothing where there is none."""
     return [
         f"reconstruct cannot fit {len(left)} of {count} prunable tensors, which stay as they are: "
-        f"{first_ten(left, ', ')}; it fits torch's own convolutions and linear layers that run once for each image, "
-        f"share no weight and have at most {LARGEST:,} inputs"
+        f"{first_ten(left, ', ')}; it fits convolutions and linear layers that compute what torch's do, run once for "
+        f"each image, share no weight and have at most {LARGEST:,} inputs"
     ][: len(left)]
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it computes what its class of torch does, and nothing of its own before or after."""
+def _kind(module: nn.Module) -> type[nn.Module] | None:
+    """The class of torch that it is of, where that can be fitted and the weight is its own."""
     kind = next((kind for kind in (nn.Conv2d, nn.Linear) if isinstance(module, kind)), None)
-    if kind is None or module._forward_hooks or module._forward_pre_hooks or is_parametrized(module):
-        return False
+    changed = module._forward_hooks or module._forward_pre_hooks or is_parametrized(module)
+    return None if changed or module._parameters.get("weight") is None else kind
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether its class is torch's in all that it computes."""
     own = [name for name in ("forward", "_conv_forward") if getattr(type(module), name, 0) != getattr(kind, name, 0)]
     return not own and "forward" not in vars(module)  # one of the instance, as some programs set it
+
+
+_SCALES = (1.0, 100.0)  # of inputs that a module is tried on: one that clips them shows at the second
+
+
+def _computes_as_torch(module: nn.Module, kind: type[nn.Module], given: object, masks: Sequence[Tensor]) -> bool:
+    """Whether a class of another program's computes what torch's does, as far as trying shows; it is left as it was.
+
+    It is given random weights and inputs, of the shape that it was given. Its own masks keep all meanwhile: in a search
+    they keep what is not 0, see `put_weights`. One that has other tensors may do anything by them.
+    """
+    own = {id(t) for t in (*module.parameters(), *module.buffers())}
+    known = [module._parameters["weight"], module._parameters.get("bias"), *masks]
+    tensors = [tensor for tensor in known if tensor is not None]
+    if not isinstance(given, Tensor) or own != set(map(id, tensors)):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        with torch.no_grad():
+            for tensor in tensors:
+                random = torch.randn(tensor.shape, generator=draw).to(tensor)
+                tensor.copy_(torch.ones_like(tensor) if any(tensor is mask for mask in masks) else random)
+            tried = (torch.randn(given.shape, generator=draw).mul_(scale).to(given) for scale in _SCALES)
+            return all(_alike(module(x), _by_torch(module, kind, x)) for x in tried)
+    except Exception:  # a user's own code may raise anything
+        return False
+    finally:
+        with torch.no_grad():
+            for tensor, old in zip(tensors, before, strict=True):
+                tensor.copy_(old)
+
+
+def _by_torch(module: Any, kind: type[nn.Module], x: Tensor) -> Tensor:
+    if kind is nn.Linear:
+        return F.linear(x, module.weight, module.bias)
+    made: Tensor = nn.Conv2d._conv_forward(module, x, module.weight, module.bias)
+    return made
+
+
+def _alike(found: object, expected: Tensor) -> bool:
+    """But for rounding, which depends on the type."""
+    if not isinstance(found, Tensor) or found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    allowed: float = torch.finfo(found.dtype).eps ** 0.5 * float(expected.abs().max())
+    return float((found - expected).abs().max()) <= allowed
 
 
 def side_by_side(module: nn.Module, x: Tensor) -> Tensor:

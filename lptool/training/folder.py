@@ -162,6 +162,13 @@ class RunFolder:
             return None
         return threads if type(threads) is int and threads > 0 else None
 
+    def planned(self) -> tuple[float, ...]:
+        """The sparsities that the run was begun for; none where it was not, or levels were counted."""
+        try:
+            return tuple(map(float, json.loads(content_of(self._options))["sparsities"] or ()))
+        except _ODD_JSON:
+            return ()
+
     def _begun(self) -> dict[str, Any]:
         try:
             begun = json.loads(content_of(self._options))

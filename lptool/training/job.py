@@ -116,6 +116,7 @@ def _reproducible(device: torch.device) -> Iterator[None]:
 
 def _train_level(run: Run, number: int) -> None:
     mask, progress = run.ranks.on_first(lambda: _begin(run, number))
+    run.ranks.agree(partial(run.watch.on_level, number, progress.epoch))
     put_weights(run.model, progress.model, mask)
     optimizer = make_optimizer(run.model, run.options, run.device)
     restore_optimizer(run.model, optimizer, progress.optimizer)

@@ -14,12 +14,28 @@ from lptool.errors import TrainError, listed
 Levels = int | Sequence[float]  # how many prunings at the rate of the options, or the sparsity after each
 
 
-def sparsities_to(sparsity: float, rate: float) -> tuple[float, ...]:
-    """The sparsity after each pruning by `rate`, until the last one reaches `sparsity`, in (0, 1), exactly."""
+def sparsities_to(sparsity: float, rate: float, begun: Sequence[float] = ()) -> tuple[float, ...]:
+    """The sparsity after each pruning, up to `sparsity`, in (0, 1): as few as `rate` allows, each by the same share.
+
+    Args:
+        rate: the largest share of the remaining weights that a level may prune. Where a whole number of levels at that
+            rate ends elsewhere, they prune less each: else the last one would be trained for the little that is left.
+        begun: what was planned before, in this folder; it is kept as far as it is no sparser.
+
+    >>> [round(each, 3) for each in sparsities_to(0.8, 0.4)]
+    [0.331, 0.553, 0.701, 0.8]
+    """
     if not 0 < sparsity < 1:
         raise TrainError(f"expected a number in (0, 1), found {sparsity}", "sparsity")
-    count = math.ceil(math.log(1 - sparsity) / math.log(1 - rate) - 1e-9)  # no level for what rounding leaves
-    return (*(1 - (1 - rate) ** level for level in range(1, count)), sparsity)
+    kept = [each for each in begun if each < sparsity]
+    if sparsity in begun:
+        return (*kept, sparsity)
+    before = 1 - kept[-1] if kept else 1.0  # density
+    count = math.log((1 - sparsity) / before) / math.log(1 - rate)  # levels at that very rate
+    levels = max(1, math.ceil(count - 1e-9))  # no level for what rounding leaves
+    exact = abs(levels - count) <= 1e-9
+    share = 1 - rate if exact else ((1 - sparsity) / before) ** (1 / levels)
+    return (*kept, *(1 - before * share**level for level in range(1, levels)), sparsity)
 
 
 def check_levels(levels: Levels) -> None:

@@ -41,14 +41,21 @@ class Where:
 
 @dataclass(frozen=True)
 class Watch:
-    """Called as a run goes on: after each step, with each record of `train.jsonl`, with what is odd in the data."""
+    """Called as a run goes on.
+
+    Attributes:
+        on_step: after each step. on_epoch: with each record of `train.jsonl`. on_note: with what is odd in the data.
+        on_level: with a level and the epoch that it begins with, or goes on with, before that.
+    """
 
     on_step: Callable[[Where], None] = lambda where: None
     on_epoch: Callable[[Record], None] = lambda record: None
     on_note: Callable[[str], None] = lambda note: None
+    on_level: Callable[[int, int], None] = lambda level, epoch: None
 
 
 UNWATCHED = Watch()
+FEW = 200  # images of val, below which one of them is more than half a point
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def open_run(
         split_seed=options.split_seed,
         image_size=options.image_size,
     )
-    for note in data.notes:
+    for note in (*data.notes, *_on_small_val(data)):
         watch.on_note(note)
     model, origin = initial_model(options, data.num_classes, data.shape)
     prunable = prunable_weights(model, options.prune)
@@ -150,6 +157,19 @@ def open_run(
     check_processes(model, device, ranks, sync_bn=options.sync_bn)
     _ = run.rewind_step  # refused here where there is no such step
     return run
+
+
+def _on_small_val(data: Data) -> list[str]:
+    """A line where one image of val is more than half a point, so that what is chosen on it is chosen by chance."""
+    found, total = len(data.val), len(data.val) + len(data.train)
+    if found >= FEW:
+        return []
+    more = f"take a larger --val-fraction (at least {math.ceil(100 * FEW / total) / 100:g} for {FEW} of {total:,})"
+    if data.split.get("fraction") is None:
+        more = "put more images into the val part of the data set"
+    elif total < 2 * FEW:
+        more = "take a larger --val-fraction, such as 0.5, or more images"
+    return [f"val has {found} images, so that one of them is {100 / found:.2g} points; {more}"]
 
 
 def _check_parts(run: Run) -> None:

@@ -19,6 +19,8 @@ from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.cli import main
 from lptool.cli.train import RunToMake, _next
+from lptool.cli.train_options import chosen
+from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from tests.helpers.commands import FAST, lptool, refused
 
@@ -102,13 +104,27 @@ def test_other_options_in_the_same_folder_are_refused_by_name(run: Path) -> None
     assert message in refused(result)
 
 
-def test_a_target_sparsity_is_reached_by_the_rate(tmp_path: Path) -> None:
-    result = lptool(
-        "train", "-o", tmp_path, *SHORT, "--epochs", 1, "--rewind-epoch", 0, "--sparsity", 0.7, "--rate", 0.5
-    )
+def test_a_target_sparsity_is_reached_in_equal_steps(tmp_path: Path) -> None:
+    few = [*SHORT, "--epochs", 1, "--rewind-epoch", 0]
+    result = lptool("train", "-o", tmp_path, *few, "--sparsity", 0.7, "--rate", 0.5)
     assert result.exit_code == 0, result.output
     masks = [load_ticket(file).mask for file in sorted(tmp_path.glob("*.safetensors"))]
-    assert [round(sparsity(mask), 4) for mask in masks] == [0, 0.5, 0.7]
+    assert [round(sparsity(mask), 4) for mask in masks] == [0, round(1 - 0.3**0.5, 4), 0.7]
+    said = "rate 0.452 instead of 0.5, so that the 2 prunings up to 70.00 % take the same share each\n"
+    assert said in result.stderr
+    again = lptool("train", "-o", tmp_path, *few, "--sparsity", 0.7, "--rate", 0.5)
+    assert (again.exit_code, "instead of" in again.stderr) == (0, False)
+
+
+def test_a_run_that_was_planned_otherwise_goes_on_as_it_was(tmp_path: Path) -> None:
+    """As before equal steps: by the rate as long as that goes, and the rest."""
+    few = [*SHORT, "--epochs", 1, "--rewind-epoch", 0, "--rate", 0.5]
+    options = chosen("quickstart", None, {"epochs": 1, "rewind_epoch": 0, "rate": 0.5})[0]
+    train_tickets(options, (0.5, 0.7), tmp_path, device="cpu")
+    result = lptool("train", "-o", tmp_path, *few, "--sparsity", 0.85)
+    assert result.exit_code == 0, result.output
+    masks = [load_ticket(file).mask for file in sorted(tmp_path.glob("*.safetensors"))]
+    assert [round(sparsity(mask), 4) for mask in masks] == [0, 0.5, 0.7, 0.85]
 
 
 def test_replicates_are_runs_of_seeds_in_a_row(tmp_path: Path, run: Path) -> None:
@@ -168,7 +184,7 @@ def test_the_rate_is_of_this_epoch_since_its_first_step(
 
     train, clock = importlib.import_module("lptool.cli.train"), [0.0]
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    with train._bars(TrainOptions(), 1, shown=True) as watch:
+    with train._bars(TrainOptions(), 1, lambda record: None, shown=True) as watch:
         for epoch, seconds in ((0, 1.0), (1, 4.0)):  # the second is four times as slow
             for step in range(1, 11):
                 clock[0] += seconds

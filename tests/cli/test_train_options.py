@@ -25,6 +25,7 @@ NOT_OPTIONS = {
     "threads",
     "replicates",
     "dry_run",
+    "log",
 }
 
 

@@ -16,7 +16,7 @@ from lptool.networks.building import build_model
 from lptool.pooling.layers import find_layers
 from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.scoring.score import recalibrated
-from tests.pooling.test_layers import ODD, weights_of
+from tests.pooling.test_layers import ODD, Masked, weights_of
 
 # Smooth, as pictures are: what one weight misses, its neighbours can make up for.
 IMAGES = F.interpolate(torch.randn(48, 3, 3, 3, generator=torch.Generator().manual_seed(0)), 8, mode="bicubic")
@@ -98,6 +98,33 @@ def test_a_rebuilt_ticket_computes_what_the_teacher_does_more_nearly() -> None:
     assert {name for name, t in state.items() if t.shape != found[name].shape} == set()
     for name, kept in mask.items():
         assert not found[name][~kept].any()
+
+
+def masked() -> nn.Module:
+    """The same network of a program whose convolutions keep their mask beside the weight."""
+    model = network()
+    for name, module in model.named_children():
+        if isinstance(module, nn.Conv2d):
+            sizes = (module.in_channels, module.out_channels, 3 if name != "5" else 1)
+            given = {"stride": module.stride, "padding": module.padding, "groups": module.groups}
+            setattr(model, name, Masked(*sizes, bias=module.bias is not None, **given))
+    return model.eval()
+
+
+def test_layers_that_keep_a_mask_are_fitted_as_those_of_torch() -> None:
+    """Of tickets with different masks, and with room for others than the target's."""
+    (state, mask), other = ticket(0), ticket(1)
+    found = []
+    for model in (network(), masked()):
+        rebuilding = reconstruction(model)
+        teacher = rebuilding.teach([(0.5, state), (0.5, other[0])])
+        found.append(rebuilding.rebuild(rebuilding.recalibrated(state), mask, teacher, room=other[1]))
+    plain, kept = found
+    assert plain.mask["3.weight"].ne(mask["3.weight"]).any()  # the room was used
+    for name in mask:
+        assert torch.equal(plain.mask[name], kept.mask[name])
+    for name, tensor in plain.state.items():
+        torch.testing.assert_close(kept.state[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_the_order_of_the_tickets_does_not_matter() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -23,15 +23,33 @@ from lptool.training.options import (
 )
 
 
-@pytest.mark.parametrize("sparsity", [0.2, 0.36, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("rate", [0.2, 0.5])
-def test_a_target_is_reached_in_as_few_prunings_as_the_rate_takes(sparsity: float, rate: float) -> None:
+@pytest.mark.parametrize("sparsity", [0.1, 0.2, 0.36, 0.5, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("rate", [0.2, 0.4, 0.5])
+def test_a_target_is_reached_in_as_few_equal_prunings_as_the_rate_takes(sparsity: float, rate: float) -> None:
     found = sparsities_to(sparsity, rate)
     assert found[-1] == sparsity
     assert 1 - (1 - rate) ** (len(found) - 1) < sparsity <= 1 - (1 - rate) ** len(found) + 1e-9
-    for level, before in enumerate(found[:-1], start=1):
-        assert before == pytest.approx(1 - math.prod([1 - rate] * level))
+    shares = [1 - (1 - after) / (1 - before) for before, after in itertools.pairwise((0.0, *found))]
+    assert shares == pytest.approx([shares[0]] * len(found))
+    assert shares[0] <= rate + 1e-9
     check_levels(found)
+
+
+def test_a_target_that_the_rate_itself_reaches_has_the_very_levels_of_the_rate() -> None:
+    """To the bit: a run that was begun with them goes on."""
+    found = sparsities_to(1 - 0.8**11, 0.2)
+    assert found[:-1] == tuple(1 - (1 - 0.2) ** level for level in range(1, 11))
+
+
+@pytest.mark.parametrize("begun", [(0.4, 0.64, 0.784, 0.8), (0.5, 0.8), (0.8,)])
+def test_what_was_planned_stays_as_it_was_planned(begun: tuple[float, ...]) -> None:
+    """The first is how such a run was planned before its rates were spread evenly."""
+    assert sparsities_to(0.8, 0.4, begun) == begun
+    further = sparsities_to(0.95, 0.4, begun)
+    assert further[: len(begun)] == begun
+    assert [1 - (1 - b) / (1 - a) for a, b in itertools.pairwise(further[len(begun) - 1 :])] == pytest.approx(
+        [1 - 0.25 ** (1 / 3)] * 3
+    )
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.5, float("nan")])

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from lptool.data.images import InMemory
 from lptool.errors import TrainError
 from lptool.ranks import ALONE, Ranks
 from lptool.training.options import Levels, TrainOptions
-from lptool.training.setup import UNWATCHED, Run, Where, open_run, over_processes
+from lptool.training.setup import UNWATCHED, Run, Watch, Where, open_run, over_processes
 from tests.helpers.training import DATA, NETWORKS
 
 EPOCHS, BATCH = 3, 36  # 96 images: three batches of 32
@@ -92,3 +93,32 @@ def test_compiled_networks_share_their_weights(tmp_path: Path) -> None:
     assert run.network is not run.model
     assert [id(p) for p in run.network.parameters()] == [id(p) for p in run.model.parameters()]
     assert over_processes(opened(tmp_path)).network is not None
+
+
+@pytest.mark.parametrize(
+    ("val", "train", "fraction", "expected"),
+    [
+        (200, 300, 0.4, None),
+        (
+            199,
+            1801,
+            0.1,
+            "val has 199 images, so that one of them is 0.5 points; take a larger --val-fraction (at least",
+        ),
+        (40, 1400, 0.03, "is 2.5 points; take a larger --val-fraction (at least 0.14 for 200 of 1,440)"),
+        (24, 96, 0.2, "is 4.2 points; take a larger --val-fraction, such as 0.5, or more images"),
+        (24, 2000, None, "is 4.2 points; put more images into the val part of the data set"),
+    ],
+)
+def test_a_val_in_which_one_image_is_more_than_half_a_point_is_told(
+    val: int, train: int, fraction: float | None, expected: str | None, tmp_path: Path
+) -> None:
+    def images(count: int) -> InMemory:
+        return InMemory(torch.zeros(count, 1, 8, 8, dtype=torch.uint8), torch.arange(count) % 2)
+
+    data = replace(DATA, train=images(train), val=images(val), split={"fraction": fraction, "seed": 0, "hash": "a"})
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    notes: list[str] = []
+    options = TrainOptions(arch=f"{tmp_path}/networks.py:net", dataset="random", epochs=2, rewind_epoch=1)
+    open_run(options, 1, tmp_path / "out", None, torch.device("cpu"), data, ALONE, Watch(on_note=notes.append))
+    assert (notes == []) if expected is None else (expected in notes[0])
