@@ -42,8 +42,8 @@ from lptool.pooling.reconstruction import Reconstruction, Teacher
 from lptool.pooling.scorer import Scorer
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batchnorm import bn_layers
-from lptool.scoring.metrics import measure
-from lptool.scoring.score import recalibrated, scaled_nll_of
+from lptool.scoring.metrics import measure_graded
+from lptool.scoring.score import Graded, recalibrated, scaled_nll_of
 from lptool.training.job import train_tickets
 from lptool.training.options import TrainOptions
 from lptool.training.setup import Watch
@@ -258,7 +258,7 @@ class Remembering:
 
 
 def recalibrated_on_sample(bench: Bench, state: State) -> State:
-    """As the finished model is, but on some training images: docs/results.md says why not on all."""
+    """As the finished model is, but on some training images: docs/speed.md says why not on all."""
     images = bench.calibration.images(sample(bench.data.train, FINISHING_IMAGES, seed=1))
     return recalibrated(bench.model, state, bench.batches(images)(bench.batch_size.images))
 
@@ -278,7 +278,7 @@ def parts(bench: Bench) -> dict[str, Images]:
 
 
 def numbers(found: Tensor, labels: Tensor) -> Row:
-    metrics = measure(found, labels, found.shape[1])
+    metrics = measure_graded(Graded.of(found, labels), found.shape[1])
     score = {"accuracy": metrics.score.accuracy, "nll": metrics.score.nll, "scaled nll": scaled_nll_of(found, labels)}
     return score | {"ece": metrics.ece, "n": metrics.score.n}
 

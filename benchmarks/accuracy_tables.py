@@ -1,6 +1,6 @@
-"""The tables of docs/results.md and README, from the JSON files that benchmarks/accuracy.py leaves.
+"""The tables of README, docs/results.md and docs/tables.md, from the JSON files that benchmarks/accuracy.py leaves.
 
-    python benchmarks/accuracy_tables.py          # writes them between the marks of both pages
+    python benchmarks/accuracy_tables.py          # writes them between the marks of these pages
 
 Of each run the mean over its levels is one sample, as levels of one run are not independent; a standard error is over
 the runs. `images` is the standard error that the finite test set leaves in the difference to `ticket + BN` of one
@@ -10,13 +10,15 @@ model: from the images that only one of the two has right (McNemar).
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from accuracy import CORRUPTED, RESULTS, SETTINGS
+
+from lptool import tables
+from lptool.scoring.paired import Spread, image_error
 
 Row = dict[str, Any]
 Of = Callable[[Row], float]  # a number, of the methods at one level
@@ -41,9 +43,9 @@ def methods_in(cells: list[Row]) -> list[str]:
     return [name for name in found if name != "ensemble"] + ["ensemble"]
 
 
-def tables(found: dict[str, list[Row]]) -> str:
-    """All that is measured: a summary over the settings, then setting by setting."""
-    return "\n\n".join([short_table(found), *(setting_tables(name, cells) for name, cells in found.items())])
+def long_tables(found: dict[str, list[Row]]) -> str:
+    """All that is measured, setting by setting."""
+    return "\n\n".join(setting_tables(name, cells) for name, cells in found.items())
 
 
 def short_table(found: dict[str, list[Row]]) -> str:
@@ -104,8 +106,7 @@ def of_images(cells: list[Row], levels: Sequence[int], method: str) -> str:
     """The standard error of one model's difference that is due to the test images, in points, on average."""
 
     def error(row: Row) -> float:
-        (won, lost), n = row[method]["pairs"][BASE], row[method]["test"]["n"]
-        return 100 * math.sqrt(won + lost - (won - lost) ** 2 / n) / n
+        return 100 * image_error(*row[method]["pairs"][BASE], row[method]["test"]["n"])
 
     pairs = [level["methods"][method].get("pairs", {}) for cell in cells for level in cell["levels"]]
     return f"± {mean(cells, levels, error):.2f}" if all(BASE in each for each in pairs) else ""
@@ -143,27 +144,38 @@ def spread(cells: list[Row], levels: Sequence[int], of: Of, digits: int = 2) -> 
 
 def with_error(values: list[float], digits: int = 2, sign: str = "") -> str:
     """Mean and standard error of one value for each run; `sign` is "+" where a gain shall show it."""
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):{sign}.{digits}f}{error}"
+    return Spread.of(values).shown(1, digits, sign)
 
 
 def markdown(rows: list[list[str]]) -> str:
-    lines = [rows[0], ["--", *["--:"] * (len(rows[0]) - 1)], *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return tables.markdown(tables.Table("", rows[0], rows[1:]))
+
+
+BEGIN, END = "<!-- tables: benchmarks/accuracy_tables.py -->", "<!-- end of tables -->"
+
+
+def content_of(page: Path) -> str:
+    """What stands in a page between its two marks."""
+    return page.read_text().partition(BEGIN)[2].partition(END)[0].strip("\n")
 
 
 def write(page: Path, content: str) -> None:
     """Put tables into a page, between its two marks."""
-    begin, end = "<!-- tables: benchmarks/accuracy_tables.py -->", "<!-- end of tables -->"
-    before, _, rest = page.read_text().partition(begin)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}")
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")
+
+
+def pages() -> dict[Path, str]:
+    """Each page with what belongs between its marks."""
+    found = {name: cells for name in SETTINGS if (cells := load(name))}
+    short, docs = short_table(found), ROOT / "docs"
+    return {ROOT / "README.md": short, docs / "results.md": short, docs / "tables.md": long_tables(found)}
 
 
 def main() -> None:
-    found = {name: cells for name in SETTINGS if (cells := load(name))}
-    write(ROOT / "docs" / "results.md", tables(found))
-    write(ROOT / "README.md", short_table(found))
+    for page, content in pages().items():
+        write(page, content)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from accuracy import RESULTS, SETTINGS, arguments, asked, finished_states, opene
 from accuracy_tables import markdown, with_error
 from torch import Tensor
 
-from lptool.scoring.metrics import measure
-from lptool.scoring.score import scaled_nll_of
+from lptool.scoring.metrics import measure_graded
+from lptool.scoring.score import Graded, scaled_nll_of
 
 Row = dict[str, Any]
 CHOOSING = RESULTS.parent / "choosing"
@@ -53,7 +53,7 @@ def run(name: str, seed: int, work: Path, data: Path) -> None:
 
 
 def measures(logits: Tensor, labels: Tensor) -> Row:
-    found = measure(logits, labels, logits.shape[1]).score
+    found = measure_graded(Graded.of(logits, labels), logits.shape[1]).score
     return {"accuracy": found.accuracy, "nll": found.nll, "scaled nll": scaled_nll_of(logits, labels), "n": found.n}
 
 

@@ -47,6 +47,10 @@ class DataError(LptoolError):
     """A data set that is missing, unknown, or must not be used to choose."""
 
 
+class DocumentError(LptoolError):
+    """A JSON document that is damaged, not of a command that scores, or does not go with the others."""
+
+
 class OutputError(LptoolError):
     """An output that exists, is also an input, or cannot be written."""
 

@@ -1,10 +1,11 @@
-"""Tables, made once and shown in three skins: on a terminal, on a page, in a model card. Numbers look alike in all.
+"""Tables, made once and shown in four skins: on a terminal, on a page, in Markdown, in LaTeX. Numbers look alike.
 
-A result makes a `Table` of ready cells; `report.terminal` shows it by rich, `report.html` as HTML, and `markdown` here.
+A result makes a `Table` of ready cells; `report.terminal` shows it by rich, `report.html` as HTML, the others are here.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,44 @@ def markdown(table: Table) -> str:
     escaped = ([cell.replace("|", "\\|") for cell in row] for row in (table.headings, *table.rows))
     head, *rows = ["| " + " | ".join(row) + " |" for row in escaped]
     return "\n".join([head, "|" + "|".join(ruler) + "|", *rows])
+
+
+def latex(table: Table) -> str:
+    """The table as LaTeX's `tabular`, with the rules of the package booktabs; rows of one first cell stand together.
+
+    >>> print(latex(Table("", ["method", "gain"], [["a_b", "-0.41 ± 0.20"]])))
+    \\begin{tabular}{lr}
+    \\toprule
+    method & gain \\\\
+    \\midrule
+    a\\_b & $-0.41 \\pm 0.20$ \\\\
+    \\bottomrule
+    \\end{tabular}
+    """
+    columns = "".join("l" if table.is_text(column) else "r" for column in range(len(table.headings)))
+    head, *lines = [" & ".join(map(_in_latex, row)) + r" \\" for row in (table.headings, *table.rows)]
+    for place in reversed(range(1, len(lines))):
+        if table.rows[place][0] != table.rows[place - 1][0]:
+            lines.insert(place, r"\addlinespace")
+    rows = [r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *rows, r"\end{tabular}"])
+
+
+_NUMBER = re.compile(r"[+-]?\d[\d.]*(e[+-]?\d+)?( ± [\d.]+)?")
+_SPECIAL = {
+    **{c: rf"\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+}
+
+
+def _in_latex(cell: str) -> str:
+    if _NUMBER.fullmatch(cell):  # else a minus would be a hyphen
+        exponent = re.sub(r"e([+-])0*(\d+)", r" \\cdot 10^{\1\2}", cell)
+        return f"${exponent.replace('±', chr(92) + 'pm')}$"
+    return "".join(_SPECIAL.get(letter, letter) for letter in cell)
 
 
 def percent(fraction: float) -> str:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Of torch, before it is imported: else a thread that waits for another keeps a core busy that the other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands out the tests has no use for it
     from lptool.pooling.result import PoolResult
 
@@ -24,6 +27,7 @@ PROCESSES = (
     "test_contributing.py",
     "test_structure.py",
     "cli/test_ending.py",
+    "cli/test_as_typed.py",
     "data/test_cache.py",
     "pooling/test_decoding.py",
     "reliability/test_fuzz.py",
@@ -82,6 +86,16 @@ def digits_are_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates_are_compiled_once() -> Iterator[None]:
+    """To compile that of the model card takes four times as long as to fill it in."""
+    import jinja2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "from_string", functools.cache(jinja2.Environment.from_string))
         yield
 
 

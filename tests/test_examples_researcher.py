@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from lptool.checkpoints.reading import file_sha256, summarise_file
-from lptool.scoring.metrics import wilson_interval
 from tests.helpers.commands import lptool
 from tests.helpers.pages import ROOT, commands_in
 
@@ -67,33 +66,15 @@ def test_every_level_is_pooled_and_the_last_is_beyond_90_percent(folder: Path) -
     assert min(target["test"]["ticket"]["accuracy"] for target in targets) > 0.8
 
 
-def test_the_figure_shows_the_numbers_of_the_json(folder: Path) -> None:
+def test_the_figure_and_its_numbers_are_those_of_the_json(folder: Path) -> None:
     assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
     targets = json.loads((folder / "pooled.json").read_text(encoding="utf-8"))["targets"]
-    drawn = {(row["curve"], round(float(row["remaining"]), 6)): row for row in rows(folder / "figure.csv")}
-    assert len(drawn) == 3 * len(targets)
+    found = {(row["against"], row["level"]): row for row in rows(folder / "figure.csv")}
     for target in targets:
-        for curve, score in target["test"].items():
-            row = drawn[curve, round(100 * (1 - target["sparsity"]), 6)]
-            interval = wilson_interval(round(score["accuracy"] * score["n"]), score["n"])
-            expected = [100 * score["accuracy"], *(100 * end for end in interval)]
-            assert [float(row[name]) for name in ("accuracy", "low", "high")] == pytest.approx(expected)
-
-
-def test_several_runs_are_drawn_with_their_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, accuracies in (("a", (0.9, 0.8)), ("b", (0.94, 0.8))):
-        targets = [
-            {"sparsity": sparsity, "test": {curve: {"accuracy": right, "n": 100} for curve in ("ticket", "pooled")}}
-            for sparsity, right in zip((0.5, 0.9), accuracies, strict=True)
-        ]
-        (tmp_path / f"{name}.json").write_text(json.dumps({"targets": targets}), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    run_python(str(EXAMPLE / "figure.py"), "figure.pdf", "a.json", "b.json")
-    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
-    found = [
-        (row["curve"], *(float(row[name]) for name in ("accuracy", "low", "high")))
-        for row in rows(tmp_path / "figure.csv")
-    ]
-    assert [curve for curve, *_ in found] == ["ticket", "pooled"] * 2
-    assert found[0][1:] == pytest.approx((92, 90, 94))  # two runs 4 points apart: 4/√2 over √2 is 2
-    assert found[3][1:] == pytest.approx((80, 80, 80))
+        row = found["ticket", str(target["target"]["level"])]
+        scores = target["test"]
+        assert float(row["gain"]) == pytest.approx(scores["pooled"]["accuracy"] - scores["ticket"]["accuracy"])
+        assert float(row["density"]) == pytest.approx(1 - target["sparsity"])
+        assert float(row["mcnemar_p"]) == pytest.approx(target["comparisons"][0]["p"])
+    assert {row["runs"] for row in found.values()} == {"1"}
+    assert {(row["dataset"], row["arch"]) for row in found.values()} == {("npz:digits.npz", "net.py:Net")}

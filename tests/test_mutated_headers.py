@@ -20,7 +20,8 @@ from lptool.checkpoints.safetensors_file import SafetensorsFile
 from lptool.errors import CheckpointError
 from lptool.export.card import model_card
 from lptool.pooling.result import PoolResult
-from lptool.report.inspect import inspect_document, inspect_view, to_json
+from lptool.report.inspect import inspect_document, inspect_view
+from lptool.report.tables import to_json
 from tests.helpers.commands import lptool
 from tests.helpers.reading import text
 from tests.reliability.mutations import VALUES, Place, mutated, places

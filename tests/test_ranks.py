@@ -7,9 +7,6 @@ import json
 import math
 import os
 import pickle
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +32,7 @@ from lptool.scoring.batching import BatchSize
 from lptool.scoring.batchnorm import average_in_order
 from lptool.scoring.score import Graded
 from tests.helpers import processes
-from tests.helpers.processes import LIMIT, Child, on_two_ranks
+from tests.helpers.processes import LIMIT, Child, begin, on_two_ranks
 
 THREADS_OF_TWO = max(1, usable_cores() // 2)
 PLAIN = ["--method", "greedy", "--calibration-size", "64", "--precision", "fp32", "--device", "cpu", "--json"]
@@ -289,34 +286,6 @@ def test_a_rank_that_ends_is_an_error_on_the_others(meeting: Callable[[int], Mee
 # Ranks that are processes, two of them.
 
 
-def torchrun(*command: object) -> "subprocess.CompletedProcess[str]":
-    """Run a program on two ranks that torchrun starts."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, command)]
-    with subprocess.Popen(
-        start,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=LIMIT)
-        except BaseException:
-            kill(process)
-            raise
-    return subprocess.CompletedProcess(start, process.returncode, out, err)
-
-
-def kill(process: "subprocess.Popen[str]") -> None:
-    """End torchrun and its ranks: asked to, it ends them; they are in sessions of their own."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def errors(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if line.startswith("Error:")]
 
@@ -371,8 +340,8 @@ def same_as(alone: dict[str, Any], document: dict[str, Any]) -> bool:
 
 def test_under_torchrun_two_processes_write_the_file_that_one_writes(tmp_path: Path, run: Path) -> None:
     out = tmp_path / "out"
-    done = torchrun("-m", "lptool", "pool", run, "-o", out / "a.safetensors", *FEW)
-    assert done.returncode == 0, done.stderr
+    done = begin(tmp_path / "said", processes.torchrun, "lptool", "pool", run, "-o", out / "a.safetensors", *FEW)
+    assert done.end() == 0, done.stderr
     assert same_as(one_process(run, tmp_path / "alone.safetensors", *FEW), json.loads(done.stdout))
     assert (errors(done.stderr), done.stderr.count("incumbent")) == ([], 1)  # one progress bar
     assert {path.name for path in out.iterdir()} == {"a.safetensors", "a.safetensors.search.jsonl"}

@@ -18,7 +18,7 @@ ROOMS = {
     "checkpoints": "locks drafts masks regular files header metadata names ticket nested summary evidence pool "
     "positions quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading "
     "places writing inspection",
-    "scoring": "batching batchnorm weights score metrics cost",
+    "scoring": "batching batchnorm weights score paired metrics cost",
     "networks": "cifar building matching running pretrained architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
     "corruptions loose",
@@ -28,10 +28,10 @@ ROOMS = {
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets fitting_size "
     "comparisons fingerprint outputs result finish job",
     "export": "timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
-    "report": "tables terminal inspect convert train pool evaluate predict",
+    "report": "tables terminal inspect convert train pool evaluate predict runs compare compared figure",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output threads train_options train train_first pool_options pool_job pool inspect "
-    "evaluate predict convert push version",
+    "evaluate compare predict convert push version",
 }
 ORDER = [
     module if room == "ground" else f"{room}.{module}" for room, modules in ROOMS.items() for module in modules.split()
@@ -146,12 +146,13 @@ def test_no_module_takes_the_place_of_a_public_name(tmp_path: Path) -> None:
 
 def test_help_and_usage_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
     """Nor for anything else that takes long. All of them in one process: nothing that one imports is forgotten."""
-    names = ["inspect", "train", "pool", "evaluate", "predict", "convert", "push", "version"]
+    names = ["inspect", "train", "pool", "evaluate", "compare", "predict", "convert", "push", "version"]
     commands = [
         ["--help"],
         *([name, "--help"] for name in names),
         ["pool"],
         ["evaluate"],
+        ["compare"],
         ["predict", "a"],
         ["push"],
         ["inspect"],

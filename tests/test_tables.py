@@ -2,7 +2,7 @@
 
 import pytest
 
-from lptool.tables import Table, markdown, percent
+from lptool.tables import Table, latex, markdown, percent
 
 
 def test_a_table_in_markdown() -> None:
@@ -34,6 +34,22 @@ def test_one_more_column() -> None:
     )
     more = table.plus("why", ["x", "y"], words=True)
     assert [more.is_text(column) for column in range(4)] == [True, True, False, True]
+
+
+def test_a_table_in_latex() -> None:
+    table = Table("what", ("file", "gain"), [("a_b", "-0.41 ± 0.20"), ("a_b", "1e-05"), ("100 %\\", "–")])
+    assert latex(table).splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"file & gain \\",
+        r"\midrule",
+        r"a\_b & $-0.41 \pm 0.20$ \\",
+        r"a\_b & $1 \cdot 10^{-5}$ \\",
+        r"\addlinespace",
+        r"100 \%\textbackslash{} & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def test_one_column_less() -> None:

@@ -13,4 +13,4 @@ lptool inspect "$tickets"
 lptool pool "$tickets" -o pooled_90.safetensors --sparsity 0.9 "${data[@]}" "${@:2}"
 lptool pool "$tickets" -o pooled --target all --json "${data[@]}" "${@:2}" >pooled.json
 lptool evaluate pooled_90.safetensors "$tickets"/{6,7}model_SA_best.pth.tar "${data[@]}"
-python "$here/figure.py" figure.pdf pooled.json
+lptool compare pooled.json --figure figure.pdf --csv figure.csv --overwrite

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lptool.cli import convert, evaluate, inspect, pool, predict, push, train
+from lptool.cli import compare, convert, evaluate, inspect, pool, predict, push, train
 from lptool.cli.ending import ending, on_stdout, program
 from lptool.cli.options import SHOWN
 from lptool.cli.version import show_version
@@ -67,6 +67,7 @@ COMMANDS = (
     pool.pool,
     inspect.inspect,
     evaluate.evaluate,
+    compare.compare,
     predict.predict,
     convert.convert,
     push.push,

@@ -88,7 +88,7 @@ def print_document(document: Document, ranks: Ranks) -> None:
 
 def print_result(document: Document, views: Iterable[RenderableType], *, as_json: bool) -> None:
     """A result on stdout: its document for a program, or the same as views for a person."""
-    from lptool.report.inspect import to_json
+    from lptool.report.tables import to_json
 
     if as_json:
         say(to_json(document))

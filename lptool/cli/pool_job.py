@@ -50,7 +50,7 @@ def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     from lptool.pooling.outputs import may_replace
     from lptool.provenance import command_line, without_folders
     from lptool.report import pool as report_pool
-    from lptool.report.inspect import to_json
+    from lptool.report.tables import to_json
 
     first = job.ranks.rank == 0
     key = key_of(fingerprint(job.bench, target), job.bench.options)

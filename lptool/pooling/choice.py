@@ -82,7 +82,7 @@ class Choice:
 
         A score that a search has maximised is flattered, the more so the more it tried, and another method would be
         passed over for that. So of those that may replace the start, the least NLL after temperature scaling wins, if
-        it is less than the start's: no search maximises that; see docs/results.md. Where it is not known, the highest
+        it is less than the start's: no search maximises that; see docs/tables.md. Where it is not known, the highest
         standing.
         """
         places = [i for i, score in enumerate(found) if self.replaces(score, start)]

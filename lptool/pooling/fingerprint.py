@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from lptool import __version__
 from lptool.checkpoints.reading import file_sha256
+from lptool.evaluation.setting import SettingOptions
 from lptool.pooling.catalogue import alphas_of, needs
 from lptool.pooling.setup import Bench, PoolOptions
 from lptool.pooling.targets import kept_of
@@ -66,3 +67,13 @@ def key_of(now: dict[str, Any], options: PoolOptions) -> str:
     """
     whole = {**now, "final_calibration_size": options.final_calibration_size}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shaping(options: PoolOptions) -> dict[str, Any]:
+    """What shapes a result beside its method, target, data and network, as asked for; as JSON values.
+
+    Without `seed`: results that differ in it alone are repetitions.
+    """
+    apart = {field.name for field in fields(SettingOptions)} | {"target", "sparsity", "method", "seed"}
+    named = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in apart}
+    return named | {"alphas": list(options.alphas)}

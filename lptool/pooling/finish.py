@@ -20,6 +20,7 @@ from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.networks.matching import fitted_ticket
 from lptool.pooling.choice import Choice
+from lptool.pooling.fingerprint import shaping
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.outputs import may_replace
 from lptool.pooling.result import Layer, Member, PoolResult
@@ -136,7 +137,9 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         output=output,
         sha256=file_sha256(output),
         sparsity=sparsity(mask),
-        members=tuple(Member(s.file, pool.level(i), 1 - pool.density(i)) for i, s in enumerate(pool.summaries)),
+        members=tuple(
+            Member(s.file, pool.level(i), 1 - pool.density(i), s.sha256) for i, s in enumerate(pool.summaries)
+        ),
         trace=trace,
         shipped=end.shipped,
         val=end.val,
@@ -151,6 +154,7 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         form=form,
         sizes=sizes_of(pooled),
         rounded=rounded,
+        options=shaping(bench.options),
         device=str(bench.device),
         threads=threads_on(bench.device),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.writing import Form, Sizes
@@ -14,11 +15,12 @@ from lptool.scoring.score import Score
 
 @dataclass(frozen=True)
 class Member:
-    """One ticket of the pool; its sparsity in [0, 1]."""
+    """One ticket of the pool; its sparsity in [0, 1]; the digest of its file."""
 
     file: str
     level: int
     sparsity: float
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class PoolResult:
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
+        options: that shaped it, see `shaping`.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
 
@@ -62,6 +65,7 @@ class PoolResult:
     form: Form
     sizes: Sizes
     rounded: Score | None
+    options: dict[str, Any]
     device: str
     threads: int | None
     seconds: float = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -163,8 +162,3 @@ def _pooled_tables(metadata: Metadata) -> list[Table]:
 
 def _score(found: SavedScore | None) -> dict[str, Any] | None:
     return None if found is None else asdict(found)
-
-
-def to_json(document: dict[str, Any]) -> str:
-    """One JSON document, as `--json` prints it."""
-    return json.dumps(document, indent=1)

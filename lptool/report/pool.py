@@ -14,7 +14,7 @@ from lptool.pooling.outcome import SearchTrace, Step
 from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import Bench
-from lptool.provenance import command_line, versions
+from lptool.provenance import arch_name, command_line, data_name, versions
 from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
 from lptool.report.tables import PARTS, ROWS, Document
@@ -32,6 +32,10 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "form": asdict(result.form),
         "bytes": asdict(result.sizes),
         "rounded": result.rounded and result.rounded.to_json(),
+        "dataset": data_name(result.metadata.data.name),
+        "arch": arch_name(result.metadata.arch or ""),
+        "tickets": [member.sha256 for member in result.members],
+        "options": result.options,
         "method": trace.method,
         "chosen": trace.chosen,
         "target": asdict(result.members[trace.target]),

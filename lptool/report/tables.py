@@ -5,6 +5,7 @@ A page has room for more: it adds columns with `Table.plus`, and asks for `FULL`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import PurePath
 from statistics import fmean
@@ -26,6 +27,11 @@ _QUANTITIES: dict[str, Callable[[Document], str]] = {
     "images": lambda score: f"{score['n']:,}",
 }
 FULL = tuple(_QUANTITIES)
+
+
+def to_json(document: Document) -> str:
+    """One JSON document, as `--json` prints it."""
+    return json.dumps(document, indent=1)
 
 
 def number(value: float | None) -> str:

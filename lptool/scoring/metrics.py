@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scipy.special import bdtr
 from torch import Tensor
 
 from lptool.errors import DataError
+from lptool.scoring.paired import LUCK, exact_mcnemar
 from lptool.scoring.score import NO_IMAGE, Graded, Score
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
@@ -45,7 +45,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What a is, put in b's place: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
-        if self.p >= 1 - CONFIDENCE:
+        if self.p >= LUCK:
             return "within chance"
         return "helped" if self.a_only > self.b_only else "hurt"
 
@@ -97,6 +97,4 @@ def mcnemar(a: Tensor, b: Tensor) -> Comparison:
         a, b: bool [N], whether each image is right, in the same order.
     """
     a_only, b_only = int((a & ~b).count_nonzero()), int((b & ~a).count_nonzero())
-    # Both tails of a fair coin are alike; where they err on the same images, nothing speaks against chance.
-    p = 2 * float(bdtr(min(a_only, b_only), a_only + b_only, 0.5))
-    return Comparison(a_only, b_only, min(1.0, p))
+    return Comparison(a_only, b_only, exact_mcnemar(a_only, b_only))

@@ -12,7 +12,7 @@ from tests.helpers.pages import THREE_LINES
 def test_commands_are_listed_as_they_are_used() -> None:
     shown = lptool("--help").stdout
     found = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
-    assert found == ["train", "pool", "inspect", "evaluate", "predict", "convert", "push"]
+    assert found == ["train", "pool", "inspect", "evaluate", "compare", "predict", "convert", "push"]
     assert re.findall(r"^ +(lptool .*)$", shown, re.MULTILINE) == list(THREE_LINES)
 
 

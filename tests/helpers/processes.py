@@ -1,8 +1,8 @@
-"""Real processes that need not wait for torch: each is forked off a server that has imported it.
+"""Real processes that need not wait for torch: each is forked off a server that has imported it, and lptool.
 
 A fresh `python -m lptool` takes seconds to import torch and timm; a fork, a hundredth of one. It is a process in all
 that tests ask of one: it can be killed and interrupted, has a stdout, an exit status and limits of its own, and meets
-others as the ranks of torchrun do. This module, which they import first, imports nothing of lptool.
+others as the ranks of torchrun do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.distributed import TCPStore
 
 LIMIT = 120  # seconds
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["click.testing", "pytest", "sklearn.datasets", "timm", "torch.distributed"])
+_SERVER.set_forkserver_preload(["click.testing", "pytest", "tests.helpers.preloaded"])
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,11 @@ class Child:
         return self.place.with_suffix(".err").read_text(encoding="utf-8")
 
     def end(self) -> int:
-        """Wait for it; its exit status, or minus the signal that ended it. It is killed where it takes too long."""
+        """Wait for it; its exit status, or minus the signal that ended it. It is ended where it takes too long."""
         self.process.join(LIMIT)
+        if self.process.is_alive():
+            self.process.terminate()  # asked to, torchrun ends its ranks, which are in sessions of their own
+            self.process.join(20)
         self.process.kill()
         self.process.join()
         assert self.process.exitcode is not None
@@ -65,8 +68,17 @@ def lptool(*arguments: object) -> None:
     main([str(argument) for argument in arguments])
 
 
+def torchrun(program: str, *words: object) -> None:
+    """What `torchrun --standalone --nproc-per-node 2 -m PROGRAM WORD…` does."""
+    from torch.distributed.run import main
+
+    main(["--standalone", "--nproc-per-node", "2", "-m", program, *map(str, words)])
+
+
 def run_in(folder: Path, code: str) -> None:
-    """What `python -c CODE` does in a folder: what can be imported there goes before all else."""
+    """What `python -c CODE` does in a folder: what can be imported there goes before all else, lptool too."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lptool"]:
+        del sys.modules[name]
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     exec(code, {"__name__": "__main__"})

@@ -21,6 +21,7 @@ FAMILIES: dict[str, Callable[[random.Random, Path, Material], Case]] = {
     "kinds": checkpoint_cases.kinds,
     "runs": folder_cases.run_folder,
     "journals": folder_cases.journals,
+    "documents": folder_cases.documents,
     "outputs": folder_cases.outputs,
     "npz": data_cases.npz,
     "idx": data_cases.idx,

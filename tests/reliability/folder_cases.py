@@ -6,7 +6,9 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
+from tests.helpers.runs import evaluated, target
 from tests.reliability import mutations as m
 from tests.reliability.cases import DATA, FAST, TICKET, Case, Material, make_kind, put
 from tests.reliability.material import ARCH, TRAIN
@@ -75,6 +77,24 @@ def journals(rng: random.Random, folder: Path, material: Material) -> Case:
         put(folder / name, b"".join(lines))
     how = ("--method", "greedy", "--alphas", "0.5", "-o", "out/a.safetensors", *rng.choice([(), (), ("--overwrite",)]))
     return Case(("pool", "in/run", *FAST, *how), ("out/a.safetensors",))
+
+
+def documents(rng: random.Random, folder: Path, material: Material) -> Case:
+    """What `pool --json` and `evaluate --json` printed, one of them odd."""
+    sound: list[Any] = [{"targets": [target(0, level, (900, 910, 930)) for level in (1, 2)]}, target(1, 2, (9, 8, 10))]
+    sound += [evaluated(0, (930, 900), 40), evaluated(1, (930, 900), 40, swapped=True)]
+    odd = rng.randrange(len(sound))
+    for number, document in enumerate(sound):
+        content = json.dumps(document).encode()
+        if number == odd:
+            content = m.damaged(rng, content) if rng.random() < 0.3 else m.odd_json(rng, document)
+        put(folder / f"{number}.json", content)
+    if rng.random() < 0.1:
+        (folder / f"{odd}.json").unlink()
+        make_kind(rng, folder / f"{odd}.json")
+    more = rng.choice([(), ("--json",), ("--figure", "out/a.svg"), ("--csv", "out/a.csv", "--latex", "out/a.tex")])
+    names = tuple(f"{number}.json" for number in range(len(sound)))
+    return Case(("compare", *names, *more), (*names, "nothing to draw"))
 
 
 def outputs(rng: random.Random, folder: Path, material: Material) -> Case:

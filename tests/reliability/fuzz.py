@@ -27,6 +27,7 @@ import stat
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -121,8 +122,6 @@ def run_case(seed: int, name: str, folder: Path, material: Path, watch: Watch) -
 def _ended(ended: Any, case: Case) -> list[str]:
     if ended.exception is None or isinstance(ended.exception, SystemExit):
         return looks_of(ended.exit_code, ended.stdout, ended.stderr, case.names)
-    import traceback
-
     frames = traceback.extract_tb(ended.exc_info[2])
     ours = [f"{f.filename.rpartition('lptool/')[2]}:{f.lineno}" for f in frames if "/lptool/" in f.filename]
     kind = f"{type(ended.exception).__name__}: {str(ended.exception)[:150]}"
@@ -212,8 +211,12 @@ def _work(seed: int, place: Path, tasks: Connection) -> None:
         folder = place / "case"
         folder.mkdir(parents=True)
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=dump)
-        tasks.send(run_case(seed, name, folder, material, watch))
+        try:
+            found = run_case(seed, name, folder, material, watch)
+        except Exception:
+            found = Finding(name, (), None, [f"the harness failed: {traceback.format_exc()}"])
         faulthandler.cancel_dump_traceback_later()
+        tasks.send(found)
         os.chdir(place)
         shutil.rmtree(folder)
 

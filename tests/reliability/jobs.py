@@ -53,6 +53,7 @@ _EVALUATE = (
     "--dataset",
     "npz:in/data.npz",
 )
+_COMPARE = ("compare", "in/gains0.json", "in/gains1.json")
 _OTHER = ("convert", "in/run/level_01.safetensors")
 JOBS = {
     "train": Job(("train", "-o", "run", *TRAIN, "--levels", "1")),
@@ -76,6 +77,10 @@ JOBS = {
     "convert, folder": Job(_convert("a/"), refuses=True),
     "convert, folder, overwrite": Job(_convert("a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
     "convert, prune keys": Job(_convert("a.pt", "--overwrite"), ((*_OTHER, "a.pt"),)),
+    "compare": Job((*_COMPARE, "--csv", "a.csv", "--latex", "a.tex", "--figure", "a.svg")),
+    "compare, overwrite": Job(
+        (*_COMPARE, "--figure", "a.pdf", "--overwrite"), (("compare", "in/gains0.json", "--figure", "a.pdf"),)
+    ),
     "convert, int8, overwrite": Job(
         _convert("a.safetensors", "--packed", "--values", "int8", "--max-drop", "100", "--overwrite", *_DATA),
         ((*_OTHER, "a.safetensors"),),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 from pathlib import Path
 
 import numpy as np
 
+from tests.helpers.runs import target
 from tests.helpers.training import NETWORKS
 
 ARCH = ("--arch", "net.py:certain")
@@ -23,7 +25,7 @@ def images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_material(folder: Path) -> Path:
-    """A folder with `net.py` and `in/`: data, and a run of three tickets."""
+    """A folder with `net.py` and `in/`: data, a run of three tickets, and documents of two other runs."""
     from click.testing import CliRunner
 
     from lptool.cli import main
@@ -34,6 +36,8 @@ def make_material(folder: Path) -> Path:
     np.savez(
         folder / "in/data.npz", train_images=train, train_labels=train_labels, test_images=test, test_labels=test_labels
     )
+    for seed in range(2):
+        (folder / f"in/gains{seed}.json").write_text(json.dumps(target(seed, 2, (900, 910, 930))))
     here = Path.cwd()
     os.chdir(folder)
     try:

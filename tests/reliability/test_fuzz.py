@@ -28,7 +28,7 @@ def test_no_file_brings_a_command_down(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == CASES
     failed = [f"--case {one['case']}: {one['problems']}" for one in found if one["problems"]]
-    assert not failed, "python -m tests.reliability.fuzz …\n" + "\n".join(failed)
+    assert not failed, "\n".join(["python -m tests.reliability.fuzz …", *failed, child.stderr])
     ended = [one["status"] for one in found]
     assert ended.count(0) > CASES / 10, "nothing is read any more"
     assert ended.count(1) > CASES / 3, "nothing is odd any more"

@@ -17,7 +17,7 @@ from lptool.checkpoints.writing import DENSE, Form, Sizes
 from lptool.evaluation.setting import SettingOptions
 from lptool.export.conversion import convert
 from lptool.report.convert import conversion_document, how_to_load, sizes_line
-from lptool.report.inspect import to_json
+from lptool.report.tables import to_json
 
 OURS = Metadata(arch="resnet8_cifar", arch_kwargs={"num_classes": 10, "in_chans": 1})
 

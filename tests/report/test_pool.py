@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lptool.checkpoints.reading import file_sha256
 from lptool.pooling.comparisons import References
 from lptool.pooling.outcome import Coefficients
 from lptool.pooling.result import PoolResult
@@ -21,7 +22,12 @@ def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: li
     document = report_pool.pool_document(result)
     promised = ("output", "method", "target", "sparsity", "members", "evaluations", "seconds", "val", "test")
     assert set(promised) <= set(document)
-    assert document["target"] == {"file": str(tickets[3]), "level": 3, "sparsity": document["sparsity"]}
+    digests = [file_sha256(ticket) for ticket in tickets]
+    sparsity = document["sparsity"]
+    assert document["target"] == {"file": str(tickets[3]), "level": 3, "sparsity": sparsity, "sha256": digests[3]}
+    assert (document["dataset"], document["arch"], document["tickets"]) == ("digits", "resnet8_cifar", digests)
+    assert document["options"].items() >= {"passes": 1, "bn_images": "auto", "calibration_size": 64}.items()
+    assert not document["options"].keys() & {"seed", "device", "target", "sparsity", "method", "dataset", "batch_size"}
     assert [m["level"] for m in document["members"]] == [2, 1, 0]
     assert all({"file", "level", "alpha", "accepted"} == set(member) for member in document["members"])
     for part in ("val", "test"):

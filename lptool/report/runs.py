@@ -1,0 +1,296 @@
+"""What `pool --json` and `evaluate --json` said of one model beside another on test: a `Gain` for each such pair.
+
+Documents may be of an older lptool and lack what is not needed for a gain: then that is None. torch is not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lptool.checkpoints.regular import open_regular
+from lptool.errors import DocumentError, first_line, one_line
+from lptool.provenance import arch_name, base_name, data_name
+
+Document = dict[str, Any]
+_Found = TypeVar("_Found")
+
+CONTROLS = {"ticket": "ticket", "ticket_bn": "ticket + BN"}
+# The control of the higher standing on val: more images right, of equals the one with the lower NLL, then the ticket;
+# only the NLL counts where the search chose by it.
+BETTER = "better"
+OLDER = "bn_images used"  # among the options of a document that does not say all of them
+_LARGEST = 1 << 28  # bytes of a document; ours have some thousands for each model
+_WANTED = "expected what `lptool pool --json` or `lptool evaluate --json` printed"
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images that only one of two models gets right; `n` were looked at."""
+
+    a_only: int
+    b_only: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A model beside another on the test images of one run.
+
+    Attributes:
+        file: the document that says so.
+        pooled: whether it is of `pool`, whose models are compared with their controls; else of `evaluate`.
+        dataset, arch: None where the document does not say.
+        method: of the model; of `evaluate` what it is. options: that shaped it, beside the method.
+        against: `ticket`, `ticket_bn` or `better`; of `evaluate` what the other file is.
+        control: which of the two controls is meant.
+        level: of the target. density: of the model, in [0, 1].
+        accuracy, base: on test, of the model and of the other.
+        pair: None where the document does not say. n: test images.
+        run: what tells this run from its repetitions. model: what tells this model from others of its run.
+    """
+
+    file: str
+    pooled: bool
+    dataset: str | None
+    arch: str | None
+    method: str
+    options: str
+    against: str
+    control: str
+    level: int | None
+    density: float
+    accuracy: float
+    base: float
+    pair: Pair | None
+    n: int
+    run: str
+    model: str
+
+    @property
+    def points(self) -> float:
+        """The gain, as a fraction of the test images."""
+        return self.accuracy - self.base
+
+
+def gains_in(files: Sequence[Path]) -> list[Gain]:
+    """What all documents say, in their order.
+
+    Raises:
+        DocumentError: one cannot be read, is not of these commands, or has nothing to compare.
+    """
+    return [gain for file in files for gain in _gains_of(_read(file), str(file))]
+
+
+def _read(file: Path) -> Any:
+    try:
+        with open_regular(file) as stream:
+            content = stream.read(_LARGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DocumentError(f"{file}: cannot be read ({one_line(str(reason))}); check the name") from error
+    if len(content) > _LARGEST:
+        raise DocumentError(f"{file}: larger than any document of lptool; {_WANTED}")
+    if not content.strip():
+        raise DocumentError(f"{file}: is empty; {_WANTED}. Did that command end with an error?")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError(f"{file}: not a whole JSON document ({one_line(first_line(error))}); {_WANTED}") from error
+
+
+def _gains_of(document: Any, file: str) -> Iterator[Gain]:
+    if isinstance(document, dict) and "targets" in document:
+        for target in _Reader(document, file).list("targets"):
+            yield from _of_target(_Reader(target, file))
+    elif isinstance(document, dict) and {"target", "test"} <= document.keys():
+        yield from _of_target(_Reader(document, file))
+    elif isinstance(document, dict) and {"files", "comparisons"} <= document.keys():
+        yield from _of_files(_Reader(document, file))
+    else:
+        keys = ", ".join(map(one_line, list(document)[:5])) if isinstance(document, dict) else type(document).__name__
+        raise DocumentError(f"{file}: holds no scores of these commands; {_WANTED}, found {keys or 'nothing'}")
+
+
+class _Reader:
+    """A part of a document, whose values are checked as they are taken. Its methods raise DocumentError."""
+
+    def __init__(self, part: Any, file: str, place: str = "") -> None:
+        self.part, self.file, self.place = part, file, place
+
+    def get(self, key: str, fits: Callable[[Any], bool], what: str) -> Any:
+        found = self.part.get(key, _MISSING) if isinstance(self.part, dict) else _MISSING
+        where = f"{self.place}{key}"
+        if found is _MISSING:
+            raise DocumentError(f"{self.file}: has no {where!r}; {_WANTED}")
+        if not fits(found):
+            raise DocumentError(f"{self.file}: {where!r} is {one_line(json.dumps(found))[:60]}, expected {what}")
+        return found
+
+    def optional(self, key: str, fits: Callable[[Any], bool], what: str) -> Any:
+        """None where it is not there, or null."""
+        if not isinstance(self.part, dict) or self.part.get(key) is None:
+            return None
+        return self.get(key, fits, what)
+
+    def list(self, key: str) -> list[Any]:
+        found: list[Any] = self.get(key, lambda found: isinstance(found, list), "a list")
+        return found
+
+    def within(self, key: str) -> _Reader:
+        return _Reader(self.get(key, lambda f: isinstance(f, dict), "an object"), self.file, f"{self.place}{key}.")
+
+    def has(self, key: str) -> bool:
+        return isinstance(self.part, dict) and self.part.get(key) is not None
+
+    def text(self, key: str) -> str:
+        return one_line(self.get(key, lambda found: isinstance(found, str), "a text"))
+
+    def name(self, key: str, shortened: Callable[[str], str] = one_line) -> str | None:
+        found = self.optional(key, lambda found: isinstance(found, str), "a text")
+        return shortened(found) or None if found else None
+
+    def fraction(self, key: str) -> float:
+        return float(self.get(key, lambda found: _is_number(found) and 0 <= found <= 1, "a number from 0 to 1"))
+
+    def count(self, key: str, least: int = 0) -> int:
+        fits = lambda found: type(found) is int and least <= found < 1 << 53  # noqa: E731
+        return int(self.get(key, fits, f"a whole number from {least} up"))
+
+    def level(self) -> int | None:
+        found: int | None = self.optional("level", lambda found: type(found) is int, "a whole number")
+        return found
+
+
+def _is_number(found: Any) -> bool:
+    return type(found) in (int, float) and math.isfinite(found)
+
+
+def _of_target(run: _Reader) -> Iterator[Gain]:
+    """A pooled model beside each control that was scored, and beside the better one."""
+    test, target = run.within("test"), run.within("target")
+    pooled, n = test.within("pooled").fraction("accuracy"), test.within("pooled").count("n", 1)
+    tickets = run.optional("tickets", lambda found: isinstance(found, list), "a list")
+    pairs = _pairs(run)
+    controls = [control for control in CONTROLS if control == "ticket" or test.has(control)]
+    better = max(controls, key=lambda control: _standing(run.within("val").within(control), _select(run)))
+    for against, control in [*((control, control) for control in controls), (BETTER, better)]:
+        yield Gain(
+            file=run.file,
+            pooled=True,
+            dataset=run.name("dataset", data_name),
+            arch=run.name("arch", arch_name),
+            method=run.text("method"),
+            options=_options(run),
+            against=against,
+            control=control,
+            level=target.level(),
+            density=1 - run.fraction("sparsity"),
+            accuracy=pooled,
+            base=test.within(control).fraction("accuracy"),
+            pair=pairs.get(control),
+            n=n,
+            run=_digest(tickets) if tickets else run.file,
+            model=run.name("sha256") or _digest(run.part),
+        )
+
+
+def _standing(score: _Reader, select: str | None) -> tuple[float, float]:
+    """As `Choice.standing` of the search orders them."""
+    accuracy, nll = score.fraction("accuracy"), score.optional("nll", _is_number, "a number")
+    if nll is None:  # not finite
+        return -math.inf, -math.inf
+    return -float(nll) if select == "nll" else accuracy, -float(nll)
+
+
+def _select(run: _Reader) -> str | None:
+    return run.name("select") or (run.within("options").name("select") if run.has("options") else None)
+
+
+def _pairs(run: _Reader) -> dict[str, Pair]:
+    """Control → the images that only the pooled model or only the control gets right."""
+    found = {}
+    for each in run.list("comparisons") if run.has("comparisons") else []:
+        pair = _Reader(each, run.file, "comparisons.")
+        found[pair.text("b")] = Pair(pair.count("a_only"), pair.count("b_only"), pair.count("n", 1))
+    return found
+
+
+def _options(run: _Reader) -> str:
+    """As JSON; an older document says few of them, and of `bn_images` what was used and not what was asked for."""
+    if run.has("options"):
+        return json.dumps(run.within("options").part, sort_keys=True)
+    older = {"select": run.part.get("select"), "passes": run.part.get("passes"), OLDER: run.part.get("bn_images")}
+    return json.dumps(older, sort_keys=True)
+
+
+def _of_files(document: _Reader) -> Iterator[Gain]:
+    """Every two files that were compared."""
+    files = {file.text("file"): file for file in (_Reader(f, document.file, "files.") for f in document.list("files"))}
+    names = _names(files)
+    if not document.list("comparisons"):
+        raise DocumentError(f"{document.file}: compares nothing; evaluate two files or more in one command")
+    for each in document.list("comparisons"):
+        pair = _Reader(each, document.file, "comparisons.")
+        a, b = (_known(files, pair, key) for key in ("a", "b"))
+        won, lost = pair.count("a_only"), pair.count("b_only")
+        if _rank(b) > _rank(a):  # the pooled, the sparser first, so that all documents have them in one order
+            a, b, won, lost = b, a, lost, won
+        name, other = _told_apart(names[a.text("file")], names[b.text("file")])
+        yield Gain(
+            file=document.file,
+            pooled=False,
+            dataset=document.name("dataset", data_name),
+            arch=a.name("arch", arch_name),
+            method=name,
+            options="{}",
+            against=other,
+            control=other,
+            level=a.level(),
+            density=1 - a.fraction("sparsity"),
+            accuracy=a.within("test").fraction("accuracy"),
+            base=b.within("test").fraction("accuracy"),
+            pair=Pair(won, lost, document.count("n", 1)),
+            n=document.count("n", 1),
+            run=document.file,
+            model=a.text("sha256") + b.text("sha256"),
+        )
+
+
+def _known(files: dict[str, _Reader], pair: _Reader, key: str) -> _Reader:
+    if pair.text(key) not in files:
+        raise DocumentError(f"{pair.file}: compares {pair.text(key)!r}, which is not among its files")
+    return files[pair.text(key)]
+
+
+def _rank(file: _Reader) -> tuple[bool, int]:
+    return file.text("kind") == "pooled", file.level() or 0
+
+
+def _names(files: dict[str, _Reader]) -> dict[str, tuple[str, str]]:
+    """Of each file what it is, and its level: its own name where that is not of one file alone."""
+    said = {
+        name: (file.name("method") or file.text("kind"), "" if file.level() is None else f" level {file.level()}")
+        for name, file in files.items()
+    }
+    often, short = Counter(said.values()), Counter(map(base_name, files))
+    return {
+        name: found if often[found] == 1 else (base_name(name) if short[base_name(name)] == 1 else name, "")
+        for name, found in said.items()
+    }
+
+
+def _told_apart(a: tuple[str, str], b: tuple[str, str]) -> tuple[str, str]:
+    """Without the level where both have the same."""
+    return (a[0], b[0]) if a[1] == b[1] else ("".join(a), "".join(b))
+
+
+def _digest(part: Any) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()

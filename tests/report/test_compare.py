@@ -1,0 +1,83 @@
+"""Gains of several runs brought together, against sums done by hand and tests of SciPy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from lptool.errors import DocumentError
+from tests.helpers.runs import GAINS, compared, evaluated, run, target
+
+
+def rows(document: dict[str, Any], against: str) -> list[dict[str, Any]]:
+    return [row for row in document["rows"] if row["against"] == against]
+
+
+def test_mean_standard_error_and_t_test_over_the_seeds(tmp_path: Path) -> None:
+    found = rows(compared(tmp_path, *map(run, range(3))), "ticket")
+    assert [row["level"] for row in found] == [1, 2, None]
+    expected = [*GAINS.values(), [sum(both) / 2 for both in zip(*GAINS.values(), strict=True)]]
+    for row, gains in zip(found, expected, strict=True):
+        assert row["gain"] == pytest.approx(sum(gains) / 3)
+        assert row["error"] == pytest.approx(scipy.stats.sem(gains))
+        assert row["p"] == pytest.approx(scipy.stats.ttest_rel([0.9 + g for g in gains], [0.9] * 3).pvalue)
+        assert [each["gain"] for each in row["runs"]] == pytest.approx(list(gains))
+        assert row["n"] == 3
+    assert (found[0]["density"], found[2]["levels"]) == (pytest.approx(0.8), [1, 2])
+
+
+def test_mcnemar_of_each_run(tmp_path: Path) -> None:
+    found = rows(compared(tmp_path, *map(run, range(3))), "ticket_bn")[0]
+    for each, gain in zip(found["runs"], GAINS[1], strict=True):
+        won = 50 + round(1000 * gain) - 10
+        assert each["p"] == pytest.approx(scipy.stats.binomtest(won, won + 50).pvalue)
+        assert (each["a_only"], each["b_only"], each["n"]) == (won, 50, 1000)
+
+
+def test_the_gain_over_the_better_control_is_that_over_the_one_better_on_val(tmp_path: Path) -> None:
+    better_on_val = [(500, 490, 510), (490, 500, 510), (490, 500, 510)]
+    documents = [target(seed, 2, (900, 910, 930), val) for seed, val in enumerate(better_on_val)]
+    (found,) = rows(compared(tmp_path, *documents), "better")
+    assert [each["gain"] for each in found["runs"]] == pytest.approx([0.03, 0.02, 0.02])
+    assert [each["control"] for each in found["runs"]] == ["ticket", "ticket_bn", "ticket_bn"]
+
+
+def test_the_mean_is_over_the_levels_that_all_runs_have(tmp_path: Path) -> None:
+    short = {"targets": run(1)["targets"][1:]}
+    *_, mean = rows(compared(tmp_path, run(0), short), "ticket")
+    assert mean["levels"] == [2]
+    assert [each["gain"] for each in mean["runs"]] == pytest.approx([0.03, 0.0])
+
+
+def test_what_differs_is_a_series_of_its_own_and_says_in_what(tmp_path: Path) -> None:
+    other = {"options": {"bn_images": "plain", "passes": 1}}
+    document = compared(tmp_path, run(0), run(1), run(0, **other), run(0, method="window"))
+    found = {(row["name"], row["n"]) for row in document["rows"]}
+    assert found == {("greedy (bn-images auto)", 2), ("greedy (bn-images plain)", 1), ("window", 1)}
+
+
+def test_densities_that_rounding_alone_tells_apart_are_one_point(tmp_path: Path) -> None:
+    near, far = target(1, 2, (900, 910, 930), sparsity=0.3601), target(2, 2, (900, 910, 930), sparsity=0.5)
+    found = rows(compared(tmp_path, target(0, 2, (900, 910, 930)), near, far), "ticket")
+    assert [(row["level"], row["n"]) for row in found] == [(2, 2), (2, 1)]
+
+
+def test_the_same_result_twice_is_refused(tmp_path: Path) -> None:
+    twice = "0.json and .*1.json: the same result twice .*greedy at level 1"
+    with pytest.raises(DocumentError, match=twice):
+        compared(tmp_path, run(0), run(0))
+    with pytest.raises(DocumentError, match=twice):  # searched again, with another --seed say
+        compared(tmp_path, run(0), run(0, sha256="another"))
+    old = [{**target(0, 1, (900, 910, 930)), "tickets": None} for _ in range(2)]
+    with pytest.raises(DocumentError, match=twice):
+        compared(tmp_path, *old)
+    with pytest.raises(DocumentError, match="the same result twice"):
+        compared(tmp_path, evaluated(0, (930, 900), 40), evaluated(0, (930, 900), 40))
+
+
+def test_other_test_images_are_refused(tmp_path: Path) -> None:
+    other = target(1, 1, (900, 910, 930))
+    other["test"]["pooled"]["n"] = 500
+    with pytest.raises(DocumentError, match=r"1.json: scored on 500 test images of npz:d.npz, expected 1,000 as in"):
+        compared(tmp_path, run(0), other)
