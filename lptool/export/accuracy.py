@@ -77,8 +77,14 @@ class Gauge:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of val, where that decides."""
-        if not self.with_val or self.subject.summary.metadata.dataset:
+        seen = self.subject.summary.metadata.data.split.hash
+        if not self.with_val or seen == self.plan.data.split["hash"]:
             return ()
+        if seen is not None:
+            other = (
+                "was trained on another split or data set; if val's images are among them, the loss may look too small"
+            )
+            return (f"{self.subject.summary.file} {other}",)
         unknown = "does not say which images it was trained on; if val's are among them, the loss may look too small"
         return (f"{self.subject.summary.file} {unknown}",)
 

@@ -82,7 +82,7 @@ def convert(
             much.
         ArchError, DataError: what is written needs the architecture, and perhaps the data, and they are not known.
 
-    >>> import lptool
+    >>> import lptool, torch
     >>> lptool.save_ticket(lptool.Ticket({"w": torch.eye(64)}, {"w": torch.eye(64) == 1}), "dense.safetensors")
     >>> made = lptool.convert(Path("dense.safetensors"), "packed.safetensors", Form(packed=True), SettingOptions())
     >>> made.sizes.dense > 10 * made.sizes.packed

@@ -59,6 +59,12 @@ def test_val_of_a_file_that_says_nothing_is_warned_of(tickets: list[Path], tmp_p
     assert "does not say which images it was trained on" in gauge.notes[0]
     assert Gauge.opened(tmp_path / "silent.safetensors", named, with_val=False).notes == ()
     assert Gauge.opened(tickets[3], SAYS, with_val=True).notes == ()
+    ticket = load_ticket(tickets[3])
+    split = ticket.metadata.dataset["split"] | {"seed": 7}
+    metadata = replace(ticket.metadata, dataset={**ticket.metadata.dataset, "split": split})
+    lptool.save_ticket(replace(ticket, metadata=metadata), tmp_path / "other.safetensors")
+    other = Gauge.opened(tmp_path / "other.safetensors", SAYS, with_val=True)
+    assert "was trained on another split" in other.notes[0]
 
 
 def test_who_needs_val_says_what_for() -> None:
