@@ -26,7 +26,7 @@ ROOMS = {
     "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets comparisons "
-    "fingerprint outputs result finish job",
+    "fingerprint outputs result verdict finish job",
     "export": "timm_config card folder hub onnx conversion",
     "report": "tables inspect convert train pool evaluate",
     "report.html": "drawing charts maps page pool evaluate",

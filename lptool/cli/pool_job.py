@@ -75,11 +75,12 @@ def pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, wit
 
     results = _pool_all(job, targets, outputs)
     found = references(job.bench, job.ranks) if with_references else None
-    documents = [report_pool.pool_document(result, found) for result in results]
-    views = [report_pool.references_view(documents[0])] if found else []
-    if job.bench.options.target != "all":
-        return documents[0], views
-    return report_pool.all_targets_document(documents), [report_pool.summary_view(documents), *views]
+    document = first = report_pool.pool_document(results[0], found)
+    views = [report_pool.references_view(first)] if found else []
+    if job.bench.options.target == "all":
+        document = report_pool.all_targets_document(results, found)
+        views.insert(0, report_pool.summary_view(document))
+    return document, views
 
 
 def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:

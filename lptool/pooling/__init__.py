@@ -5,5 +5,5 @@ The method first, which knows tensors and a function that scores them: catalogue
 it: scorer (that function, over a network and val), journal, gradient, layers, least_squares and reconstruction (what
 `reconstruct` fits), calibration (images for BatchNorm), setup (`Bench`), decoding (pictures
 decoded once), targets, comparisons (barriers, the ensemble),
-fingerprint, outputs, result, finish, job.
+fingerprint, outputs, result, verdict, finish, job.
 """

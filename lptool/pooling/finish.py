@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.header import Verdict
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
@@ -19,18 +20,16 @@ from lptool.checkpoints.writing import Form, sizes_of
 from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.networks.matching import fitted_ticket
-from lptool.pooling.choice import Choice
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.outputs import may_replace
 from lptool.pooling.result import Layer, Member, PoolResult
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
+from lptool.pooling.verdict import better_control, verdict_of
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.metrics import Comparison, mcnemar
 from lptool.scoring.score import Graded, Score
-
-CONTROLS = ("ticket", "ticket_bn")  # of equally good ones the first counts, which changes least
 
 
 def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
@@ -102,21 +101,26 @@ class End:
     val: dict[str, Score]
     test: dict[str, Score]
     against: dict[str, Comparison]
+    verdict: Verdict
+    gains: Tensor
 
 
 def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> PoolResult:
     """Finish what a search found, score it once on test, and write it; but for `seconds`, the result is whole."""
     start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
     states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
-    val = scores_of(graded(bench, states, bench.data.val, ranks))
+    on_val = graded(bench, states, bench.data.val, ranks)
+    val = scores_of(on_val)
     # The search saw other statistics than the finished model has: never write less than a control gives on val.
-    shipped = better_control(val, bench.choice)
-    if trace.accepted and bench.choice.replaces(val["pooled"], val[shipped]):
-        shipped = "pooled"
-    states["pooled"], val["pooled"] = states[shipped], val[shipped]
-    mask = best.mask if shipped == "pooled" else start_mask
+    control = better_control(val, bench.choice)
+    better = bool(trace.accepted) and bench.choice.replaces(val["pooled"], val[control])
+    shipped, mask = ("pooled", best.mask) if better else (control, start_mask)
+    states["pooled"], val["pooled"], on_val["pooled"] = states[shipped], val[shipped], on_val[shipped]
     test = graded(bench, states, bench.data.test, ranks)
-    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test))
+    against, n_test = against_controls(test), len(test["pooled"].right)
+    verdict = verdict_of(control, against[control], on_val, n_test)
+    gains = test["pooled"].right.to(torch.int8) - test[control].right.to(torch.int8)
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains)
     return ranks.on_first(lambda: _write(bench, place, trace, end))
 
 
@@ -142,6 +146,8 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         val=end.val,
         test=end.test,
         against=end.against,
+        verdict=end.verdict,
+        gains=end.gains,
         layers=tuple(
             Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
             for name, before in ticket.mask.items()
@@ -154,11 +160,6 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         device=str(bench.device),
         threads=threads_on(bench.device),
     )
-
-
-def better_control(val: Mapping[str, Score], choice: Choice) -> str:
-    """The control of the higher standing on val: `ticket` or `ticket_bn`."""
-    return max((name for name in CONTROLS if name in val), key=lambda name: choice.standing(val[name]))
 
 
 def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, end: End) -> Metadata:
@@ -186,6 +187,7 @@ def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, 
         "fit_images": options.fit_images,
         "fit_positions": options.fit_positions,
         "shipped": end.shipped,
+        "verdict": asdict(end.verdict),
         "bn_images": bench.calibration.used,
         "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
         "calibration_size": options.calibration_size,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
+from lptool.checkpoints.header import Verdict
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.writing import Form, Sizes
 from lptool.pooling.outcome import SearchTrace
@@ -40,6 +43,7 @@ class PoolResult:
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
             recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
         against: control → the file written and the control, on the same test images.
+        verdict: against the better of them on val. gains: the same image by image, int8 [n of test]: see `combined`.
         shipped: `pooled`, or the control that is written because nothing better on val was found.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
@@ -56,6 +60,7 @@ class PoolResult:
     val: dict[str, Score]
     test: dict[str, Score]
     against: dict[str, Comparison]
+    verdict: Verdict
     layers: tuple[Layer, ...]
     metadata: Metadata
     plain_names: bool
@@ -64,6 +69,7 @@ class PoolResult:
     rounded: Score | None
     device: str
     threads: int | None
+    gains: Tensor = field(compare=False, repr=False)
     seconds: float = 0.0
 
     @property

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from lptool.checkpoints.header import SavedScore
+from lptool.checkpoints.header import ROWS, SavedScore
 from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.metadata import Metadata
 from lptool.errors import first_and_count, one_line
 from lptool.report import tables
-from lptool.report.tables import NOTHING, PARTS, ROWS, number, on_terminal
+from lptool.report.tables import NOTHING, PARTS, number, on_terminal
 from lptool.tables import Table, percent
 
 if TYPE_CHECKING:  # their networks and images take seconds to import, and `inspect` needs none

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 
+from lptool.checkpoints.header import ROWS
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
 from lptool.pooling.outcome import SearchTrace, Step
 from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import Bench
+from lptool.pooling.verdict import combined, sentence, warnings_of
 from lptool.provenance import command_line, versions
 from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.tables import PARTS, ROWS, Document, on_terminal
+from lptool.report.tables import PARTS, Document, on_terminal
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
@@ -43,6 +45,8 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "seconds": round(result.seconds, 3),
         "val": _scores(result.val),
         "test": _scores(result.test),
+        "verdict": asdict(result.verdict),
+        "warnings": warnings_of(result.verdict),
         "comparisons": _comparisons_document(result),
         "select": made["select"],
         "passes": made["passes"],
@@ -141,7 +145,8 @@ def pool_view(result: PoolResult) -> RenderableType:
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
-    lines = [_gains(result), *tables.measured_on(result.metadata.trace["bn_images"]), _verdict(result)]
+    lines = [sentence(result.verdict, result.shipped), *(f"warning: {line}" for line in warnings_of(result.verdict))]
+    lines += [*tables.measured_on(result.metadata.trace["bn_images"]), *_made_of(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:
@@ -169,24 +174,16 @@ def _method(trace: SearchTrace) -> str:
     return trace.method if trace.chosen == trace.method else f"{trace.method} ({trace.chosen})"
 
 
-def _gains(result: PoolResult) -> str:
-    """How much better the pooled model is than its controls on test, and whether that is more than luck."""
-    parts = [
-        f"{100 * found['gain']:+.2f} points over {ROWS[found['b']]!r} (p = {found['p']:.2g}, {found['verdict']})"
-        for found in _comparisons_document(result)
-    ]
-    return f"on {result.test['pooled'].n:,} test images {' and '.join(parts)}, by the exact McNemar test"
-
-
-def _verdict(result: PoolResult) -> str:
+def _made_of(result: PoolResult) -> list[str]:
+    """What the output is made of, in a line; of a control that was written why, where a mix had been accepted."""
+    if result.improved:
+        return [_mixed(result)]
     accepted = len(result.trace.accepted)
-    if accepted and not result.improved:
-        return (
-            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} is better on val, "
-            "so that is the output"
-        )
-    if not result.improved:
-        return "no candidate improved; the output is the incumbent that the search started from"
+    return [f"{accepted} accepted in the search, but the finished model is no better on val"] if accepted else []
+
+
+def _mixed(result: PoolResult) -> str:
+    accepted = len(result.trace.accepted)
     coefficients = result.trace.coefficients
     if result.trace.fits:
         fitted = sum(fit.ridge is not None for fit in result.trace.fits)
@@ -203,9 +200,11 @@ def _verdict(result: PoolResult) -> str:
     return f"accepted {accepted} of {len(result.trace.steps)} candidates: {steps}"
 
 
-def summary_view(documents: Sequence[Document]) -> RenderableType:
-    """One row per target, for `--target all`."""
-    return on_terminal(tables.targets(f"{documents[0]['method']}, accuracy on val / test", documents, _rows_of))
+def summary_view(document: Document) -> RenderableType:
+    """One row per target, and all of them together, for `--target all`."""
+    runs = document["targets"]
+    scores = tables.targets(f"{runs[0]['method']}, accuracy on val / test", runs, _rows_of)
+    return Group(on_terminal(scores), on_terminal(tables.verdicts(runs)), tables.together(document["combined"]))
 
 
 def _rows_of(run: Document) -> dict[str, Document]:
@@ -213,9 +212,11 @@ def _rows_of(run: Document) -> dict[str, Document]:
     return {name: {part: run[part][row] for part in PARTS} for row, name in ROWS.items()}
 
 
-def all_targets_document(documents: Sequence[Document]) -> Document:
+def all_targets_document(results: Sequence[PoolResult], references: References | None = None) -> Document:
     """The `--json` document of `--target all`: what all have in common stands once."""
-    return {"targets": list(documents), **{key: documents[0][key] for key in ("command", "versions", "device")}}
+    documents = [pool_document(result, references) for result in results]
+    together = {"combined": asdict(combined([result.gains for result in results]))}
+    return {"targets": documents, **together, **{key: documents[0][key] for key in ("command", "versions", "device")}}
 
 
 def references_view(document: Document) -> RenderableType:

@@ -44,10 +44,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What a is, put in b's place: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
-        if self.p >= 1 - CONFIDENCE:
-            return "within chance"
-        return "helped" if self.a_only > self.b_only else "hurt"
+        """What a is, put in b's place: see `word_of`."""
+        return word_of(self.p, self.a_only - self.b_only)
+
+
+def word_of(p: float, gain: float) -> str:
+    """What a gain of either sign is: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
+    if p >= 1 - CONFIDENCE:
+        return "within chance"
+    return "helped" if gain > 0 else "hurt"
 
 
 def measure(logits: Tensor, labels: Tensor, num_classes: int) -> Metrics:
