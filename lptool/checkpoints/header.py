@@ -17,6 +17,7 @@ BN_IMAGES = ("auto", "plain", "augmented", "none")  # what BatchNorm may be reca
 # What BatchNorm statistics of a pooled model were measured on, where they were measured again.
 CONTROLS = ("ticket", "ticket_bn")
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}  # as people read them
+CONTROL = "control"  # in place of a method, in the header of a control that was written beside a pooled model
 VERDICTS = ("helped", "within chance", "hurt")
 MEASURED_ON = {"plain": "training images as they are", "augmented": "training images augmented as in training"}
 _LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length
@@ -125,6 +126,11 @@ class SearchRecord:
     evaluations: int | None
     bn_images: str | None
     bn_recalibration: bool | None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was pooled: the file is what a pooled model is compared with."""
+        return self.method == CONTROL
 
     @property
     def measured(self) -> str | None:

@@ -27,6 +27,13 @@ OPTIONS = {
         ),
         option("--packed", is_flag=True, help="Write kept weights and their positions alone: a small file."),
         shared.VALUES_OPTION,
+        option(
+            "--control",
+            type=shared.PATH,
+            metavar="FILE",
+            help="Also write what the pooled model is compared with, in the same form: ticket + BN, the target with "
+            "BatchNorm recalibrated (without recalibration the target as it is); with --target all a file for each.",
+        ),
         shared.report_option("; adds --references"),
         option(
             *("--references", "with_references"),

@@ -63,6 +63,7 @@ def model_card(ticket: Ticket, *, command: str | None, sizes: Sizes | None, file
         base_name=base_name,
         title=title(ticket, code),
         metadata=metadata,
+        pooled=_is_pooled(metadata),
         arch=arch_name(arch),
         data_name=data_name(metadata.data.name),
         kept=sum(int(mask.count_nonzero()) for mask in ticket.mask.values()),
@@ -96,7 +97,7 @@ def card_data(ticket: Ticket) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     data, result = _data_id(ticket.metadata.data.name), _eval_result(ticket.metadata)
-    pooled = ["lottery-pools", "model-averaging"] if ticket.metadata.kind == "pooled" else []
+    pooled = ["lottery-pools", "model-averaging"] if _is_pooled(ticket.metadata) else []
     library = ["timm"] if timm_loads(ticket) else []
     return ModelCardData(
         library_name="timm" if library else "pytorch",
@@ -109,11 +110,16 @@ def card_data(ticket: Ticket) -> ModelCardData:
     )
 
 
+def _is_pooled(metadata: Metadata) -> bool:
+    return metadata.kind == "pooled" and not metadata.search.is_control
+
+
 def _eval_result(metadata: Metadata) -> EvalResult | None:
     """Accuracy on test of the weights in the file, as the Hub's `model-index` has it; None where it is not known."""
     from huggingface_hub import EvalResult
 
-    score = metadata.score("test", "pooled")
+    held = "pooled" if _is_pooled(metadata) else metadata.search.shipped or "pooled"
+    score = metadata.score("test", held)
     if score is None:
         return None
     name = data_name(metadata.data.name) or "unknown"
@@ -212,7 +218,7 @@ def title(ticket: Ticket, shown: Callable[[str], str] = str) -> str:
     """What it is, in one line, with the name of the architecture as `shown` spells it."""
     arch = ticket.metadata.arch
     name = shown(arch_name(arch)) if arch else "A network"
-    kind = "pooled" if ticket.metadata.kind == "pooled" else "lottery ticket"
+    kind = "pooled" if _is_pooled(ticket.metadata) else "lottery ticket"
     return f"{name}, {kind}" + (f", {percent(1 - density(ticket.mask))} sparse" if ticket.mask else "")
 
 

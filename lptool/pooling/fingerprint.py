@@ -66,3 +66,8 @@ def key_of(now: dict[str, Any], options: PoolOptions) -> str:
     """
     whole = {**now, "final_calibration_size": options.final_calibration_size}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def control_key(key: str) -> str:
+    """The key of the control that a search writes, which is not taken for its pooled model, nor that for it."""
+    return f"{key}-control"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.header import Verdict
+from lptool.checkpoints.header import CONTROL, CONTROLS, Verdict
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
@@ -20,9 +20,10 @@ from lptool.checkpoints.writing import Form, sizes_of
 from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.networks.matching import fitted_ticket
+from lptool.pooling.fingerprint import control_key
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.outputs import may_replace
-from lptool.pooling.result import Layer, Member, PoolResult
+from lptool.pooling.result import Layer, Member, PoolResult, WrittenControl
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
@@ -80,7 +81,7 @@ class Destination:
     """Where and how a pooled model is written.
 
     Attributes:
-        fitted: the ticket under the names that the file shall have.
+        fitted: the ticket under the names that the file shall have. control: where its control is written too.
         key: of the search, by which a file of its own is known. overwrite: replace any other file too.
     """
 
@@ -89,6 +90,7 @@ class Destination:
     fitted: Callable[[Ticket], Ticket]
     key: str
     overwrite: bool
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,17 @@ class End:
     against: dict[str, Comparison]
     verdict: Verdict
     gains: Tensor
+    control: Control | None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a pooled model is compared with, as it is written: the row of the table that it is, and its scores there."""
+
+    row: str
+    state: State
+    mask: Mask
+    scores: dict[str, dict[str, Score]]
 
 
 def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> PoolResult:
@@ -120,19 +133,35 @@ def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace
     against, n_test = against_controls(test), len(test["pooled"].right)
     verdict = verdict_of(control, against[control], on_val, n_test)
     gains = test["pooled"].right.to(torch.int8) - test[control].right.to(torch.int8)
-    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains)
+    written = _control(bench, states, (start, start_mask), trace, ranks) if place.control else None
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains, written)
     return ranks.on_first(lambda: _write(bench, place, trace, end))
+
+
+def _control(
+    bench: Bench, states: dict[str, State], start: tuple[State, Mask], trace: SearchTrace, ranks: Ranks
+) -> Control:
+    """`ticket + BN`, also where the search did without it; `ticket` where nothing is recalibrated at all."""
+    row = "ticket_bn" if trace.ticket_bn else "ticket"
+    controls = {name: states[name] for name in CONTROLS if name in states}
+    if row not in controls:
+        controls |= in_own_types({row: bench.recalibrated(start[0], ranks)}, bench.pool.types(trace.target))
+    parts = {"val": bench.data.val, "test": bench.data.test}
+    scores = {part: scores_of(graded(bench, controls, images, ranks)) for part, images in parts.items()}
+    return Control(row, controls[row], start[1], scores)
 
 
 def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> PoolResult:
     pool, mask, output, form = bench.pool, end.mask, place.output, place.form
     ticket = pool[trace.target]
+    control = None
+    if place.control and end.control:  # first: where the output is there, all is
+        metadata = control_metadata(bench, control_key(place.key), ticket, trace, end.control)
+        _save(replace(ticket, state=end.control.state, mask=end.control.mask, metadata=metadata), place.control, place)
+        control = WrittenControl(place.control, file_sha256(place.control), end.control.row)
     metadata = pooled_metadata(bench, place.key, ticket, trace, end)
     pooled = place.fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
-    trace_of_file = metadata.trace | {"weights": form.weights(pooled)}  # so that a changed file is known
-    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
-    # Asked again: hours may have passed since the output was checked.
-    form.save(pooled, output, replace=may_replace(output, place.key, form, overwrite=place.overwrite))
+    pooled = _save(pooled, output, place)
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
         rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)
@@ -156,9 +185,60 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         plain_names=pooled.plain_names,
         form=form,
         sizes=sizes_of(pooled),
+        control=control,
         rounded=rounded,
         device=str(bench.device),
         threads=threads_on(bench.device),
+    )
+
+
+def _save(ticket: Ticket, output: Path, place: Destination) -> Ticket:
+    """Write a ticket; what it became, which says what its weights are, so that a changed file is known."""
+    trace = ticket.metadata.trace | {"weights": place.form.weights(ticket)}
+    ticket = replace(ticket, metadata=replace(ticket.metadata, trace=trace))
+    # Asked again: hours may have passed since the output was checked.
+    again = may_replace(output, trace["search"], place.form, overwrite=place.overwrite)
+    place.form.save(ticket, output, replace=again)
+    return ticket
+
+
+def control_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, control: Control) -> Metadata:
+    """What a control is and how it was made, as `pooled_metadata` says it of a pooled model."""
+    summary, level = bench.pool.summaries[trace.target], bench.pool.level(trace.target)
+    document = {
+        "method": CONTROL,
+        "target": _named(summary, level),
+        "shipped": control.row,
+        **_recalibration(bench),
+        "search": key,
+    }
+    return _metadata(bench, ticket, trace.target, document, control.scores)
+
+
+def _recalibration(bench: Bench) -> dict[str, Any]:
+    """What BatchNorm of finished models was recalibrated on."""
+    used, calibration = bench.calibration.used, bench.calibration
+    return {
+        "bn_images": used,
+        "augmentation": asdict(calibration.recipe) if used == "augmented" else None,
+        "final_calibration_size": bench.options.final_calibration_size,
+        "seed": bench.options.seed,
+    }
+
+
+def _metadata(
+    bench: Bench, ticket: Ticket, target: int, trace: dict[str, Any], scores: dict[str, dict[str, Score]]
+) -> Metadata:
+    return replace(
+        bench.pool.summaries[target].metadata,
+        kind="pooled",
+        arch=bench.arch,
+        arch_kwargs=bench.arch_kwargs,
+        level=bench.pool.level(target),
+        prunable=tuple(ticket.own_names.get(name, name) for name in bench.pool.prunable),
+        dataset=bench.data.describe(),
+        trace=trace,
+        scores={part: {name: score.to_json() for name, score in found.items()} for part, found in scores.items()},
     )
 
 
@@ -188,28 +268,12 @@ def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, 
         "fit_positions": options.fit_positions,
         "shipped": end.shipped,
         "verdict": asdict(end.verdict),
-        "bn_images": bench.calibration.used,
-        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
+        **_recalibration(bench),
         "calibration_size": options.calibration_size,
-        "final_calibration_size": options.final_calibration_size,
-        "seed": options.seed,
         "evaluations": trace.evaluations,
         "search": key,
     }
-    scores = {
-        part: {k: s.to_json() for k, s in found.items()} for part, found in (("val", end.val), ("test", end.test))
-    }
-    return replace(
-        origin.metadata,
-        kind="pooled",
-        arch=bench.arch,
-        arch_kwargs=bench.arch_kwargs,
-        level=pool.level(trace.target),
-        prunable=tuple(ticket.own_names.get(name, name) for name in pool.prunable),
-        dataset=bench.data.describe(),
-        trace=document,
-        scores=scores,
-    )
+    return _metadata(bench, ticket, trace.target, document, {"val": end.val, "test": end.test})
 
 
 def _named(summary: Summary, level: int) -> dict[str, Any]:

@@ -35,6 +35,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class WrittenControl:
+    """A control as it was written; `holds` is `ticket_bn`, or `ticket` where BatchNorm is not recalibrated."""
+
+    output: Path
+    sha256: str
+    holds: str
+
+
+@dataclass(frozen=True)
 class PoolResult:
     """One pooled model, as written; plain values, so that one process can send it to another.
 
@@ -47,6 +56,7 @@ class PoolResult:
         shipped: `pooled`, or the control that is written because nothing better on val was found.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
+        control: the file of the control, where one was asked for.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
@@ -66,6 +76,7 @@ class PoolResult:
     plain_names: bool
     form: Form
     sizes: Sizes
+    control: WrittenControl | None
     rounded: Score | None
     device: str
     threads: int | None

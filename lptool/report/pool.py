@@ -32,6 +32,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "sha256": result.sha256,
         "form": asdict(result.form),
         "bytes": asdict(result.sizes),
+        "control": result.control and asdict(result.control) | {"output": str(result.control.output)},
         "rounded": result.rounded and result.rounded.to_json(),
         "method": trace.method,
         "chosen": trace.chosen,
@@ -127,12 +128,18 @@ def _scores(scores: dict[str, Score]) -> Document:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
+def plan_document(
+    bench: Bench, targets: Sequence[int], outputs: Sequence[Path], controls: Sequence[Path | None]
+) -> Document:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
+    places = [
+        {"file": files[target], "output": str(output), **({"control": str(control)} if control else {})}
+        for target, output, control in zip(targets, outputs, controls, strict=True)
+    ]
     return {
         "pool": files,
-        "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
+        "targets": places,
         "method": bench.options.method,
         "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(bench.pool)),
     }
@@ -155,9 +162,20 @@ def pool_view(result: PoolResult) -> RenderableType:
     lines += [
         f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse",
         sizes_line(result.sizes),
+        *_beside(result),
         how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names),
     ]
     return Group(on_terminal(scores, numbers="left"), *lines)
+
+
+def _beside(result: PoolResult) -> list[str]:
+    """The control that was written too, and how to compare with it."""
+    if result.control is None:
+        return []
+    found = result.control
+    return [
+        f"wrote {found.output} ({ROWS[found.holds]}, sha256 {found.sha256[:16]}…), for `lptool evaluate` to compare"
+    ]
 
 
 def _kind(result: PoolResult) -> str:

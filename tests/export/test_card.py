@@ -103,6 +103,16 @@ def test_it_says_whether_pooling_helped() -> None:
     assert "Pooling h" not in card_of(pooled(verdict=verdict | {"word": "**odd**"}))
 
 
+def test_a_control_is_not_called_pooled() -> None:
+    text = card_of(pooled(method="control", shipped="ticket_bn", members=[]))
+    assert "nothing was pooled" in text
+    assert "made by pooling" not in text
+    assert "*ticket + BN* what this file holds" in text
+    card = ModelCard(text).data
+    assert "lottery-pools" not in card.tags
+    assert card.eval_results[0].metric_value == scores()["test"]["ticket_bn"]["accuracy"]
+
+
 def test_coefficients_are_named_by_level() -> None:
     found = {"groups": ["stem", "head"], "values": [[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]}
     rows = rows_of(card_of(pooled(coefficients=found)))
