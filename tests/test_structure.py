@@ -26,7 +26,7 @@ ROOMS = {
     "training": "options presets schedule pruning start steps parallel folder setup epoch trial job plan",
     "pooling": "catalogue mixing choice outcome search window learned reconstruct methods scorer journal "
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets fitting_size "
-    "comparisons fingerprint outputs result finish job",
+    "comparisons fingerprint outputs result verdict finish job",
     "export": "licenses timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
     "report": "tables terminal inspect convert train pool evaluate predict runs compare compared figure",
     "report.html": "drawing charts maps page pool evaluate",

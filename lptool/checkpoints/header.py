@@ -15,6 +15,10 @@ AUGMENTS = ("crop", "resized-crop")  # the words of training, here for all rooms
 FLIPS = ("auto", "yes", "no", "alternate")
 BN_IMAGES = ("auto", "plain", "augmented", "none")  # what BatchNorm may be recalibrated on
 # What BatchNorm statistics of a pooled model were measured on, where they were measured again.
+CONTROLS = ("ticket", "ticket_bn")
+ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}  # as people read them
+CONTROL = "control"  # in place of a method, in the header of a control that was written beside a pooled model
+VERDICTS = ("helped", "within chance", "hurt")
 MEASURED_ON = {"plain": "training images as they are", "augmented": "training images augmented as in training"}
 _LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length
 
@@ -105,6 +109,27 @@ class Shares:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether a pooled model helped, on test, against the better of its controls on val.
+
+    Attributes:
+        word: one of VERDICTS. against: the control, `ticket` or `ticket_bn`.
+        gain: in accuracy. p: of the exact McNemar test. n_val, n_test: images.
+        nll_rise: how much higher the mean NLL is on val, in nats; nll_error: the standard error of that, over images.
+            None where one is not finite.
+    """
+
+    word: str
+    against: str
+    gain: float
+    p: float
+    n_val: int
+    n_test: int
+    nll_rise: float | None
+    nll_error: float | None
+
+
+@dataclass(frozen=True)
 class SearchRecord:
     """How a pooled model was found.
 
@@ -112,6 +137,7 @@ class SearchRecord:
         method, chosen: what was asked for, and what that took in the end.
         members: the candidates in the order in which the search took them.
         shipped: `pooled`, or the control written in its place: `ticket` or `ticket_bn`.
+        verdict: None in older files.
         evaluations: states scored on val.
         bn_images: `plain`, `augmented` or `none`. bn_recalibration: older files say only whether there was any.
     """
@@ -122,9 +148,15 @@ class SearchRecord:
     members: tuple[Member, ...]
     coefficients: Shares | None
     shipped: str | None
+    verdict: Verdict | None
     evaluations: int | None
     bn_images: str | None
     bn_recalibration: bool | None
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was pooled: the file is what a pooled model is compared with."""
+        return self.method == CONTROL
 
     @property
     def measured(self) -> str | None:
@@ -197,6 +229,19 @@ def _shares(value: Any) -> Shares | None:
     return Shares(groups, values) if whole else None
 
 
+def verdict_in(value: Any) -> Verdict | None:
+    """None where anything but what is said of the NLL is missing or odd. Raises nothing."""
+    found = _object(value)
+    known = found.get("word") in VERDICTS and found.get("against") in CONTROLS
+    numbers = {name: _number(found.get(name)) for name in ("gain", "p", "nll_rise", "nll_error")}
+    counts = {name: whole_number(found.get(name)) for name in ("n_val", "n_test")}
+    gain, p = numbers["gain"], numbers["p"]
+    sound = known and gain is not None and abs(gain) <= 1 and p is not None and 0 <= p <= 1
+    if not sound or not all(count is not None and count > 0 for count in counts.values()):
+        return None
+    return Verdict(found["word"], found["against"], **numbers, **counts)  # type: ignore[arg-type]
+
+
 # From the type of a field, as it is written above, to what reads it.
 _READ: dict[str, Callable[[Any], Any]] = {
     "str | None": partial(_instance, str),
@@ -210,4 +255,5 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "Member": partial(typed, Member),
     "tuple[Member, ...]": _members,
     "Shares | None": _shares,
+    "Verdict | None": verdict_in,
 }

@@ -33,7 +33,7 @@ class Metadata:
     too. They are read through `data`, `training`, `image_size`, `search` and `score`, which leave out what is odd.
 
     Attributes:
-        kind: `ticket`, or `pooled` for the output of a search.
+        kind: `ticket`, or `pooled` for what a search wrote: its output, and the control beside it.
         arch: name of the architecture, None where the file does not say.
         arch_kwargs: arguments to build it with, such as `num_classes`.
         level: IMP round, 0 dense; None where the file does not say.

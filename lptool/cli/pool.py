@@ -70,16 +70,17 @@ def pool(checkpoints: tuple[Path, ...], **given: Any) -> None:
     bench = _opened(asked, options, run, ranks, threads)
     plan = _planned(asked, bench, form, ranks)
     if asked.dry_run:
-        print_document(plan_document(plan.bench, plan.targets, plan.outputs), ranks)
+        print_document(plan_document(plan.bench, plan.targets, plan.outputs, plan.controls), ranks)
         return
     # With --json, stdout is the document alone.
     shown = ranks.rank == 0 and not asked.as_json
     job = Job(plan.bench, plan.form, ranks, threads, asked.overwrite, shown, asked.log, asked.license)
     if asked.folder:
-        result = pool_into_folder(job, plan.targets[0], plan.outputs[0])
+        result = pool_into_folder(job, plan.targets[0], plan.outputs[0], plan.controls[0])
     else:
         with_references = asked.with_references or asked.page is not None
-        result = pool_files(job, plan.targets, plan.outputs, with_references=with_references)
+        places = zip(plan.targets, plan.outputs, plan.controls, strict=True)
+        result = pool_files(job, list(places), with_references=with_references)
     if ranks.rank == 0:
         warn(license_notes(asked.license))
         print_and_report(*result, draw, page=asked.page, as_json=asked.as_json, replace=plan.replaces_page)
@@ -104,6 +105,7 @@ class Asked:
     levels: int | None
     train_first: bool
     with_references: bool
+    control: Path | None
     page: Path | None
     as_json: bool
     overwrite: bool
@@ -178,40 +180,50 @@ def _tickets(
     asked: Asked, options: PoolOptions, run: RunToMake | None, ranks: Ranks, threads: int | None
 ) -> tuple[list[Path], list[str]]:
     """The files to pool, made first where `--train` has to, and what a person should know of them."""
-    from lptool.checkpoints.places import check_place
+    from lptool.checkpoints.places import check_output, check_place
 
     if run is not None:
         if options.target != "all" and lacks_tickets([run.folder]):  # before the hours that training may take
             check_place(Path(asked.out), [], folder=asked.folder, overwrite=asked.overwrite)
+            if asked.control:
+                check_output(asked.control, [asked.out], overwrite=asked.overwrite)
         replace(run, log=asked.log).make(ranks, threads)
     return found_tickets(asked.checkpoints, run, options.target)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which tickets of a bench are improved, in which form, where to, and whether a page that is there is replaced."""
+    """Which tickets of a bench are improved, in which form, where results and their controls go.
+
+    Attributes:
+        replaces_page: whether a page that is there is replaced.
+    """
 
     bench: Bench
     targets: list[int]
     form: Form
     outputs: list[Path]
+    controls: list[Path | None]
     replaces_page: bool
 
 
 def _planned(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> Plan:
     """What is going to be done; whatever would be refused is refused here."""
-    from lptool.pooling.outputs import outputs_of
+    from lptool.pooling.outputs import controls_of, outputs_of
 
     scores_first = (bench.options.target == "matching" or asked.max_size is not None) and not asked.dry_run
     if scores_first:
         bench = _decoded(bench, ranks, asked.cache_dir)
     targets, form = _targets(asked, bench, form, ranks)
     outputs = ranks.agree(lambda: outputs_of(bench, targets, asked.out, form=form, overwrite=asked.overwrite))
+    controls = ranks.agree(
+        lambda: controls_of(bench, targets, asked.control, outputs, form=form, overwrite=asked.overwrite)
+    )
     again = ranks.agree(lambda: asked.overwrite or is_own_page(asked.page))
     ranks.agree(lambda: check_page(asked.page, [*bench.inputs, *outputs], overwrite=again))
     if not (scores_first or asked.dry_run):  # only now, as an output that cannot be shall be refused before
         bench = _decoded(bench, ranks, asked.cache_dir)
-    return Plan(bench, targets, form, outputs, again)
+    return Plan(bench, targets, form, outputs, controls, again)
 
 
 def _targets(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> tuple[list[int], Form]:

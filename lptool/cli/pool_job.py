@@ -46,7 +46,10 @@ class Job:
 Result = tuple[Document, "list[RenderableType]"]  # for a program, and for a person what was not shown on the way
 
 
-def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
+Place = tuple[int, Path, "Path | None"]  # a target, where its pooled model goes, and where its control
+
+
+def pool_into_folder(job: Job, target: int, folder: Path, control: Path | None) -> Result:
     """Pool one target into a folder in the Hugging Face layout, which appears whole."""
     from lptool.checkpoints.places import WEIGHTS, new_folder
     from lptool.export.folder import describe_weights, for_folder
@@ -62,7 +65,7 @@ def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     again = first and may_replace(folder, key, job.form, overwrite=job.overwrite)
     # One rank makes the folder, and fills it alone.
     with new_folder(folder, overwrite=again) if first else nullcontext(folder) as stage:
-        written = _pool_one(job, target, stage / WEIGHTS, job.ranks, within=folder, fitted=for_folder)
+        written = _pool_one(job, target, stage / WEIGHTS, control, job.ranks, within=folder, fitted=for_folder)
         result = replace(written, output=folder)
         found = references(job.bench, job.ranks)
         document = report_pool.pool_document(result, found)
@@ -74,28 +77,29 @@ def pool_into_folder(job: Job, target: int, folder: Path) -> Result:
     return document, [report_pool.pool_view(result), report_pool.references_view(document)]
 
 
-def pool_files(job: Job, targets: Sequence[int], outputs: Sequence[Path], *, with_references: bool) -> Result:
+def pool_files(job: Job, places: Sequence[Place], *, with_references: bool) -> Result:
     """Pool each target into a file, and sum up."""
     from lptool.pooling.comparisons import references
     from lptool.report import pool as report_pool
 
-    results = _pool_all(job, targets, outputs)
+    results = _pool_all(job, places)
     found = references(job.bench, job.ranks) if with_references else None
-    documents = [report_pool.pool_document(result, found) for result in results]
-    views = [report_pool.references_view(documents[0])] if found else []
-    if job.bench.options.target != "all":
-        return documents[0], views
-    return report_pool.all_targets_document(documents), [report_pool.summary_view(documents), *views]
+    document = first = report_pool.pool_document(results[0], found)
+    views = [report_pool.references_view(first)] if found else []
+    if job.bench.options.target == "all":
+        document = report_pool.all_targets_document(results, found)
+        views.insert(0, report_pool.summary_view(document))
+    return document, views
 
 
-def _pool_all(job: Job, targets: Sequence[int], outputs: Sequence[Path]) -> list[PoolResult]:
+def _pool_all(job: Job, places: Sequence[Place]) -> list[PoolResult]:
     """Several targets are dealt out over the ranks, one at a time is searched by all of them together."""
     from lptool.ranks import ALONE
     from lptool.report import pool as report_pool
 
-    dealt = job.ranks.count > 1 and len(targets) > 1
-    ranks, pairs = ALONE if dealt else job.ranks, zip(targets, outputs, strict=True)
-    tasks = {target: partial(_pool_one, job, target, file, ranks) for target, file in pairs}
+    dealt = job.ranks.count > 1 and len(places) > 1
+    ranks = ALONE if dealt else job.ranks
+    tasks = {target: partial(_pool_one, job, target, file, control, ranks) for target, file, control in places}
     results = []
     # One at a time, where they are not dealt out: so each result is shown before the next search begins.
     for result in job.ranks.share(tasks).values() if dealt else (task() for task in tasks.values()):
@@ -109,6 +113,7 @@ def _pool_one(
     job: Job,
     target: int,
     file: Path,
+    control: Path | None,
     ranks: Ranks,
     *,
     within: Path | None = None,
@@ -140,6 +145,7 @@ def _pool_one(
                 *(bench, target, file),
                 form=job.form,
                 fitted=fitted,
+                control=control,
                 journal=journal,
                 overwrite=job.overwrite,
                 threads=job.threads,

@@ -33,6 +33,13 @@ OPTIONS = {
             "and the least shortened --values that fit, as far as they are not given."
         ),
         shared.LICENSE,
+        option(
+            "--control",
+            type=shared.PATH,
+            metavar="FILE",
+            help="Also write what the pooled model is compared with, in the same form: ticket + BN, the target with "
+            "BatchNorm recalibrated (without recalibration the target as it is); with --target all a file for each.",
+        ),
         shared.report_option("; adds --references"),
         log_option("Log each score there too, into OUTPUT.log/, and what --train trains into its folder."),
         option(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lptool.checkpoints.header import MEASURED_ON, SavedScore, SearchRecord
+from lptool.checkpoints.header import MEASURED_ON, ROWS, SavedScore, SearchRecord
 from lptool.checkpoints.masks import Mask, density
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
@@ -22,6 +22,7 @@ from lptool.checkpoints.writing import Sizes
 from lptool.errors import one_line, printable
 from lptool.export.timm_config import is_timm, timm_loads
 from lptool.networks.cifar import OWN_ARCHS
+from lptool.pooling.verdict import sentence, warnings_of
 from lptool.provenance import arch_name, base_name, command_without_folders, data_name
 from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, markdown, percent
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
-_ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 
 # Data sets by our names, as the Hub calls them.
 _ON_HUB = {
@@ -66,13 +66,15 @@ def model_card(
         base_name=base_name,
         title=title(ticket, code),
         metadata=metadata,
+        pooled=_is_pooled(metadata),
         arch=arch_name(arch),
         data_name=data_name(metadata.data.name),
         kept=sum(int(mask.count_nonzero()) for mask in ticket.mask.values()),
         total=sum(mask.numel() for mask in ticket.mask.values()),
         results=_results(metadata),
         measured_on=MEASURED_ON.get(metadata.search.measured or ""),
-        shipped=_ROWS.get(metadata.search.shipped or "pooled", "pooled"),
+        shipped=ROWS.get(metadata.search.shipped or "pooled", "pooled"),
+        verdict=_verdict(metadata.search),
         members=_members(metadata.search),
         coefficients=_coefficients(metadata.search),
         with_timm=timm_loads(ticket),
@@ -98,7 +100,7 @@ def card_data(ticket: Ticket, license: str | None = None) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     data, result = _data_id(ticket.metadata.data.name), _eval_result(ticket.metadata)
-    pooled = ["lottery-pools", "model-averaging"] if ticket.metadata.kind == "pooled" else []
+    pooled = ["lottery-pools", "model-averaging"] if _is_pooled(ticket.metadata) else []
     library = ["timm"] if timm_loads(ticket) else []
     return ModelCardData(
         license=license,
@@ -112,11 +114,16 @@ def card_data(ticket: Ticket, license: str | None = None) -> ModelCardData:
     )
 
 
+def _is_pooled(metadata: Metadata) -> bool:
+    return metadata.kind == "pooled" and not metadata.search.is_control
+
+
 def _eval_result(metadata: Metadata) -> EvalResult | None:
     """Accuracy on test of the weights in the file, as the Hub's `model-index` has it; None where it is not known."""
     from huggingface_hub import EvalResult
 
-    score = metadata.score("test", "pooled")
+    held = "pooled" if _is_pooled(metadata) else metadata.search.shipped or "pooled"
+    score = metadata.score("test", held)
     if score is None:
         return None
     name = data_name(metadata.data.name) or "unknown"
@@ -144,13 +151,21 @@ def _data_id(name: str | None) -> str | None:
 def _results(metadata: Metadata) -> str:
     head = ("", "val accuracy", "val NLL", "test accuracy [95 %]", "test NLL", "test images")
     rows = []
-    for row, label in _ROWS.items():
+    for row, label in ROWS.items():
         val, test = metadata.score("val", row), metadata.score("test", row)
         if val or test:
             on_val = [percent(val.accuracy), _cell(val.nll, ".4f")] if val else ["–"] * 2
             on_test = [_interval(test), _cell(test.nll, ".4f"), f"{test.n:,}"] if test else ["–"] * 3
             rows.append([label, *on_val, *on_test])
     return table(head, rows)
+
+
+def _verdict(search: SearchRecord) -> list[str]:
+    """Whether pooling helped, and what speaks against trusting val; made here of numbers, so no words of the header."""
+    if search.verdict is None:
+        return []
+    shipped = search.shipped if search.shipped in ROWS else "pooled"
+    return [sentence(search.verdict, shipped), *(f"Warning: {line}" for line in warnings_of(search.verdict))]
 
 
 def _interval(score: SavedScore) -> str:
@@ -207,7 +222,7 @@ def title(ticket: Ticket, shown: Callable[[str], str] = str) -> str:
     """What it is, in one line, with the name of the architecture as `shown` spells it."""
     arch = ticket.metadata.arch
     name = shown(arch_name(arch)) if arch else "A network"
-    kind = "pooled" if ticket.metadata.kind == "pooled" else "lottery ticket"
+    kind = "pooled" if _is_pooled(ticket.metadata) else "lottery ticket"
     return f"{name}, {kind}" + (f", {percent(1 - density(ticket.mask))} sparse" if ticket.mask else "")
 
 

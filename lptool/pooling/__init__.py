@@ -4,5 +4,5 @@ The method first, which knows tensors and a function that scores them: catalogue
 (`interpolate`), choice, outcome, search (Algorithm 2), window, learned, methods (`pool_tickets`). Then the job around
 it: scorer (that function, over a network and val), journal, gradient, layers, least_squares and reconstruction (what
 `reconstruct` fits), calibration (images for BatchNorm), setup (`Bench`), decoding (pictures decoded once), targets,
-fitting_size, comparisons (barriers, the ensemble), fingerprint, outputs, result, finish, job.
+fitting_size, comparisons (barriers, the ensemble), fingerprint, outputs, result, verdict, finish, job.
 """

@@ -77,3 +77,8 @@ def shaping(options: PoolOptions) -> dict[str, Any]:
     apart = {field.name for field in fields(SettingOptions)} | {"target", "sparsity", "method", "seed"}
     named = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in apart}
     return named | {"alphas": list(options.alphas)}
+
+
+def control_key(key: str) -> str:
+    """The key of the control that a search writes, which is not taken for its pooled model, nor that for it."""
+    return f"{key}-control"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lptool.checkpoints.header import CONTROL, CONTROLS, Verdict
 from lptool.checkpoints.masks import Mask, State, density, sparsity
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.reading import file_sha256, load_ticket
@@ -19,19 +20,17 @@ from lptool.checkpoints.writing import Form, sizes_of
 from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.networks.matching import fitted_ticket
-from lptool.pooling.choice import Choice
-from lptool.pooling.fingerprint import shaping
+from lptool.pooling.fingerprint import control_key, shaping
 from lptool.pooling.outcome import Incumbent, SearchTrace
 from lptool.pooling.outputs import may_replace
-from lptool.pooling.result import Layer, Member, PoolResult
+from lptool.pooling.result import Layer, Member, PoolResult, WrittenControl
 from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
+from lptool.pooling.verdict import better_control, verdict_of
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.metrics import Comparison, mcnemar
 from lptool.scoring.score import Graded, Score
-
-CONTROLS = ("ticket", "ticket_bn")  # of equally good ones the first counts, which changes least
 
 
 def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
@@ -82,7 +81,7 @@ class Destination:
     """Where and how a pooled model is written.
 
     Attributes:
-        fitted: the ticket under the names that the file shall have.
+        fitted: the ticket under the names that the file shall have. control: where its control is written too.
         key: of the search, by which a file of its own is known. overwrite: replace any other file too.
     """
 
@@ -91,6 +90,7 @@ class Destination:
     fitted: Callable[[Ticket], Ticket]
     key: str
     overwrite: bool
+    control: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,33 +103,65 @@ class End:
     val: dict[str, Score]
     test: dict[str, Score]
     against: dict[str, Comparison]
+    verdict: Verdict
+    gains: Tensor
+    control: Control | None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a pooled model is compared with, as it is written: the row of the table that it is, and its scores there."""
+
+    row: str
+    state: State
+    mask: Mask
+    scores: dict[str, dict[str, Score]]
 
 
 def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> PoolResult:
     """Finish what a search found, score it once on test, and write it; but for `seconds`, the result is whole."""
     start, start_mask = pruned_ticket(bench.pool, trace.target, kept_of(bench, trace.target))
     states = in_own_types(finished(bench, start, best, trace, ranks), bench.pool.types(trace.target))
-    val = scores_of(graded(bench, states, bench.data.val, ranks))
+    on_val = graded(bench, states, bench.data.val, ranks)
+    val = scores_of(on_val)
     # The search saw other statistics than the finished model has: never write less than a control gives on val.
-    shipped = better_control(val, bench.choice)
-    if trace.accepted and bench.choice.replaces(val["pooled"], val[shipped]):
-        shipped = "pooled"
-    states["pooled"], val["pooled"] = states[shipped], val[shipped]
-    mask = best.mask if shipped == "pooled" else start_mask
+    control = better_control(val, bench.choice)
+    better = bool(trace.accepted) and bench.choice.replaces(val["pooled"], val[control])
+    shipped, mask = ("pooled", best.mask) if better else (control, start_mask)
+    states["pooled"], val["pooled"], on_val["pooled"] = states[shipped], val[shipped], on_val[shipped]
     test = graded(bench, states, bench.data.test, ranks)
-    end = End(shipped, states["pooled"], mask, val, scores_of(test), against_controls(test))
+    against, n_test = against_controls(test), len(test["pooled"].right)
+    verdict = verdict_of(control, against[control], on_val, n_test)
+    gains = test["pooled"].right.to(torch.int8) - test[control].right.to(torch.int8)
+    written = _control(bench, states, (start, start_mask), trace, ranks) if place.control else None
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains, written)
     return ranks.on_first(lambda: _write(bench, place, trace, end))
+
+
+def _control(
+    bench: Bench, states: dict[str, State], start: tuple[State, Mask], trace: SearchTrace, ranks: Ranks
+) -> Control:
+    """`ticket + BN`, also where the search did without it; `ticket` where nothing is recalibrated at all."""
+    row = "ticket_bn" if trace.ticket_bn else "ticket"
+    controls = {name: states[name] for name in CONTROLS if name in states}
+    if row not in controls:
+        controls |= in_own_types({row: bench.recalibrated(start[0], ranks)}, bench.pool.types(trace.target))
+    parts = {"val": bench.data.val, "test": bench.data.test}
+    scores = {part: scores_of(graded(bench, controls, images, ranks)) for part, images in parts.items()}
+    return Control(row, controls[row], start[1], scores)
 
 
 def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> PoolResult:
     pool, mask, output, form = bench.pool, end.mask, place.output, place.form
     ticket = pool[trace.target]
+    control = None
+    if place.control and end.control:  # first: where the output is there, all is
+        metadata = control_metadata(bench, control_key(place.key), ticket, trace, end.control)
+        _save(replace(ticket, state=end.control.state, mask=end.control.mask, metadata=metadata), place.control, place)
+        control = WrittenControl(place.control, file_sha256(place.control), end.control.row)
     metadata = pooled_metadata(bench, place.key, ticket, trace, end)
     pooled = place.fitted(replace(ticket, state=end.state, mask=mask, metadata=metadata, file=str(output)))
-    trace_of_file = metadata.trace | {"weights": form.weights(pooled)}  # so that a changed file is known
-    pooled = replace(pooled, metadata=replace(pooled.metadata, trace=trace_of_file))
-    # Asked again: hours may have passed since the output was checked.
-    form.save(pooled, output, replace=may_replace(output, place.key, form, overwrite=place.overwrite))
+    pooled = _save(pooled, output, place)
     rounded = None
     if form.values:  # the file itself, read again: its values were shortened as it was written
         rounded = bench.score(fitted_ticket(bench.model, load_ticket(output), bench.arch).state, bench.data.test)
@@ -145,6 +177,8 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         val=end.val,
         test=end.test,
         against=end.against,
+        verdict=end.verdict,
+        gains=end.gains,
         layers=tuple(
             Layer(name, tuple(before.shape), density({name: before}), density({name: mask[name]}))
             for name, before in ticket.mask.items()
@@ -153,6 +187,7 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         plain_names=pooled.plain_names,
         form=form,
         sizes=sizes_of(pooled),
+        control=control,
         rounded=rounded,
         options=shaping(bench.options),
         device=str(bench.device),
@@ -160,9 +195,54 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
     )
 
 
-def better_control(val: Mapping[str, Score], choice: Choice) -> str:
-    """The control of the higher standing on val: `ticket` or `ticket_bn`."""
-    return max((name for name in CONTROLS if name in val), key=lambda name: choice.standing(val[name]))
+def _save(ticket: Ticket, output: Path, place: Destination) -> Ticket:
+    """Write a ticket; what it became, which says what its weights are, so that a changed file is known."""
+    trace = ticket.metadata.trace | {"weights": place.form.weights(ticket)}
+    ticket = replace(ticket, metadata=replace(ticket.metadata, trace=trace))
+    # Asked again: hours may have passed since the output was checked.
+    again = may_replace(output, trace["search"], place.form, overwrite=place.overwrite)
+    place.form.save(ticket, output, replace=again)
+    return ticket
+
+
+def control_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, control: Control) -> Metadata:
+    """What a control is and how it was made, as `pooled_metadata` says it of a pooled model."""
+    summary, level = bench.pool.summaries[trace.target], bench.pool.level(trace.target)
+    document = {
+        "method": CONTROL,
+        "target": _named(summary, level),
+        "shipped": control.row,
+        **_recalibration(bench),
+        "search": key,
+    }
+    return _metadata(bench, ticket, trace.target, document, control.scores)
+
+
+def _recalibration(bench: Bench) -> dict[str, Any]:
+    """What BatchNorm of finished models was recalibrated on."""
+    used, calibration = bench.calibration.used, bench.calibration
+    return {
+        "bn_images": used,
+        "augmentation": asdict(calibration.recipe) if used == "augmented" else None,
+        "final_calibration_size": bench.options.final_calibration_size,
+        "seed": bench.options.seed,
+    }
+
+
+def _metadata(
+    bench: Bench, ticket: Ticket, target: int, trace: dict[str, Any], scores: dict[str, dict[str, Score]]
+) -> Metadata:
+    return replace(
+        bench.pool.summaries[target].metadata,
+        kind="pooled",
+        arch=bench.arch,
+        arch_kwargs=bench.arch_kwargs,
+        level=bench.pool.level(target),
+        prunable=tuple(ticket.own_names.get(name, name) for name in bench.pool.prunable),
+        dataset=bench.data.describe(),
+        trace=trace,
+        scores={part: {name: score.to_json() for name, score in found.items()} for part, found in scores.items()},
+    )
 
 
 def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, end: End) -> Metadata:
@@ -190,28 +270,13 @@ def pooled_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, 
         "fit_images": options.fit_images,
         "fit_positions": options.fit_positions,
         "shipped": end.shipped,
-        "bn_images": bench.calibration.used,
-        "augmentation": asdict(bench.calibration.recipe) if bench.calibration.used == "augmented" else None,
+        "verdict": asdict(end.verdict),
+        **_recalibration(bench),
         "calibration_size": options.calibration_size,
-        "final_calibration_size": options.final_calibration_size,
-        "seed": options.seed,
         "evaluations": trace.evaluations,
         "search": key,
     }
-    scores = {
-        part: {k: s.to_json() for k, s in found.items()} for part, found in (("val", end.val), ("test", end.test))
-    }
-    return replace(
-        origin.metadata,
-        kind="pooled",
-        arch=bench.arch,
-        arch_kwargs=bench.arch_kwargs,
-        level=pool.level(trace.target),
-        prunable=tuple(ticket.own_names.get(name, name) for name in pool.prunable),
-        dataset=bench.data.describe(),
-        trace=document,
-        scores=scores,
-    )
+    return _metadata(bench, ticket, trace.target, document, {"val": end.val, "test": end.test})
 
 
 def _named(summary: Summary, level: int) -> dict[str, Any]:

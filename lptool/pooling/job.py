@@ -116,6 +116,7 @@ def pool_target(
     *,
     form: Form = DENSE,
     fitted: Callable[[Ticket], Ticket] = lambda ticket: ticket,
+    control: Path | None = None,
     journal: Path | None = None,
     overwrite: bool = False,
     threads: int | None = None,
@@ -130,6 +131,7 @@ def pool_target(
     Args:
         output: the file. form: how to write it.
         fitted: the pooled ticket under the names that the file shall have; by default the target's own.
+        control: also write `ticket + BN` there, in the same form, under the target's own names.
         threads: that torch shall compute with, but for a search that was begun with another number; None leaves it.
 
     Raises:
@@ -147,7 +149,7 @@ def pool_target(
         bench = decided(bench, target, ranks)
         scores = _open_journal(bench, path, now, ranks, overwrite=overwrite)
         best, trace = searched(bench, target, ranks, _noting(bench, scores, ranks, on_progress))
-        place = Destination(output, form, fitted, key_of(now, bench.options), overwrite)
+        place = Destination(output, form, fitted, key_of(now, bench.options), overwrite, control)
         end = partial(finish, bench, place, best, trace)
         # On GPUs of different kinds each rank may have fitted a state of its own: then the first finishes its own.
         alike = len(set(ranks.gather(name_of(best.state)))) == 1

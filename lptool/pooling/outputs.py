@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lptool.checkpoints.containers import PACKED
-from lptool.checkpoints.places import WEIGHTS, check_place, is_folder
+from lptool.checkpoints.places import WEIGHTS, check_output, check_place, is_folder
 from lptool.checkpoints.reading import open_checkpoint
 from lptool.checkpoints.writing import DENSE, Form
 from lptool.errors import CheckpointError, OutputError
 from lptool.pooling.catalogue import methods_of, mixes_at_most
-from lptool.pooling.fingerprint import fingerprint, key_of
+from lptool.pooling.fingerprint import control_key, fingerprint, key_of
 from lptool.pooling.journal import check_journal, journal_of
 from lptool.pooling.setup import Bench, PoolOptions
 
@@ -41,6 +42,30 @@ def outputs_of(
         check_place(output, bench.inputs, folder=folder, overwrite=again)
         check_journal(journal_of(output), now, overwrite=overwrite)
     return outputs
+
+
+def controls_of(
+    bench: Bench, targets: Sequence[int], control: Path | None, outputs: Sequence[Path], *, form: Form, overwrite: bool
+) -> list[Path | None]:
+    """Where the control of each target goes, named as `outputs_of` names outputs; None where none is asked for.
+
+    A control that this very search wrote may be there already and is written again.
+
+    Raises:
+        OutputError: a control exists, is an input, an output or in one, or cannot be written.
+    """
+    if control is None:
+        return [None] * len(targets)
+    places = [_output_for(control, bench.pool.level(target), bench.options.target) for target in targets]
+    taken = {os.path.realpath(output) for output in outputs}
+    for target, place in zip(targets, places, strict=True):
+        real = Path(os.path.realpath(place))
+        if taken & {str(real), *map(str, real.parents)}:
+            raise OutputError(f"{place}: is the output or lies in it; choose another --control")
+        key = control_key(key_of(fingerprint(bench, target), bench.options))
+        again = may_replace(place, key, form, overwrite=overwrite)
+        check_output(place, bench.inputs, overwrite=again)
+    return list(places)
 
 
 def may_replace(output: Path, key: str, form: Form, *, overwrite: bool) -> bool:

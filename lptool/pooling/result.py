@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from lptool.checkpoints.header import Verdict
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.writing import Form, Sizes
 from lptool.pooling.outcome import SearchTrace
@@ -34,6 +37,15 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class WrittenControl:
+    """A control as it was written; `holds` is `ticket_bn`, or `ticket` where BatchNorm is not recalibrated."""
+
+    output: Path
+    sha256: str
+    holds: str
+
+
+@dataclass(frozen=True)
 class PoolResult:
     """One pooled model, as written; plain values, so that one process can send it to another.
 
@@ -42,9 +54,11 @@ class PoolResult:
         val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
             recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
         against: control → the file written and the control, on the same test images.
+        verdict: against the better of them on val. gains: the same image by image, int8 [n of test]: see `combined`.
         shipped: `pooled`, or the control that is written because nothing better on val was found.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
         plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
+        control: the file of the control, where one was asked for.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
         options: that shaped it, see `shaping`.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
@@ -59,15 +73,18 @@ class PoolResult:
     val: dict[str, Score]
     test: dict[str, Score]
     against: dict[str, Comparison]
+    verdict: Verdict
     layers: tuple[Layer, ...]
     metadata: Metadata
     plain_names: bool
     form: Form
     sizes: Sizes
+    control: WrittenControl | None
     rounded: Score | None
     options: dict[str, Any]
     device: str
     threads: int | None
+    gains: Tensor = field(compare=False, repr=False)
     seconds: float = 0.0
 
     @property

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from lptool.checkpoints.header import SavedScore
+from lptool.checkpoints.header import ROWS, SavedScore
 from lptool.checkpoints.inspection import Finding, Inspection
 from lptool.checkpoints.metadata import Metadata
 from lptool.errors import first_and_count, one_line
 from lptool.report import tables
-from lptool.report.tables import NOTHING, PARTS, ROWS, number
+from lptool.report.tables import NOTHING, PARTS, number
 from lptool.report.terminal import on_terminal
 from lptool.tables import Table, percent
 
@@ -154,8 +154,9 @@ def _pooled_tables(metadata: Metadata) -> list[Table]:
     """Members and scores from the header; a header written by another program may lack any of it."""
     members = [asdict(member) | {"file": member.file and one_line(member.file)} for member in metadata.search.members]
     found = {name: {part: _score(metadata.score(part, row)) for part in PARTS} for row, name in ROWS.items()}
+    pooled = [tables.members(f"pooled by {one_line(str(metadata.search.method))}", members)]
     return [
-        tables.members(f"pooled by {one_line(str(metadata.search.method))}", members),
+        *pooled * (not metadata.search.is_control),
         tables.scores("scores in the header", {n: s for n, s in found.items() if any(s.values())}, ["accuracy"]),
     ]
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 from rich.console import Group, RenderableType
 
+from lptool.checkpoints.header import ROWS
 from lptool.checkpoints.places import is_folder
 from lptool.pooling.comparisons import References
 from lptool.pooling.outcome import SearchTrace, Step
 from lptool.pooling.outputs import evaluations_at_most
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import Bench
+from lptool.pooling.verdict import combined, sentence, warnings_of
 from lptool.provenance import arch_name, command_line, data_name, versions
 from lptool.report import tables
 from lptool.report.convert import how_to_load, sizes_line
-from lptool.report.tables import PARTS, ROWS, Document
+from lptool.report.tables import PARTS, Document
 from lptool.report.terminal import on_terminal, whole_line
 from lptool.scoring.score import Score
 from lptool.tables import percent
@@ -31,6 +33,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "sha256": result.sha256,
         "form": asdict(result.form),
         "bytes": asdict(result.sizes),
+        "control": result.control and asdict(result.control) | {"output": str(result.control.output)},
         "rounded": result.rounded and result.rounded.to_json(),
         "dataset": data_name(result.metadata.data.name),
         "arch": arch_name(result.metadata.arch or ""),
@@ -48,6 +51,8 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "seconds": round(result.seconds, 3),
         "val": _scores(result.val),
         "test": _scores(result.test),
+        "verdict": asdict(result.verdict),
+        "warnings": warnings_of(result.verdict),
         "comparisons": _comparisons_document(result),
         "select": made["select"],
         "passes": made["passes"],
@@ -128,12 +133,18 @@ def _scores(scores: dict[str, Score]) -> Document:
     return {row: scores[row].to_json() if row in scores else None for row in ROWS}
 
 
-def plan_document(bench: Bench, targets: Sequence[int], outputs: Sequence[Path]) -> Document:
+def plan_document(
+    bench: Bench, targets: Sequence[int], outputs: Sequence[Path], controls: Sequence[Path | None]
+) -> Document:
     """What `pool --dry-run` says would be done."""
     files = [summary.file for summary in bench.pool.summaries]
+    places = [
+        {"file": files[target], "output": str(output), **({"control": str(control)} if control else {})}
+        for target, output, control in zip(targets, outputs, controls, strict=True)
+    ]
     return {
         "pool": files,
-        "targets": [{"file": files[t], "output": str(o)} for t, o in zip(targets, outputs, strict=True)],
+        "targets": places,
         "method": bench.options.method,
         "evaluations_at_most": len(targets) * evaluations_at_most(bench.options, len(bench.pool)),
     }
@@ -146,7 +157,8 @@ def pool_view(result: PoolResult) -> RenderableType:
     rows = _rows_of({"val": _scores(result.val), "test": _scores(result.test)})
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
-    lines = [_gains(result), *tables.measured_on(result.metadata.trace["bn_images"]), _verdict(result)]
+    lines = [sentence(result.verdict, result.shipped), *(f"warning: {line}" for line in warnings_of(result.verdict))]
+    lines += [*tables.measured_on(result.metadata.trace["bn_images"]), *_made_of(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:
@@ -154,8 +166,23 @@ def pool_view(result: PoolResult) -> RenderableType:
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
     wrote = f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse"
     load = how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names)
-    written = (whole_line(wrote), sizes_line(result.sizes), whole_line(load))
+    written: tuple[RenderableType, ...] = (
+        whole_line(wrote),
+        sizes_line(result.sizes),
+        *_beside(result),
+        whole_line(load),
+    )
     return Group(on_terminal(scores, numbers="left"), *lines, *written)
+
+
+def _beside(result: PoolResult) -> list[str]:
+    """The control that was written too, and how to compare with it."""
+    if result.control is None:
+        return []
+    found = result.control
+    return [
+        f"wrote {found.output} ({ROWS[found.holds]}, sha256 {found.sha256[:16]}…), for `lptool evaluate` to compare"
+    ]
 
 
 def _kind(result: PoolResult) -> str:
@@ -172,24 +199,16 @@ def _method(trace: SearchTrace) -> str:
     return trace.method if trace.chosen == trace.method else f"{trace.method} ({trace.chosen})"
 
 
-def _gains(result: PoolResult) -> str:
-    """How much better the pooled model is than its controls on test, and whether that is more than luck."""
-    parts = [
-        f"{100 * found['gain']:+.2f} points over {ROWS[found['b']]!r} (p = {found['p']:.2g}, {found['verdict']})"
-        for found in _comparisons_document(result)
-    ]
-    return f"on {result.test['pooled'].n:,} test images {' and '.join(parts)}, by the exact McNemar test"
-
-
-def _verdict(result: PoolResult) -> str:
+def _made_of(result: PoolResult) -> list[str]:
+    """What the output is made of, in a line; of a control that was written why, where a mix had been accepted."""
+    if result.improved:
+        return [_mixed(result)]
     accepted = len(result.trace.accepted)
-    if accepted and not result.improved:
-        return (
-            f"no candidate improved: {accepted} accepted, but in float32 {ROWS[result.shipped]!r} is better on val, "
-            "so that is the output"
-        )
-    if not result.improved:
-        return "no candidate improved; the output is the incumbent that the search started from"
+    return [f"{accepted} accepted in the search, but the finished model is no better on val"] if accepted else []
+
+
+def _mixed(result: PoolResult) -> str:
+    accepted = len(result.trace.accepted)
     coefficients = result.trace.coefficients
     if result.trace.fits:
         fitted = sum(fit.ridge is not None for fit in result.trace.fits)
@@ -206,9 +225,11 @@ def _verdict(result: PoolResult) -> str:
     return f"accepted {accepted} of {len(result.trace.steps)} candidates: {steps}"
 
 
-def summary_view(documents: Sequence[Document]) -> RenderableType:
-    """One row per target, for `--target all`."""
-    return on_terminal(tables.targets(f"{documents[0]['method']}, accuracy on val / test", documents, _rows_of))
+def summary_view(document: Document) -> RenderableType:
+    """One row per target, and all of them together, for `--target all`."""
+    runs = document["targets"]
+    scores = tables.targets(f"{runs[0]['method']}, accuracy on val / test", runs, _rows_of)
+    return Group(on_terminal(scores), on_terminal(tables.verdicts(runs)), tables.together(document["combined"]))
 
 
 def _rows_of(run: Document) -> dict[str, Document]:
@@ -216,9 +237,11 @@ def _rows_of(run: Document) -> dict[str, Document]:
     return {name: {part: run[part][row] for part in PARTS} for row, name in ROWS.items()}
 
 
-def all_targets_document(documents: Sequence[Document]) -> Document:
+def all_targets_document(results: Sequence[PoolResult], references: References | None = None) -> Document:
     """The `--json` document of `--target all`: what all have in common stands once."""
-    return {"targets": list(documents), **{key: documents[0][key] for key in ("command", "versions", "device")}}
+    documents = [pool_document(result, references) for result in results]
+    together = {"combined": asdict(combined([result.gains for result in results]))}
+    return {"targets": documents, **together, **{key: documents[0][key] for key in ("command", "versions", "device")}}
 
 
 def references_view(document: Document) -> RenderableType:

@@ -11,12 +11,11 @@ from pathlib import PurePath
 from statistics import fmean
 from typing import Any
 
-from lptool.checkpoints.header import MEASURED_ON
+from lptool.checkpoints.header import MEASURED_ON, ROWS
 from lptool.tables import Table, percent
 
 Document = dict[str, Any]
 
-ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}
 PARTS = ("val", "test")
 NOTHING = "–"
 
@@ -110,6 +109,28 @@ def targets(caption: str, runs: Sequence[Document], rows_of: Callable[[Document]
     ]
     headings = ["level", "density", *names, "members"]
     return Table(caption, headings, cells, words=("density",), spare=("members", "density"))
+
+
+def verdicts(runs: Sequence[Document]) -> Table:
+    """Of each target whether pooling helped."""
+    found = [(run, run["verdict"]) for run in runs]
+    rows = [
+        [level_of(run["target"]), percent(1 - run["sparsity"]), ROWS[v["against"]], *_gain_cells(v)] for run, v in found
+    ]
+    caption = f"gain on {found[0][1]['n_test']:,} test images, in points over the control that is better on val"
+    return Table(caption, ["level", "density", "over", "gain", "p", "verdict"], rows, words=("over", "verdict"))
+
+
+def together(found: Document) -> str:
+    """Whether pooling helped over all targets, in one sentence."""
+    return (
+        f"all {found['levels']} levels together: {found['word']}, {100 * found['gain']:+.2f} points on average "
+        f"(p = {found['p']:.2g}, signs of the {found['n_test']:,} test images flipped)"
+    )
+
+
+def _gain_cells(verdict: Document) -> list[str]:
+    return [f"{100 * verdict['gain']:+.2f}", f"{verdict['p']:.2g}", verdict["word"]]
 
 
 def _val_and_test(found: Document | None) -> str:

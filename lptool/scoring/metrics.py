@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lptool.errors import DataError
-from lptool.scoring.paired import LUCK, exact_mcnemar
+from lptool.scoring.paired import exact_mcnemar, word_of
 from lptool.scoring.score import NO_IMAGE, Graded, Score
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
@@ -44,10 +44,8 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What a is, put in b's place: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
-        if self.p >= LUCK:
-            return "within chance"
-        return "helped" if self.a_only > self.b_only else "hurt"
+        """What a is, put in b's place: see `word_of`."""
+        return word_of(self.p, self.a_only - self.b_only)
 
 
 def measure_graded(graded: Graded, num_classes: int) -> Metrics:

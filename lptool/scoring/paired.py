@@ -13,6 +13,13 @@ from statistics import fmean, stdev
 LUCK = 0.05  # a p below this is called more than luck, as is usual
 
 
+def word_of(p: float, gain: float) -> str:
+    """What a gain of either sign is: `helped`, `hurt`, or `within chance` where p is not below 0.05."""
+    if p >= LUCK:
+        return "within chance"
+    return "helped" if gain > 0 else "hurt"
+
+
 def exact_mcnemar(a_only: int, b_only: int) -> float:
     """The p of the exact, two-sided test of McNemar 1947, by the images that only one of two models gets right.
 

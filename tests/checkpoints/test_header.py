@@ -16,8 +16,10 @@ from lptool.checkpoints.header import (
     SearchRecord,
     Shares,
     Split,
+    Verdict,
     score_in,
     typed,
+    verdict_in,
     whole_number,
 )
 
@@ -31,6 +33,8 @@ DATASET = {
     "std": [1],
     "split": {"fraction": 0.25, "seed": 0, "hash": "abc", "labels": None},
 }
+VERDICT = {"word": "helped", "against": "ticket", "gain": 0.01, "p": 0.003, "n_val": 719, "n_test": 359}
+VERDICT |= {"nll_rise": 0.1, "nll_error": None}
 TRACE = {
     "method": "auto",
     "chosen": "greedy",
@@ -38,6 +42,7 @@ TRACE = {
     "members": [{"file": "level_02.safetensors", "sha256": "0f", "level": 2, "alpha": 0.05, "accepted": True}],
     "coefficients": {"groups": ["stem", "head"], "values": [[0.5, 0.5], [0, 1]]},
     "shipped": "ticket_bn",
+    "verdict": VERDICT,
     "evaluations": 24,
     "bn_recalibration": False,
 }
@@ -55,6 +60,7 @@ def test_sound_documents_come_through() -> None:
         members=(Member("level_02.safetensors", 2, 0.05, True),),
         coefficients=Shares(("stem", "head"), ((0.5, 0.5), (0, 1))),
         shipped="ticket_bn",
+        verdict=Verdict("helped", "ticket", 0.01, 0.003, 719, 359, 0.1, None),
         evaluations=24,
         bn_images=None,
         bn_recalibration=False,
@@ -112,6 +118,16 @@ def test_members_that_are_no_objects_are_left_out() -> None:
 )
 def test_coefficients_are_a_whole_table_or_none(odd: Any) -> None:
     assert typed(SearchRecord, {"coefficients": odd}).coefficients is None
+
+
+@pytest.mark.parametrize("odd", [*ODD, 0.5, 10**20], ids=str)
+@pytest.mark.parametrize("key", VERDICT)
+def test_a_verdict_is_whole_or_none(key: str, odd: Any) -> None:
+    """But for the NLL, which may not be known."""
+    found = verdict_in(VERDICT | {key: odd})
+    fits = {"gain": odd in (-1, 0.5), "p": odd == 0.5}.get(key, False) and odd is not True
+    assert (found is not None) == (key.startswith("nll") or fits)
+    assert verdict_in({name: value for name, value in VERDICT.items() if not name.startswith("nll")}) is not None
 
 
 def test_a_sound_score_comes_through() -> None:

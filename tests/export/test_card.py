@@ -94,6 +94,25 @@ def test_it_says_when_a_control_was_written(shipped: str) -> None:
     assert ("Pooling scored no better" in card_of(pooled(shipped=shipped))) == (shipped != "pooled")
 
 
+def test_it_says_whether_pooling_helped() -> None:
+    verdict = {"word": "hurt", "against": "ticket_bn", "gain": -0.01, "p": 0.003, "n_val": 100, "n_test": 2000}
+    text = card_of(pooled(verdict=verdict | {"nll_rise": 0.2, "nll_error": 0.1}))
+    assert "\n\nPooling hurt: -1.00 points over 'ticket + BN' on 2,000 test images (p = 0.003, exact McNemar" in text
+    assert text.count("\n\nWarning: val ") == 2
+    assert "the output is 'ticket' itself" in card_of(pooled(verdict=verdict, shipped="ticket"))
+    assert "Pooling h" not in card_of(pooled(verdict=verdict | {"word": "**odd**"}))
+
+
+def test_a_control_is_not_called_pooled() -> None:
+    text = card_of(pooled(method="control", shipped="ticket_bn", members=[]))
+    assert "nothing was pooled" in text
+    assert "made by pooling" not in text
+    assert "*ticket + BN* what this file holds" in text
+    card = ModelCard(text).data
+    assert "lottery-pools" not in card.tags
+    assert card.eval_results[0].metric_value == scores()["test"]["ticket_bn"]["accuracy"]
+
+
 def test_coefficients_are_named_by_level() -> None:
     found = {"groups": ["stem", "head"], "values": [[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]}
     rows = rows_of(card_of(pooled(coefficients=found)))

@@ -21,7 +21,13 @@ def pool_document(seed: int) -> dict[str, Any]:
     targets = [one_target(rng, place) for place in range(rng.choice([1, 1, 2, 3]))]
     if len(targets) == 1:
         return targets[0]
-    return {"targets": targets, "command": "lptool pool <a> && 'b'", "versions": {"lptool": "1<2"}}
+    together = {"word": "helped", "gain": 0.01, "p": 0.003, "levels": len(targets), "n_test": 1000}
+    return {
+        "targets": targets,
+        "combined": together,
+        "command": "lptool pool <a> && 'b'",
+        "versions": {"lptool": "1<2"},
+    }
 
 
 def one_target(rng: random.Random, place: int = 0) -> dict[str, Any]:
@@ -51,6 +57,8 @@ def one_target(rng: random.Random, place: int = 0) -> dict[str, Any]:
         "test": _scores(rng, with_bn),
         "select": rng.choice(["accuracy", "accuracy", "nll"]),
         "passes": 1,
+        "verdict": _verdict(rng, with_bn),
+        "warnings": rng.choice([[], ["val has <b>9</b> images"]]),
         "search": {"alphas": ALPHAS, "start": score(rng) | {"nll": 0.5}, "steps": steps},
         "coefficients": rng.choice(
             [None, {"groups": ["a", "<g>"], "members": [0, 1], "values": [[0.1, -0.9], [1, 0.25]]}]
@@ -66,6 +74,19 @@ def one_target(rng: random.Random, place: int = 0) -> dict[str, Any]:
 
 def _scores(rng: random.Random, with_bn: bool) -> dict[str, Any]:
     return {"ticket": score(rng), "ticket_bn": score(rng) if with_bn else None, "pooled": score(rng)}
+
+
+def _verdict(rng: random.Random, with_bn: bool) -> dict[str, Any]:
+    return {
+        "word": rng.choice(["helped", "hurt", "within chance"]),
+        "against": "ticket_bn" if with_bn else "ticket",
+        "gain": rng.uniform(-0.1, 0.1),
+        "p": rng.choice([1.0, 0.03, 1e-9]),
+        "n_val": 719,
+        "n_test": 1000,
+        "nll_rise": 0.1,
+        "nll_error": 0.01,
+    }
 
 
 def _step(rng: random.Random, lap: int, number: int) -> dict[str, Any]:

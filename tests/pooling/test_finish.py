@@ -10,12 +10,11 @@ from torch import Tensor
 
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.writing import DENSE
-from lptool.pooling.choice import Choice
-from lptool.pooling.finish import Destination, against_controls, better_control, finish, finished, graded
+from lptool.pooling.finish import Destination, against_controls, finish, finished, graded
 from lptool.pooling.outcome import Incumbent
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
-from lptool.scoring.score import Graded, Score
+from lptool.scoring.score import Graded
 
 
 def test_controls_are_compared_on_the_same_images() -> None:
@@ -67,13 +66,6 @@ def test_a_tie_that_raises_the_nll_on_val_is_not_written(
     assert written.val["pooled"].correct == written.val["ticket"].correct
     assert (written.shipped, written.improved) == (shipped, shipped == "pooled")
     assert torch.equal(load_ticket(written.output).state["fc.weight"], start["fc.weight"])
-
-
-def test_of_the_controls_the_one_of_fewer_errors_or_lower_nll_counts() -> None:
-    ticket, choice = Score(5, 1.0, 9), Choice()
-    for nll, better in ((0.9, "ticket_bn"), (1.0, "ticket"), (1.1, "ticket")):
-        assert better_control({"ticket": ticket, "ticket_bn": Score(5, nll, 9)}, choice) == better
-    assert better_control({"ticket": ticket, "pooled": Score(9, 0.1, 9)}, choice) == "ticket"
 
 
 def of(right: Tensor) -> Graded:

@@ -8,9 +8,9 @@ import pytest
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.writing import DENSE, Form, save_ticket
 from lptool.errors import OutputError
-from lptool.pooling.fingerprint import fingerprint, key_of
+from lptool.pooling.fingerprint import control_key, fingerprint, key_of
 from lptool.pooling.job import pool_target
-from lptool.pooling.outputs import is_of, outputs_of
+from lptool.pooling.outputs import controls_of, is_of, outputs_of
 from lptool.pooling.result import PoolResult
 from lptool.pooling.setup import PoolOptions, open_bench
 
@@ -65,6 +65,18 @@ def test_a_file_is_of_a_search_by_its_header(tmp_path: Path, tickets: list[Path]
         other = replace(bench, options=replace(bench.options, **change))
         assert not is_of(result.output, key_of(fingerprint(other, 3), other.options), DENSE)
     assert not any(is_of(path, now, DENSE) for path in (tickets[0], tmp_path / "text.safetensors", tmp_path / "none"))
+
+
+def test_a_control_is_not_taken_for_the_pooled_model_of_its_search(tmp_path: Path, tickets: list[Path]) -> None:
+    bench = open_bench(tickets, QUICK)
+    key, out, control = key_of(fingerprint(bench, 3), QUICK), tmp_path / "a.safetensors", tmp_path / "c.safetensors"
+    pool_target(bench, 3, out, control=control)
+    assert [is_of(file, key, DENSE) for file in (out, control)] == [True, False]
+    assert [is_of(file, control_key(key), DENSE) for file in (out, control)] == [False, True]
+    assert controls_of(bench, [3], control, [out], form=DENSE, overwrite=False) == [control]
+    assert controls_of(bench, [3], None, [out], form=DENSE, overwrite=False) == [None]
+    with pytest.raises(OutputError, match="exists; choose another output or add --overwrite"):
+        outputs_of(bench, [3], control, overwrite=False)
 
 
 def test_a_file_that_was_changed_since_is_not_of_its_search(tmp_path: Path, result: PoolResult) -> None:

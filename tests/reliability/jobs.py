@@ -68,6 +68,7 @@ JOBS = {
     "pool, folder, overwrite": Job((*POOL, "-o", "a/", "--overwrite"), ((*_OTHER, "a/", *ARCH),)),
     "pool, all targets": Job((*POOL, "-o", "a/", "--target", "all")),
     "pool, packed": Job((*POOL, "-o", "a.safetensors", "--packed", "--values", "bf16")),
+    "pool, control": Job((*POOL, "-o", "a.safetensors", "--control", "c.safetensors")),
     "pool, new folders": Job((*POOL, "-o", "b/c/a.safetensors")),
     "pool, train first": Job(("pool", "--train", "run", "-o", "a.safetensors", *TRAIN_FIRST)),
     "convert": Job(_convert("a.safetensors"), refuses=True),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from lptool.checkpoints.header import ROWS, Verdict
 from lptool.checkpoints.reading import file_sha256
 from lptool.pooling.comparisons import References
 from lptool.pooling.outcome import Coefficients
 from lptool.pooling.result import PoolResult
 from lptool.report import pool as report_pool
-from lptool.report.tables import ROWS
 from lptool.scoring.metrics import Comparison
 from lptool.scoring.score import Score
 from lptool.tables import percent
@@ -110,26 +110,48 @@ def test_references_are_told_and_shown(result: PoolResult) -> None:
 
 def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
     rejected = replace(result.trace, steps=tuple(replace(step, accepted=False) for step in result.trace.steps))
-    assert "no candidate improved" in text(report_pool.pool_view(replace(result, trace=rejected)))
-    assert "no candidate improved" in text(report_pool.pool_view(replace(result, shipped="ticket")))
+    accepted = replace(result.trace, steps=tuple(replace(step, accepted=True) for step in result.trace.steps))
+    for trace, why in ((rejected, False), (accepted, True)):
+        shown = text(report_pool.pool_view(replace(result, trace=trace, shipped="ticket")))
+        assert "the output is 'ticket' itself" in shown
+        assert ("3 accepted in the search, but the finished model is no better on val" in shown) is why
     assert report_pool.pool_document(replace(result, trace=rejected))["improved"] is False
 
 
 def test_all_targets_in_one_table(result: PoolResult) -> None:
-    document = report_pool.pool_document(result)
-    shown = text(report_pool.summary_view([document, document]))
-    assert shown.count(percent(1 - document["sparsity"])) == 2
+    document = report_pool.all_targets_document([result, result])
+    shown = text(report_pool.summary_view(document))
+    assert shown.count(percent(1 - result.sparsity)) == 4  # scores and verdicts
+    assert shown.count(result.verdict.word) >= 2
+    assert document["combined"]["levels"] == len(document["targets"]) == 2
+    assert document["combined"]["p"] == pytest.approx(result.verdict.p)  # of the same gains twice
+    assert f"all 2 levels together: {document['combined']['word']}" in shown
 
 
-def test_it_says_whether_the_gain_is_more_than_luck(result: PoolResult) -> None:
-    against = {"ticket": Comparison(12, 2, 0.0129), "ticket_bn": Comparison(3, 4, 1.0)}
-    judged = replace(result, against=against)
+def test_it_says_whether_pooling_helped(result: PoolResult) -> None:
     n = result.test["pooled"].n
-    words = (
-        f"on {n} test images {1000 / n:+.2f} points over 'ticket' (p = 0.013, helped) and {-100 / n:+.2f} points over "
-        "'ticket + BN' (p = 1, within chance), by the exact McNemar test"
-    )
-    assert words in " ".join(text(report_pool.pool_view(judged)).split())
+    helped = Verdict("helped", "ticket", 10 / n, 0.0129, 199, n, 0.2, 0.1)
+    judged = replace(result, shipped="pooled", verdict=helped)
+    shown = " ".join(text(report_pool.pool_view(judged)).split())
+    assert f"pooling helped: {1000 / n:+.2f} points over 'ticket' on {n} test images (p = 0.013, exact" in shown
+    document = report_pool.pool_document(judged)
+    assert document["verdict"] == {
+        "word": "helped",
+        "against": "ticket",
+        "gain": 10 / n,
+        "p": 0.0129,
+        "n_val": 199,
+        "n_test": n,
+        "nll_rise": 0.2,
+        "nll_error": 0.1,
+    }
+    assert len(document["warnings"]) == 2
+    assert all(f"warning: {line}" in shown for line in document["warnings"])
+
+
+def test_every_control_is_compared(result: PoolResult) -> None:
+    against = {"ticket": Comparison(12, 2, 0.0129), "ticket_bn": Comparison(3, 4, 1.0)}
+    judged, n = replace(result, against=against), result.test["pooled"].n
     rows = report_pool.pool_document(judged)["comparisons"]
     assert [(row["a"], row["b"], row["verdict"], row["gain"], row["p"], row["n"]) for row in rows] == [
         ("pooled", "ticket", "helped", 10 / n, 0.0129, n),

@@ -9,7 +9,7 @@ import pytest
 
 from lptool.errors import DocumentError
 from lptool.pooling.choice import Choice
-from lptool.pooling.finish import better_control
+from lptool.pooling.verdict import better_control
 from lptool.report.runs import Gain, Pair, gains_in
 from lptool.scoring.score import Score
 from tests.helpers.runs import evaluated, target, written

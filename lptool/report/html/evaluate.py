@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from statistics import fmean
 
+from lptool.checkpoints.header import CONTROL
 from lptool.report import tables
 from lptool.report.html import charts
 from lptool.report.html.charts import Bar, Series
@@ -60,8 +61,12 @@ def headline(document: Document) -> str:
 
 
 def _sparsest_pair(files: Sequence[Document]) -> tuple[Document, Document] | None:
-    """The sparsest pooled model beside which a ticket of the same density lies; chosen without a look at the scores."""
-    pooled = sorted((f for f in files if f["kind"] == "pooled"), key=lambda f: -float(f["sparsity"]))
+    """The sparsest pooled model beside which a ticket of the same density lies; chosen without a look at the scores.
+
+    A control that `pool` wrote counts as neither: it was not pooled, and the headline speaks of the ticket.
+    """
+    pooled = [f for f in files if f["kind"] == "pooled" and f["method"] != CONTROL]
+    pooled.sort(key=lambda f: -float(f["sparsity"]))
     for one in pooled:
         for other in files:
             if other["kind"] == "ticket" and abs(one["sparsity"] - other["sparsity"]) < SAME:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lptool.checkpoints.header import CONTROLS, ROWS, VERDICTS, verdict_in
+from lptool.pooling.verdict import sentence
 from lptool.report import tables
 from lptool.report.html import charts
 from lptool.report.html.charts import Series
@@ -16,20 +18,18 @@ from lptool.report.tables import FULL, NOTHING, PARTS, Document, name_of, number
 from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, percent
 
-_CONTROLS = {"ticket": "the ticket", "ticket_bn": "ticket + BN"}
-
 
 def pool_page(document: Document) -> str:
     """One self-contained HTML file for the `--json` document of `pool`, of one target or `{"targets": […]}`."""
     runs = document.get("targets", [document])
-    measured = references_of(runs)
+    measured, together = references_of(runs), document.get("combined")
     references = [tables.references(measured, FULL)] if measured else []
     return render(
         "pool.html.j2",
-        title=headline(runs),
-        overview=overview(runs),
+        title=headline(runs, together),
+        overview=overview(runs, together),
         targets=[_parts(run, f"target-{place}-") for place, run in enumerate(runs)],
-        by_target=Tables([target_table(runs), *references]),
+        by_target=Tables([target_table(runs), *verdict_table(runs), *references]),
         references=Tables(references),
         **made_by(runs[0] | document),
     )
@@ -53,55 +53,45 @@ def _parts(run: Document, prefix: str) -> dict[str, Any]:
 # What the document says
 
 
-def headline(runs: Sequence[Document]) -> str:
-    """The result in one sentence, also where it is that nothing was gained."""
-    return _headline_of_one(runs[0]) if len(runs) == 1 else _headline_of_many(runs)
+def headline(runs: Sequence[Document], together: Document | None = None) -> str:
+    """The result in one sentence, also where it is that nothing was gained; `together` is that over all targets."""
+    return _headline_of_one(runs[0]) if len(runs) == 1 else _headline_of_many(runs, together)
 
 
 def _headline_of_one(run: Document) -> str:
-    test = run["test"]
-    reached = f"{percent(test['pooled']['accuracy'])} on test at {percent(run['sparsity'])} sparsity"
-    if not run["improved"]:
-        output = {"ticket": "the ticket as it was", "ticket_bn": "ticket + BN"}.get(run["shipped"], "the incumbent")
-        return f"{run['method']}: no candidate improved the ticket; the output is {output}, {reached}"
-    against = [over(gain_of(test, row), _CONTROLS[row]) for row in controls_of(test)]
-    return f"{run['method']}: {reached}, {', '.join(against)}"
+    reached = (
+        f"{run['method']}: {percent(run['test']['pooled']['accuracy'])} on test at {percent(run['sparsity'])} sparsity"
+    )
+    verdict = verdict_in(run.get("verdict"))
+    return f"{reached}; {sentence(verdict, run['shipped'])}" if verdict else reached
 
 
-def _headline_of_many(runs: Sequence[Document]) -> str:
-    gains = [gain_of(run["test"], stronger(run["test"])) for run in runs]
-    better, worse = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
-    gain, best = max(zip(gains, runs, strict=True), key=lambda pair: pair[0])
+def _headline_of_many(runs: Sequence[Document], together: Document | None) -> str:
+    words = [verdict.word for run in runs if (verdict := verdict_in(run.get("verdict")))]
+    counts = ", ".join(f"{word} at {words.count(word)}" for word in VERDICTS)
     names = ", ".join(dict.fromkeys(run["method"] for run in runs))
-    text = f"{names}: better on test than {_all_controls(runs)} for {better} of {len(runs)} targets"
-    text += f", worse for {worse}" if worse else ""
-    return text + (f"; most at {percent(1 - best['sparsity'])} of the weights, {points(gain)} points" if better else "")
-
-
-def over(gain: float, name: str) -> str:
-    """A gain, a loss or neither, against something."""
-    if gain == 0:
-        return f"the same as {name}"
-    return f"{points(gain)} points {'over' if gain > 0 else 'against'} {name}"
+    text = f"{names}: of {len(runs)} targets pooling {counts}"
+    return f"{text}; {tables.together(together)}" if together else text
 
 
 def controls_of(scores: Document) -> list[str]:
     """What the output is measured against; a network without BatchNorm has one control."""
-    return [row for row in _CONTROLS if scores.get(row)]
+    return [row for row in CONTROLS if scores.get(row)]
 
 
 def _all_controls(runs: Sequence[Document]) -> str:
-    return " and ".join(tables.ROWS[row] for row in _CONTROLS if any(run["test"].get(row) for run in runs))
+    return " and ".join(ROWS[row] for row in CONTROLS if any(run["test"].get(row) for run in runs))
 
 
-def stronger(scores: Document) -> str:
-    """The better of the two controls."""
-    return max(controls_of(scores), key=lambda row: float(scores[row]["accuracy"]))
+def stronger(run: Document) -> str:
+    """The control that is better on val, as the verdict has it; of an older document by its accuracy there."""
+    verdict = verdict_in(run.get("verdict"))
+    return verdict.against if verdict else max(controls_of(run["val"]), key=lambda row: run["val"][row]["accuracy"])
 
 
-def gain_of(scores: Document, row: str) -> float:
-    """Accuracy of the output minus that of a control."""
-    return float(scores["pooled"]["accuracy"]) - float(scores[row]["accuracy"])
+def gain_of(run: Document, part: str) -> float:
+    """Accuracy of the output minus that of the stronger control, on `val` or `test`."""
+    return float(run[part]["pooled"]["accuracy"]) - float(run[part][stronger(run)]["accuracy"])
 
 
 def methods_of(run: Document) -> dict[str, Document]:
@@ -114,7 +104,7 @@ def methods_of(run: Document) -> dict[str, Document]:
 
 def rows_of(run: Document) -> dict[str, Document]:
     """Name → scores on val and test, of the controls and then the methods."""
-    controls = {tables.ROWS[row]: {part: run[part][row] for part in PARTS} for row in controls_of(run["val"])}
+    controls = {ROWS[row]: {part: run[part][row] for part in PARTS} for row in controls_of(run["val"])}
     return controls | methods_of(run)
 
 
@@ -165,8 +155,8 @@ def pairs_of(runs: Sequence[Document]) -> list[Series]:
 
 def warnings_of(run: Document) -> list[str]:
     """What a reader must not overlook."""
-    found = []
-    val, test = (gain_of(run[part], stronger(run[part])) for part in PARTS)
+    found = list(run.get("warnings") or [])
+    val, test = (gain_of(run, part) for part in PARTS)
     if val > 0 > test:
         found.append(
             f"On val, where it was chosen, the output gains {points(val)} points over the stronger control; "
@@ -180,14 +170,14 @@ def warnings_of(run: Document) -> list[str]:
 # Figures, with captions that say what to look for
 
 
-def overview(runs: Sequence[Document]) -> list[Figure]:
+def overview(runs: Sequence[Document], together: Document | None = None) -> list[Figure]:
     """The two figures that all targets share."""
     (series, lines), pairs = curve_of(runs), pairs_of(runs)
     style = looks([one.name for one in (*pairs, *series)])
-    control = tables.ROWS["ticket_bn"] if runs[0]["test"].get("ticket_bn") else "the ticket"
+    control = ROWS["ticket_bn"] if runs[0]["test"].get("ticket_bn") else "the ticket"
     dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
     caption = f"Look for marks above {control}: only what lies above is gained by pooling.{dense}"
-    curve = Label("curve", "Accuracy against weights remaining", f"{headline(runs)}. {caption}")
+    curve = Label("curve", "Accuracy against weights remaining", f"{headline(runs, together)}. {caption}")
     gap = Label("val-test", "Val against test", gap_caption(runs))
     return [
         drawn(curve, charts.curve(curve, series, style, lines), caption),
@@ -245,9 +235,14 @@ def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:
 def target_table(runs: Sequence[Document]) -> Table:
     """A row for each target, with what was gained there."""
     controls = f"the stronger control ({_all_controls(runs)})"
-    caption = f"accuracy on val / test by target; the gain is in points over {controls}"
-    gains = [points(gain_of(run["test"], stronger(run["test"]))) for run in runs]
+    caption = f"accuracy on val / test by target; the gain is in points over {controls} on val"
+    gains = [points(gain_of(run, "test")) for run in runs]
     return tables.targets(caption, runs, rows_of).plus("gain on test", gains)
+
+
+def verdict_table(runs: Sequence[Document]) -> list[Table]:
+    """Of each target whether pooling helped; none of older documents, which do not say."""
+    return [tables.verdicts(runs)] if all(verdict_in(run.get("verdict")) for run in runs) else []
 
 
 def tables_of(run: Document) -> Iterator[Tables]:
