@@ -58,10 +58,10 @@ def markdown(table: Table) -> str:
     return "\n".join([head, "|" + "|".join(ruler) + "|", *rows])
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 2) -> str:
     """A fraction as a person reads it.
 
-    >>> percent(0.9184)
-    '91.84 %'
+    >>> percent(0.9184), percent(0.9184, 0)
+    ('91.84 %', '92 %')
     """
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.{digits}f} %"

@@ -139,7 +139,12 @@ class Sizes:
 
 def sizes_of(ticket: Ticket) -> Sizes:
     """What the files would weigh. Writes none. Raises PackError where a packed one cannot be."""
-    return Sizes(len(_as_file(ticket.tensors(), _header(ticket))), len(_as_file(*_packed(ticket, None))))
+    return Sizes(bytes_of_dense(ticket), len(_as_file(*_packed(ticket, None))))
+
+
+def bytes_of_dense(ticket: Ticket) -> int:
+    """What the dense file would weigh. Writes none."""
+    return len(_as_file(ticket.tensors(), _header(ticket)))
 
 
 def _packed(ticket: Ticket, values: str | None) -> tuple[State, dict[str, str]]:

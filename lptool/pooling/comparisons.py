@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ class Barrier:
     @property
     def verdict(self) -> str:
         """Whether the pair can be pooled, in words."""
+        if not all(math.isfinite(score.nll) for score in self.scores):
+            return "no verdict: scores on the line between them are not finite"
         if self.error < STABLE:
             return "can be pooled: the line between them stays low"
         return "cannot be pooled: a barrier lies between them, as between runs of another init or rewind point"
