@@ -24,11 +24,16 @@ STABLE = 0.02
 
 @dataclass(frozen=True)
 class Barrier:
-    """The line between two tickets: scores at equally spaced points from the denser (first) to the sparser (last)."""
+    """The line between two tickets: scores at equally spaced points from the denser (first) to the sparser (last).
+
+    Attributes:
+        recalibrated: whether BatchNorm was, at each point; False where the network has none.
+    """
 
     denser: str
     sparser: str
     scores: tuple[Score, ...]
+    recalibrated: bool = True
 
     @property
     def error(self) -> float:
@@ -65,7 +70,7 @@ def barriers(bench: Bench) -> Iterator[Barrier]:
         denser, sparser = bench.pool[place - 1].state, bench.pool[place].state
         alphas = [1 - i / (POINTS - 1) for i in range(POINTS)]  # from the denser end, which alpha weighs
         scores = tuple(bench.scorer(interpolate(denser, sparser, alpha)) for alpha in alphas)
-        yield Barrier(files[place - 1], files[place], scores)
+        yield Barrier(files[place - 1], files[place], scores, recalibrated=bench.calibration.used != "none")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
 def test_all_targets_in_one_table(result: PoolResult) -> None:
     document = report_pool.pool_document(result)
     shown = text(report_pool.summary_view([document, document]))
-    assert shown.count(percent(1 - document["sparsity"])) == 2
+    assert shown.count(percent(document["sparsity"])) == 2
 
 
 def test_it_says_whether_the_gain_is_more_than_luck(result: PoolResult) -> None:
