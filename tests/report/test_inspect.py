@@ -68,3 +68,5 @@ def test_a_barrier_of_scores_that_are_not_finite_is_null_in_json_and_said_to_a_p
     shown = text(report.barrier_view([barrier]))
     assert "not finite │" in shown
     assert "can be pooled" not in shown
+    assert "BN recalibrated" in shown
+    assert "BN" not in text(report.barrier_view([replace(barrier, recalibrated=False)]))
