@@ -19,6 +19,7 @@ from accuracy import CORRUPTED, RESULTS, SETTINGS
 
 from lptool import tables
 from lptool.scoring.paired import Spread, image_error
+from lptool.tables import percent
 
 Row = dict[str, Any]
 Of = Callable[[Row], float]  # a number, of the methods at one level
@@ -61,7 +62,7 @@ def short_table(found: dict[str, list[Row]]) -> str:
                 spread(cells, levels, test(BASE)),
                 spread(cells, levels, over("greedy")),
                 spread(cells, levels, over("auto")),
-                f"{gain / whole:.0%}",
+                percent(gain / whole, 0),
                 spread(cells, levels, over("ensemble")),
                 spread(cells, levels, over("auto", "greedy")),
                 ", ".join(spread(cells, [i], over("auto", "ticket")) for i in levels[-2:]),
@@ -88,7 +89,7 @@ def setting_tables(name: str, cells: list[Row]) -> str:
             by_level.append([m, *(spread(cells, [i], test(m)) for i in levels), spread(cells, levels, test(m))])
         on_val = mean(cells, levels, lambda row, m=m: value(row, m, "val") - value(row, BASE, "val"))
         # what is kept of a gain can only be said where there is one
-        kept = f"{mean(cells, levels, over(m)) / on_val:.0%}" if m not in CONTROLS and on_val > 0.2 else ""
+        kept = percent(mean(cells, levels, over(m)) / on_val, 0) if m not in CONTROLS and on_val > 0.2 else ""
         summary.append(
             [m, spread(cells, levels, over(m)), of_images(cells, levels, m), spread(cells, levels, over(m, "ticket"))]
             + [spread(cells, part, over(m)) for part in (levels[:half], levels[half:])]

@@ -17,6 +17,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lptool.tables import percent
+
 Row = dict[str, Any]
 
 
@@ -41,7 +43,7 @@ def markdown(table: list[Row]) -> str:
     titles = ["level", "density", *(name.replace("ticket_bn", "ticket + BN") for name in columns)]
     lines = [titles, ["--:"] * len(titles)]
     for row in table:
-        lines.append([str(row["level"]), f"{row['density']:.1%}", *(_cell(row[name]) for name in columns)])
+        lines.append([str(row["level"]), percent(row["density"], 1), *(_cell(row[name]) for name in columns)])
     means = [{p: sum(row[name][p] for row in table) / len(table) for p in ("val", "test")} for name in columns]
     lines.append(["mean", "", *map(_cell, means)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -43,6 +43,7 @@ from lptool.checkpoints.packed import pack
 from lptool.checkpoints.reading import load_ticket
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed, save_ticket
+from lptool.tables import percent
 
 TIMED = ("dense", "packed", "bf16", "gzip", "zstd")
 SPARSITIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -58,7 +59,7 @@ def random_tickets(classes: int) -> Iterator[tuple[str, Ticket]]:
     total = sum(state[name].numel() for name in names)
     for share in SPARSITIES:
         pruned, mask = magnitude_prune(state, names, round((1 - share) * total))
-        yield f"{share:.0%}", Ticket(pruned, mask, Metadata(arch="resnet18", prunable=tuple(names)))
+        yield percent(share, 0), Ticket(pruned, mask, Metadata(arch="resnet18", prunable=tuple(names)))
 
 
 def bound(ticket: Ticket) -> float:
@@ -173,7 +174,7 @@ def as_tables(results: dict[str, dict[str, Any]]) -> str:
     """Two Markdown tables: MB, and GB/s."""
     ways = ("dense", "packed", "bf16", "csr", "gzip", "zstd")
     small = [
-        f"| {name} | {found['densest_tensor_sparsity']:.1%} to {found['sparsest_tensor_sparsity']:.1%} | "
+        f"| {name} | {' to '.join(percent(found[f'{end}_tensor_sparsity'], 1) for end in ('densest', 'sparsest'))} | "
         + " | ".join(f"{found['bytes'][way] / 1e6:.2f}" for way in ways)
         + f" | {found['bound_bytes'] / 1e6:.2f} | {found['packed_over_bound']:.3f} |"
         for name, found in results.items()

@@ -57,6 +57,7 @@ from lptool.pooling.search import adjacent, coarse
 from lptool.pooling.setup import Bench, PoolOptions, open_bench
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.score import Score, cast_forward
+from lptool.tables import percent
 
 Row = dict[str, Any]
 MIB = 1 << 20
@@ -294,10 +295,10 @@ def table(rows: list[Row]) -> Table:
             f"{row['val_images']:,}",
             f"{row['calibration_images']:,}",
             f"{row['rate']:,.0f}",
-            f"{row['rate'] / row['bare_rate']:.0%}",
+            percent(row["rate"] / row["bare_rate"], 0),
             f"{row['peak_bytes'] / MIB:,.0f}",
             str(len(row["accepted"])) if "accepted" in row else "–",
-            f"{row['test_accuracy']:.2%}" if "test_accuracy" in row else "–",
+            percent(row["test_accuracy"]) if "test_accuracy" in row else "–",
         )
     return shown
 

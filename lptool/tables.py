@@ -97,10 +97,20 @@ def _in_latex(cell: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in cell)
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 2) -> str:
     """A fraction as a person reads it.
 
-    >>> percent(0.9184)
-    '91.84 %'
+    >>> percent(0.9184), percent(0.9184, 0)
+    ('91.84 %', '92 %')
     """
-    return f"{100 * fraction:.2f} %"
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def points(gain: float) -> str:
+    """A difference of two fractions in percentage points, with its sign.
+
+    >>> points(0.0114), points(-0.0114), points(-0.00001)
+    ('+1.14', '−1.14', '0.00')
+    """
+    shown = f"{100 * gain:+.2f}"
+    return "0.00" if float(shown) == 0 else shown.replace("-", "−")

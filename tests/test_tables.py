@@ -2,7 +2,7 @@
 
 import pytest
 
-from lptool.tables import Table, latex, markdown, percent
+from lptool.tables import Table, latex, markdown, percent, points
 
 
 def test_a_table_in_markdown() -> None:
@@ -17,6 +17,11 @@ def test_a_table_in_markdown() -> None:
 
 def test_a_fraction_as_percent() -> None:
     assert percent(0.12345) == "12.35 %"
+
+
+def test_a_difference_has_its_sign_but_for_none() -> None:
+    assert (points(0.0052), points(-0.0012)) == ("+0.52", "−0.12")
+    assert {points(0.0), points(-0.0), points(-1e-6), points(1e-6)} == {"0.00"}
 
 
 def test_a_table_whose_rows_do_not_fit_is_an_error() -> None:

@@ -110,17 +110,6 @@ def _scaled(name: str, tensor: Tensor, kept: Tensor) -> dict[str, Tensor]:
     return {"values": steps, "scales": scales}
 
 
-def packed_bytes(tensor: Tensor, kept: Tensor) -> int:
-    """What a tensor takes in a packed file, without the header: values and positions, or as it is where that is less.
-
-    Args:
-        tensor: on the CPU; pruned weights are 0.
-        kept: its mask, bool.
-    """
-    parts, _ = _pack_one("", tensor, kept, None)
-    return sum(part.nbytes for part in parts.values())
-
-
 def _smallest(kept: Tensor) -> tuple[str, Tensor]:
     """The shorter encoding of where the kept weights lie: its kind, and its bytes."""
     bitmask = encode_bitmask(kept)

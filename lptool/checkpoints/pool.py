@@ -18,6 +18,7 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.device import release_freed_memory
 from lptool.errors import PoolError, first_and_count, first_ten, one_line
 from lptool.provenance import arch_name
+from lptool.tables import percent
 
 
 class Pool(Sequence[Ticket]):
@@ -192,10 +193,10 @@ def unusual(summaries: Sequence[Summary]) -> list[str]:
         kept, size = summaries[0].kept(names), summaries[0].size(names)
         lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {kept:,} of {size:,} prunable weights")
     lines += first_and_count(
-        [f"{b.file}: as dense as {a.file} ({now:.2%})" for a, b, then, now in pairs if then == now]
+        [f"{b.file}: as dense as {a.file} ({percent(now)})" for a, b, then, now in pairs if then == now]
     )
     lines += first_and_count(
-        f"{b.file}: denser ({now:.2%}) than {a.file} ({then:.2%}), which comes before it"
+        f"{b.file}: denser ({percent(now)}) than {a.file} ({percent(then)}), which comes before it"
         for a, b, then, now in pairs
         if now > then
     )

@@ -129,7 +129,7 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None, ranks: Ranks = 
 def _on_test(plan: Plan, subject: Subject, ranks: Ranks) -> FileResult:
     ticket, network = subject.load(), subject.network
     metrics = measured(plan, subject, plan.data.test.to(plan.device), ranks)
-    cost = cost_of(network.model, ticket.state, ticket.mask, network.flops)
+    cost = cost_of(network.model, ticket, network.flops)
     return FileResult(subject.summary, network.arch, metrics, cost)
 
 

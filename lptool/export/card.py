@@ -178,7 +178,7 @@ def _members(search: SearchRecord) -> str:
     """The candidates in the order in which the search took them."""
     verdicts = {True: "yes", False: "no", None: "–"}
     rows = [
-        [code(base_name(m.file or "")), _cell(m.level, "d"), _cell(m.alpha, "g"), verdicts[m.accepted]]
+        [code(base_name(m.file or "")), _cell(m.level, "d"), _cell(m.alpha, ".3g"), verdicts[m.accepted]]
         for m in search.members
     ]
     return table(("file", "level", "alpha", "accepted"), rows)

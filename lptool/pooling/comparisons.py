@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,11 +24,16 @@ STABLE = 0.02
 
 @dataclass(frozen=True)
 class Barrier:
-    """The line between two tickets: scores at equally spaced points from the denser (first) to the sparser (last)."""
+    """The line between two tickets: scores at equally spaced points from the denser (first) to the sparser (last).
+
+    Attributes:
+        recalibrated: whether BatchNorm was, at each point; False where the network has none.
+    """
 
     denser: str
     sparser: str
     scores: tuple[Score, ...]
+    recalibrated: bool = True
 
     @property
     def error(self) -> float:
@@ -42,6 +48,8 @@ class Barrier:
     @property
     def verdict(self) -> str:
         """Whether the pair can be pooled, in words."""
+        if not all(math.isfinite(score.nll) for score in self.scores):
+            return "no verdict: scores on the line between them are not finite"
         if self.error < STABLE:
             return "can be pooled: the line between them stays low"
         return "cannot be pooled: a barrier lies between them, as between runs of another init or rewind point"
@@ -62,7 +70,7 @@ def barriers(bench: Bench) -> Iterator[Barrier]:
         denser, sparser = bench.pool[place - 1].state, bench.pool[place].state
         alphas = [1 - i / (POINTS - 1) for i in range(POINTS)]  # from the denser end, which alpha weighs
         scores = tuple(bench.scorer(interpolate(denser, sparser, alpha)) for alpha in alphas)
-        yield Barrier(files[place - 1], files[place], scores)
+        yield Barrier(files[place - 1], files[place], scores, recalibrated=bench.calibration.used != "none")
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def barrier_view(found: Sequence[Barrier]) -> RenderableType:
         lowest = min(score.accuracy for score in barrier.scores)
         rows.append([*_stems(barrier), percent(lowest), percent(barrier.error), number(_finite(barrier.nll))])
     headings = ["between", "and", "lowest accuracy", "error barrier", "NLL barrier"]
-    caption, spare = "barriers between neighbours on val, BN recalibrated", ("lowest accuracy",)
+    recalibrated = ", BN recalibrated" * any(barrier.recalibrated for barrier in found)
+    caption, spare = f"barriers between neighbours on val{recalibrated}", ("lowest accuracy",)
     table = Table(caption, headings, rows, words=("and",), spare=spare)
     return Group(on_terminal(table), *(f"{', '.join(_stems(barrier))}: {barrier.verdict}" for barrier in found))
 
@@ -154,7 +155,7 @@ def _pooled_tables(metadata: Metadata) -> list[Table]:
     """Members and scores from the header; a header written by another program may lack any of it."""
     members = [asdict(member) | {"file": member.file and one_line(member.file)} for member in metadata.search.members]
     found = {name: {part: _score(metadata.score(part, row)) for part in PARTS} for row, name in ROWS.items()}
-    pooled = [tables.members(f"pooled by {one_line(str(metadata.search.method))}", members)]
+    pooled = [tables.candidates(f"pooled by {one_line(str(metadata.search.method))}", members)]
     return [
         *pooled * (not metadata.search.is_control),
         tables.scores("scores in the header", {n: s for n, s in found.items() if any(s.values())}, ["accuracy"]),

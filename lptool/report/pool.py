@@ -221,7 +221,7 @@ def _mixed(result: PoolResult) -> str:
     if coefficients:
         shares = ", ".join(f"{value:.2f}" for value in coefficients.values[0])
         return f"mixed {len(result.members)} tickets with the coefficients {shares}, in the order of their levels"
-    steps = ", ".join(f"level {result.members[s.candidate].level} (alpha {s.alpha:g})" for s in result.trace.accepted)
+    steps = ", ".join(f"level {result.members[s.candidate].level} (alpha {s.alpha:.3g})" for s in result.trace.accepted)
     return f"accepted {accepted} of {len(result.trace.steps)} candidates: {steps}"
 
 

@@ -78,11 +78,11 @@ def measured_on(bn_images: str | None) -> list[str]:
 def references(found: Document, quantities: Sequence[str]) -> Table:
     """Each ticket of the pool, and the ensemble of them all: not chosen from, and no single model at this sparsity."""
     members = found["members"]
-    rows = [[name_of(m), percent(1 - m["sparsity"]), *_score_cells(m, quantities)] for m in members]
+    rows = [[name_of(m), percent(m["sparsity"]), *_score_cells(m, quantities)] for m in members]
     together = _score_cells(found["ensemble"], quantities)
     rows.append([f"ensemble of {len(members)}", f"{len(members)} models", *together])
-    headings = ["reference", "density", *_score_headings(quantities)]
-    return Table("references, reported only", headings, rows, spare=("density",))
+    headings = ["reference", "sparsity", *_score_headings(quantities)]
+    return Table("references, reported only", headings, rows, spare=("sparsity",))
 
 
 def _score_headings(quantities: Sequence[str]) -> list[str]:
@@ -101,14 +101,14 @@ def targets(caption: str, runs: Sequence[Document], rows_of: Callable[[Document]
     cells = [
         [
             level_of(run["target"]),
-            percent(1 - run["sparsity"]),
+            percent(run["sparsity"]),
             *(_val_and_test(rows.get(name)) for name in names),
             str(sum(bool(member["accepted"]) for member in run["members"])) if run["improved"] else "none improved",
         ]
         for run, rows in zip(runs, found, strict=True)
     ]
-    headings = ["level", "density", *names, "members"]
-    return Table(caption, headings, cells, words=("density",), spare=("members", "density"))
+    headings = ["level", "sparsity", *names, "accepted"]
+    return Table(caption, headings, cells, spare=("accepted", "sparsity"))
 
 
 def verdicts(runs: Sequence[Document]) -> Table:
@@ -139,17 +139,22 @@ def _val_and_test(found: Document | None) -> str:
     return " / ".join(_score_cells(found, ["accuracy"]))
 
 
-def members(caption: str, steps: Sequence[Document], *, digits: int = 6) -> Table:
+def candidates(caption: str, steps: Sequence[Document]) -> Table:
     """The candidates as the search took them; a header written by another program may lack any part of one."""
     keys, verdicts = ("file", "level", "alpha"), {True: "yes", False: "no"}
-    rows = [[*(_given(step.get(key), digits) for key in keys), verdicts[bool(step.get("accepted"))]] for step in steps]
-    return Table(caption, ["member", "level", "alpha", "accepted"], rows, spare=("level",))
+    rows = [[*(_given(step.get(key)) for key in keys), verdicts[bool(step.get("accepted"))]] for step in steps]
+    return Table(caption, ["candidate", "level", "alpha", "accepted"], rows, spare=("level",))
 
 
-def _given(value: object, digits: int) -> str:
+def _given(value: object) -> str:
     if value is None:
         return NOTHING
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)  # levels are whole, files are text
+    return alpha_name(value) if isinstance(value, float) else str(value)  # levels are whole, files are text
+
+
+def alpha_name(alpha: float | None) -> str:
+    """An alpha, not more exactly than anyone uses it."""
+    return NOTHING if alpha is None else f"{alpha:.3g}"
 
 
 def evaluated(document: Document, names: Mapping[str, str]) -> Table:

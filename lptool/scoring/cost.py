@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lptool.checkpoints.masks import Mask
-from lptool.checkpoints.packed import packed_bytes
+from lptool.checkpoints.packed import PackError
+from lptool.checkpoints.ticket import Ticket
+from lptool.checkpoints.writing import DENSE, Sizes, sizes_of
 from lptool.scoring.batchnorm import in_eval_mode
 from lptool.scoring.weights import parts_of
 
@@ -25,7 +27,8 @@ class Cost:
         parameters: elements that training sets. kept: those of them that are not pruned.
         flops_dense: of one image, 2 for a multiplication with its addition, in convolutions and matrix products.
         flops_kept: the same without the products with pruned weights: what hardware that skips them would do.
-        bytes_dense: of all tensors. bytes_kept: of all tensors as a packed file holds them.
+        bytes_dense: of its dense file, with the header. bytes_kept: of its packed file; of the dense one where it
+            cannot be packed.
     """
 
     parameters: int
@@ -36,27 +39,37 @@ class Cost:
     bytes_kept: int
 
 
-def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Flops) -> Cost:
+def cost_of(model: nn.Module, ticket: Ticket, flops: Flops) -> Cost:
     """The cost of a network with the tensors of a file.
 
     Args:
         model: on any device.
-        state: name → tensor in the type that the file keeps it in.
-        mask: name → bool tensor, True = kept; only the prunable tensors.
+        ticket: with the network's names, tensors in the type that the file keeps them in, masks of the prunable ones.
         flops: of the network, from `count_flops`: the same for all files that go into it.
     """
+    mask = ticket.mask
     shared = {name: mask[first] for name, first in parts_of(model).copies.items() if first in mask}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     pruned = sum(kept.numel() - int(kept.count_nonzero()) for kept in mask.values())
     dense, layers = flops
+    sizes = _sizes(ticket)
     return Cost(
         parameters=parameters,
         kept=parameters - pruned,
         flops_dense=dense,
         flops_kept=kept_flops(dense, layers, {**mask, **shared}),
-        bytes_dense=sum(tensor.nbytes for tensor in state.values()),
-        bytes_kept=kept_bytes(state, mask),
+        bytes_dense=sizes.dense,
+        bytes_kept=sizes.packed,
     )
+
+
+def _sizes(ticket: Ticket) -> Sizes:
+    """Bytes of its files; one that cannot be packed is kept dense."""
+    try:
+        return sizes_of(ticket)
+    except PackError:
+        dense = DENSE.size(ticket)
+        return Sizes(dense, dense)
 
 
 def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
@@ -79,9 +92,3 @@ def kept_flops(dense: int, layers: Mapping[str, int], mask: Mask) -> int:
         if name.rpartition(".")[2] == "weight"
     )
     return round(dense - saved)
-
-
-def kept_bytes(state: Mapping[str, Tensor], mask: Mask) -> int:
-    """Prunable tensors as a packed file holds them (see `packed`), and all others as they are; no header."""
-    packed = sum(packed_bytes(state[name].cpu(), kept.cpu()) for name, kept in mask.items())
-    return packed + sum(tensor.nbytes for name, tensor in state.items() if name not in mask)

@@ -14,6 +14,7 @@ from lptool.checkpoints.reading import load_pool, load_ticket, summarise_file
 from lptool.checkpoints.writing import Form, save_packed
 from lptool.evaluation.setting import SettingOptions
 from lptool.export.conversion import convert
+from lptool.tables import percent
 from tests.helpers.commands import lptool
 
 _seeds = itertools.count()
@@ -137,7 +138,7 @@ def test_table_and_document_say_the_same_sparsity(tmp_path: Path) -> None:
     kept = [125, 75, 62]
     assert [t["sparsity"] for t in document["tickets"]] == pytest.approx([1 - count / 125 for count in kept])
     for ticket, count in zip(document["tickets"], kept, strict=True):
-        assert f"{ticket['sparsity']:.2%}" in shown
+        assert percent(ticket["sparsity"]) in shown
         assert f"{count} / 125" in shown
         assert [layer["name"] for layer in ticket["layers"]] == ["a", "b"]
 

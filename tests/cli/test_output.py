@@ -1,10 +1,14 @@
-"""What all commands do alike: the HTML page."""
+"""What all commands do alike: tables on stdout, and the HTML page."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
+from lptool.cli.output import show
+from lptool.report.terminal import on_terminal
+from lptool.tables import Table
 from tests.helpers.commands import FAST, assert_clear_error, lptool
 
 
@@ -68,3 +72,34 @@ def test_the_same_command_goes_on_once_the_output_is_there(
     assert (tmp_path / "a.html").exists()
     assert weights.read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+class Stdout(io.StringIO):
+    """A terminal, or a pipe or file."""
+
+    def __init__(self, is_terminal: bool) -> None:
+        super().__init__()
+        self.is_terminal = is_terminal
+
+    def isatty(self) -> bool:
+        return self.is_terminal
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}])
+def test_a_pipe_gets_all_and_a_terminal_what_it_has_room_for(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that is to be coloured is a pipe all the same."""
+    table = Table("", ["file", "n", "more"], [["runs/" * 60 + "a.pt", "7:bug:", "[b]8"]], spare=("more",))
+    for name, value in {"COLUMNS": "40", "TERM": "xterm", **variables}.items():
+        monkeypatch.setenv(name, value)
+    pipe, terminal = Stdout(False), Stdout(True)
+    for stream in (pipe, terminal):
+        monkeypatch.setattr("sys.stdout", stream)
+        show(on_terminal(table))
+    (row,) = [line for line in pipe.getvalue().splitlines() if "a.pt" in line]
+    assert all(cell in row for cell in table.rows[0])
+    assert "…/a.pt" in terminal.getvalue()
+    assert "[b]8" in terminal.getvalue()
+    assert "7:bug:" in terminal.getvalue()
+    assert max(map(len, terminal.getvalue().splitlines())) < 300

@@ -190,9 +190,9 @@ def test_no_header_breaks_it(odd: Any) -> None:
 @pytest.mark.parametrize(
     ("trace", "words"),
     [
-        ({"bn_images": "augmented"}, "measured again on training images augmented as in training."),
-        ({"bn_images": "plain"}, "measured again on training images as they are."),
-        ({"bn_recalibration": True}, "measured again on training images as they are."),
+        ({"bn_images": "augmented"}, "recalibrated on training images augmented as in training."),
+        ({"bn_images": "plain"}, "recalibrated on training images as they are."),
+        ({"bn_recalibration": True}, "recalibrated on training images as they are."),
         ({"bn_images": "none"}, None),
         ({"bn_images": "x"}, None),
         ({}, None),
@@ -201,7 +201,7 @@ def test_no_header_breaks_it(odd: Any) -> None:
 )
 def test_it_says_what_batchnorm_was_measured_on(trace: dict[str, Any], words: str | None) -> None:
     text = card_of(pooled(**trace))
-    assert ("BatchNorm statistics were measured" in text) == (words is not None)
+    assert ("BatchNorm was recalibrated" in text) == (words is not None)
     assert words is None or words in text
 
 

@@ -64,4 +64,9 @@ def test_a_barrier_of_scores_that_are_not_finite_is_null_in_json_and_said_to_a_p
     (document,) = report.barrier_documents([barrier])
     assert document["nll"] is None
     json.dumps(document, allow_nan=False)
-    assert "not finite" in text(report.barrier_view([barrier]))
+    assert document["verdict"] == "no verdict: scores on the line between them are not finite"
+    shown = text(report.barrier_view([barrier]))
+    assert "not finite │" in shown
+    assert "can be pooled" not in shown
+    assert "BN recalibrated" in shown
+    assert "BN" not in text(report.barrier_view([replace(barrier, recalibrated=False)]))

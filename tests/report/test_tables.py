@@ -27,27 +27,30 @@ def test_a_ticket_is_named_by_its_level_or_its_file() -> None:
     assert tables.level_of({"level": 0, "file": "a/b.pt"}) == "0"
 
 
-def test_members_of_another_program_may_lack_anything() -> None:
+def test_candidates_of_another_program_may_lack_anything() -> None:
     steps = [{}, {"file": "a", "level": 3, "alpha": 5 / 6, "accepted": True}]
-    assert [list(row) for row in tables.members("", steps).rows] == [
+    assert [list(row) for row in tables.candidates("", steps).rows] == [
         ["–", "–", "–", "no"],
-        ["a", "3", "0.833333", "yes"],
+        ["a", "3", "0.833", "yes"],
     ]
-    assert tables.members("", steps, digits=3).rows[1][2] == "0.833"
+
+
+def test_alphas_have_three_digits_at_most() -> None:
+    assert [tables.alpha_name(a) for a in (None, 5 / 6, 0.05, 0.5, 1.0)] == ["–", "0.833", "0.05", "0.5", "1"]
 
 
 def test_references_have_a_row_for_each_ticket_and_the_last_for_all() -> None:
     members = [{"file": f"{i}.pt", "level": i, "sparsity": i / 4, "val": SCORE, "test": SCORE} for i in range(3)]
     table = tables.references({"members": members, "ensemble": {"val": SCORE, "test": None}}, ["accuracy"])
     assert [row[0] for row in table.rows] == ["level 0", "level 1", "level 2", "ensemble of 3"]
-    assert [row[1] for row in table.rows] == [*map(percent, (1, 0.75, 0.5)), "3 models"]
+    assert [row[1] for row in table.rows] == [*map(percent, (0, 0.25, 0.5)), "3 models"]
 
 
 def test_targets_have_a_column_for_each_name_of_any() -> None:
     run = {"target": {"file": "a", "level": 2}, "sparsity": 0.5, "members": [{"accepted": True}], "improved": True}
     names = iter(["x", "y"])
     table = tables.targets("", [run, run | {"improved": False}], lambda _: {next(names): {"val": SCORE, "test": None}})
-    assert list(table.headings) == ["level", "density", "x", "y", "members"]
+    assert list(table.headings) == ["level", "sparsity", "x", "y", "accepted"]
     assert [list(row) for row in table.rows] == [
         ["2", "50.00 %", "91.84 % / –", "–", "1"],
         ["2", "50.00 %", "–", "91.84 % / –", "none improved"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from lptool.report.html.drawing import (
     plot,
     short,
 )
+from lptool.tables import points
 
 _NAME = 24  # characters that a row's name has room for
 
@@ -47,7 +49,7 @@ class Bar(NamedTuple):
 
 
 def curve(label: Label, series: Sequence[Series], looks: Mapping[str, Look], lines: Mapping[str, float]) -> str:
-    """Accuracy against weights remaining (densest left, as in the paper's figure 1), and horizontal reference lines."""
+    """Accuracy against density (densest left, as in the paper's figure 1), and horizontal reference lines."""
 
     def paint(figure: Figure) -> None:
         axes = plot(figure)
@@ -56,7 +58,7 @@ def curve(label: Label, series: Sequence[Series], looks: Mapping[str, Look], lin
         for (name, value), style in zip(lines.items(), ["--", ":"] * len(lines), strict=False):
             axes.axhline(100 * value, color=INK, linewidth=1.1, linestyle=style, label=name_for_legend(name))
         axes.set_xscale("log")
-        axes.set_xlabel("weights remaining, % (logarithmic)")
+        axes.set_xlabel("density, % (logarithmic)")
         _plain_ticks(axes, [x for one in series for x, _ in one.points])
         axes.invert_xaxis()
         _percent_axis(axes, "accuracy on test, %")
@@ -201,17 +203,28 @@ def _row_names(axes: Axes, names: Sequence[str], step: float) -> None:
 
 
 def _plain_ticks(axes: Axes, fractions: Sequence[float]) -> None:
-    """1, 2, 5, 10 … % on a logarithmic axis that has some room on both sides."""
+    """Round percentages on a logarithmic axis that has some room on both sides."""
     positive = [100 * value for value in fractions if value > 0] or [100.0]
     margin = 1.3 if min(positive) < max(positive) else 2.5
     low, high = min(positive) / margin, max(positive) * margin
-    ticks = [base * 10.0**power for power in range(-6, 3) for base in (1, 2, 5)]
-    inside = [tick for tick in ticks if low <= tick <= high]
-    while len(inside) > 7:
-        inside = inside[-1::-2][::-1]  # every second one; the densest stays
+    ticks = log_ticks(low, high if max(positive) > 100 else min(high, 100.0))
     axes.set_xlim(low, high)
-    axes.set_xticks(inside, [f"{tick:g}" for tick in inside])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Three to seven round numbers from `low` to `high`, both positive, for a logarithmic axis.
+
+    >>> log_ticks(6.6, 100), log_ticks(25, 100), log_ticks(0.05, 100)
+    ([10.0, 20.0, 50.0, 100.0], [30.0, 50.0, 70.0, 100.0], [0.1, 1.0, 10.0, 100.0])
+    """
+    for leading in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1,)):
+        ticks = [float(f"{digit}e{power}") for power in range(-6, 7) for digit in leading]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if 3 <= len(inside) <= 7:
+            return inside
+    return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
 
 
 def _percent_axis(axes: Axes, name: str) -> None:
@@ -229,5 +242,5 @@ def _room(fractions: Sequence[float]) -> tuple[float, float]:
 
 def _gap(one: Series) -> str:
     """How much more val says than test, in points, on average."""
-    gaps = [100 * (test - val) for val, test in one.points]
-    return f"{sum(gaps) / len(gaps):+.2f}".replace("-", "−") if gaps else "–"
+    gaps = [test - val for val, test in one.points]
+    return points(fmean(gaps)) if gaps else "–"

@@ -13,9 +13,9 @@ from lptool.report import tables
 from lptool.report.html import charts
 from lptool.report.html.charts import Bar, Series
 from lptool.report.html.drawing import Label, Look, looks
-from lptool.report.html.page import Figure, Tables, drawn, made_by, points, render
+from lptool.report.html.page import Figure, Tables, drawn, made_by, render
 from lptool.report.tables import NOTHING, Document
-from lptool.tables import Table, percent
+from lptool.tables import Table, percent, points
 
 SAME = 1e-3  # difference of two densities that count as one: pooled models keep exactly as many weights as their target
 MOST_AT_ONCE = 4  # files in one figure of grouped bars
@@ -84,7 +84,7 @@ def _compared(document: Document, one: Document, other: Document) -> str:
 
 
 def _kept(file: Document) -> str:
-    return f"{percent(1 - file['sparsity'])} of the weights"
+    return f"{percent(file['sparsity'])} sparsity"
 
 
 def short_names(files: Sequence[Document]) -> dict[str, str]:
@@ -131,7 +131,7 @@ def figures_of(document: Document) -> Iterator[Figure]:
     series, lines = curve_of(files)
     dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
     caption = f"Bars are 95 % intervals of each accuracy alone; the tables below compare pairs.{dense}"
-    label = Label("curve", "Accuracy against weights remaining", f"{headline(document)}. {caption}")
+    label = Label("curve", "Accuracy against density", f"{headline(document)}. {caption}")
     yield drawn(label, charts.curve(label, series, style, lines), caption)
     finite = [file for file in files if file["test"]["ece"] is not None]
     bars = [Bar(names[f["file"]], f["test"]["ece"], style[series_of(f)], kind=series_of(f)) for f in finite]
@@ -232,7 +232,7 @@ def tables_of(document: Document) -> Iterator[Tables]:
         every = [tables.corruptions(names[file["file"]], file["corruptions"]) for file in found]
         yield Tables(every, "Every corruption at every severity")
     if any(file["layers"] for file in files):
-        yield Tables([_layer_table(files, names)], "Weights remaining in each layer")
+        yield Tables([_layer_table(files, names)], "Density of each layer")
     rows = [[names[file["file"]], file["file"], str(file["arch"]), file["sha256"]] for file in files]
     columns = ("file", "arch", "sha256")
     yield Tables([Table("files", ("", *columns), rows, words=columns)], "The files")
@@ -292,4 +292,4 @@ def _layer_table(files: Sequence[Document], names: dict[str, str]) -> Table:
     found = [{layer["name"]: percent(layer["density"]) for layer in file["layers"]} for file in files]
     layers = dict.fromkeys(name for some in found for name in some)
     rows = [[layer, *(some.get(layer, NOTHING) for some in found)] for layer in layers]
-    return Table("weights remaining in each layer", ["layer", *(names[file["file"]] for file in files)], rows)
+    return Table("density of each layer", ["layer", *(names[file["file"]] for file in files)], rows)

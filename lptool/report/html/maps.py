@@ -1,4 +1,4 @@
-"""Tables whose cells are coloured by their values: the search, alpha by alpha, and learned coefficients."""
+"""Tables whose cells are coloured by their values: the search, alpha by alpha, and the coefficients of a mean."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from lptool.report.tables import NOTHING, Document, name_of, number
-from lptool.tables import Table
+from lptool.report.tables import NOTHING, Document, alpha_name, name_of, number
+from lptool.tables import Table, percent
 
 HEATS = 9  # colours of the scale in page.css: as many as an eye tells apart
 
@@ -64,13 +64,8 @@ def shown_as(quantity: str) -> Callable[[float], str]:
     return number if quantity == "nll" else lambda value: f"{100 * value:.2f}"
 
 
-def alpha_name(alpha: float | None) -> str:
-    """An alpha, not more exactly than anyone uses it."""
-    return NOTHING if alpha is None else f"{alpha:.3g}"
-
-
 def steps_of(run: Document) -> list[Step]:
-    """The search step by step; nothing where no alpha was tried."""
+    """The search step by step; nothing where candidates were not tried one by one, each at some alpha."""
     key, found = chosen_by(run), (run.get("search") or {"steps": []})["steps"]
     several = len({step["pass"] for step in found}) > 1
     steps = [
@@ -81,7 +76,7 @@ def steps_of(run: Document) -> list[Step]:
         )
         for step in found
     ]
-    return steps if any(step.tries for step in steps) else []
+    return steps if all(step.tries for step in steps) else []
 
 
 def _value(attempt: Document, key: str) -> float | None:
@@ -124,11 +119,28 @@ def search_caption(run: Document) -> str:
         "the weight of the current model; the stronger the colour, the better."
     )
     cut = any(value is None for step in steps for value in step.tries.values())
+    text += " These are the scores that the search saw; the finished models were scored anew, and may differ a little."
     return text + (" Cells struck through were cut short: they could not reach the incumbent any more." if cut else "")
 
 
+def attempt_table(caption: str, steps: Sequence[Document], shown: Callable[[Document], str]) -> Table:
+    """A row for each step and a column for each alpha."""
+    alphas = list(dict.fromkeys(a["alpha"] for step in steps for a in step["attempts"]))
+    found = [{a["alpha"]: shown(a) for a in step["attempts"]} for step in steps]
+    rows = [
+        [name_of(step), str(step["pass"]), *(cells.get(alpha, NOTHING) for alpha in alphas)]
+        for step, cells in zip(steps, found, strict=True)
+    ]
+    return Table(caption, ["candidate", "pass", *map(alpha_name, alphas)], rows)
+
+
+def accuracy_of(attempt: Document) -> str:
+    """The accuracy of an attempt; no number for one that was cut short, which saw the hardest images only."""
+    return percent(attempt["accuracy"]) if attempt["complete"] else f"cut short at {attempt['n']:,}"
+
+
 def coefficient_map(found: Document) -> Table:
-    """Group × member: how much of each member went into each group of weights."""
+    """Group × ticket: how much of each ticket went into each group of weights."""
     flat = [value for row in found["values"] for value in row if math.isfinite(value)]
     scale = Scale(min(flat, default=0.0), max(flat, default=0.0))
     looks = {

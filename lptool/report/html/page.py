@@ -46,11 +46,6 @@ def made_by(document: Document) -> dict[str, object]:
     return {"command": document.get("command"), "versions": Table("versions", ("", ""), rows, words=("",))}
 
 
-def points(gain: float) -> str:
-    """A difference of two accuracies in percentage points, with its sign."""
-    return f"{100 * gain:+.2f}".replace("-", "−")
-
-
 def render(template: str, **content: object) -> str:
     """The whole file: its style is inside, and it loads nothing."""
     return templates().get_template(template).render(content)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lptool.checkpoints.header import CONTROLS, ROWS, VERDICTS, verdict_in
 from lptool.pooling.verdict import sentence
 from lptool.report import tables
-from lptool.report.html import charts
+from lptool.report.html import charts, maps
 from lptool.report.html.charts import Series
 from lptool.report.html.drawing import Label, looks
-from lptool.report.html.maps import alpha_name, chosen_by, coefficient_map, search_caption, search_map, steps_of
-from lptool.report.html.page import Figure, Tables, drawn, made_by, points, render
-from lptool.report.tables import FULL, NOTHING, PARTS, Document, name_of, number
+from lptool.report.html.page import Figure, Tables, drawn, made_by, render
+from lptool.report.tables import FULL, PARTS, Document, alpha_name, number
 from lptool.scoring.metrics import wilson_interval
-from lptool.tables import Table, percent
+from lptool.tables import Table, percent, points
 
 
 def pool_page(document: Document) -> str:
@@ -40,17 +39,24 @@ def _parts(run: Document, prefix: str) -> dict[str, Any]:
     return {
         "run": run,
         "headline": headline([run]),
-        "taken": sum(bool(member["accepted"]) for member in run["members"]),
         "measured_on": tables.measured_on(run.get("bn_images")),
         "warnings": warnings_of(run),
         "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),
-        "has_map": bool(steps_of(run)),
+        "candidates": candidates_of(run),
+        "has_map": bool(maps.steps_of(run)),
         "tables": list(tables_of(run)),
     }
 
 
 # What the document says
+
+
+def candidates_of(run: Document) -> str:
+    """How many were accepted where they were tried one by one, else how many were used."""
+    taken, of = sum(bool(member["accepted"]) for member in run["members"]), len(run["members"])
+    one_by_one = bool(maps.steps_of(run)) or taken < of
+    return f"{taken} of {of} candidates {'accepted' if one_by_one else 'used, all at once'}"
 
 
 def headline(runs: Sequence[Document], together: Document | None = None) -> str:
@@ -159,7 +165,7 @@ def warnings_of(run: Document) -> list[str]:
     val, test = (gain_of(run, part) for part in PARTS)
     if val > 0 > test:
         found.append(
-            f"On val, where it was chosen, the output gains {points(val)} points over the stronger control; "
+            f"On val, where it was chosen, the output gains {points(val)} points over {ROWS[stronger(run)]}; "
             f"on test it does not ({points(test)} points)."
         )
     if run.get("not_finite"):
@@ -177,7 +183,7 @@ def overview(runs: Sequence[Document], together: Document | None = None) -> list
     control = ROWS["ticket_bn"] if runs[0]["test"].get("ticket_bn") else "the ticket"
     dense = f" The dense network has {percent(lines['dense'])}." if "dense" in lines else ""
     caption = f"Look for marks above {control}: only what lies above is gained by pooling.{dense}"
-    curve = Label("curve", "Accuracy against weights remaining", f"{headline(runs, together)}. {caption}")
+    curve = Label("curve", "Accuracy against density", f"{headline(runs, together)}. {caption}")
     gap = Label("val-test", "Val against test", gap_caption(runs))
     return [
         drawn(curve, charts.curve(curve, series, style, lines), caption),
@@ -198,26 +204,28 @@ def gap_caption(runs: Sequence[Document]) -> str:
 
 def figures_of(run: Document, prefix: str = "") -> Iterator[Figure]:
     """The search, the layers, their fit, and coefficients, as far as there are any. `prefix` keeps ids apart."""
-    if steps_of(run):
-        quantity = "NLL" if chosen_by(run) == "nll" else "accuracy, %"
-        yield Figure(f"The search, scored on val ({quantity})", search_caption(run), search_map(run))
+    if maps.steps_of(run):
+        quantity = "NLL" if maps.chosen_by(run) == "nll" else "accuracy, %"
+        yield Figure(f"The search, scored on val ({quantity})", maps.search_caption(run), maps.search_map(run))
     layers = [(layer["name"], layer["before"], layer["after"]) for layer in run.get("layers") or []]
     if layers:
         label = Label(f"{prefix}layers", "Density of each layer", layer_caption(layers))
-        yield drawn(label, charts.before_after(label, layers, "weights remaining in the layer, %"))
+        yield drawn(label, charts.before_after(label, layers, "density of the layer, %"))
     fits = [(f["name"], f["before"], f["after"]) for f in run.get("fits") or [] if f["after"] is not None]
     if fits:
         label = Label(f"{prefix}fits", "How nearly each layer gives what the tickets give on average", FIT_CAPTION)
         yield drawn(label, charts.before_after(label, fits, "squared error, % of the variance of their mean"))
     if found := run.get("coefficients"):
         values = [value for row in found["values"] for value in row]
-        reach = f", from {min(values):.3g} to {max(values):.3g}" if values else ""
-        caption = f"How much of each member went into each group of weights{reach}. Look for rows unlike the others."
+        reach = f", from {alpha_name(min(values))} to {alpha_name(max(values))}" if len({*values}) > 1 else ""
+        into, look = ("the weights", "") if len(found["values"]) == 1 else ("each group of weights", _UNLIKE)
+        caption = f"How much of each ticket went into {into}{reach}.{look}"
         if run.get("fits"):
-            caption = f"How much of each member's activations went into the mean that layers were fitted to{reach}."
-        yield Figure("Coefficients", caption, coefficient_map(found))
+            caption = f"How much of each ticket's activations went into the mean that layers were fitted to{reach}."
+        yield Figure("Coefficients", caption, maps.coefficient_map(found))
 
 
+_UNLIKE = " Look for rows unlike the others."
 FIT_CAPTION = "Hollow with the weights to begin with, filled with those fitted. Look for layers that hardly moved."
 
 
@@ -234,8 +242,9 @@ def layer_caption(layers: Sequence[tuple[str, float, float]]) -> str:
 
 def target_table(runs: Sequence[Document]) -> Table:
     """A row for each target, with what was gained there."""
-    controls = f"the stronger control ({_all_controls(runs)})"
-    caption = f"accuracy on val / test by target; the gain is in points over {controls} on val"
+    controls = _all_controls(runs)
+    stronger_of = "the better of " * (" and " in controls)
+    caption = f"accuracy on val / test by target; the gain is in points over {stronger_of}{controls} on val"
     gains = [points(gain_of(run, "test")) for run in runs]
     return tables.targets(caption, runs, rows_of).plus("gain on test", gains)
 
@@ -249,35 +258,22 @@ def tables_of(run: Document) -> Iterator[Tables]:
     """Scores, steps and attempts, layers, and the file written."""
     search = run.get("search")
     steps = search["steps"] if search else run["members"]
-    taken = tables.members("members", steps, digits=3)
+    taken = tables.candidates("candidates", steps)
     if search:
         start = f"{percent(search['start']['accuracy'])}, NLL {number(search['start']['nll'])}"
-        caption = f"steps of the search; the incumbent began at {start}"
+        order = "candidates in the order of the search" if maps.steps_of(run) else "candidates, used at once"
+        caption = f"{order}; as the search saw it, the incumbent began at {start}"
         taken = replace(taken, caption=caption).plus("pass", [str(step["pass"]) for step in steps])
     yield Tables([tables.scores("scores", rows_of(run), FULL), taken])
     if any(step.get("attempts") for step in steps):
-        accuracy = attempt_table("accuracy on val by alpha", steps, _accuracy)
-        nll = attempt_table("NLL on val by alpha", steps, lambda a: number(a["nll"]) if a["complete"] else "cut short")
+        accuracy = maps.attempt_table("accuracy on val by alpha", steps, maps.accuracy_of)
+        nll = maps.attempt_table(
+            "NLL on val by alpha", steps, lambda a: number(a["nll"]) if a["complete"] else "cut short"
+        )
         yield Tables([accuracy, nll], "All attempts")
     if layers := run.get("layers"):
         yield Tables([_layer_table(layers)], f"All {len(layers)} layers")
     yield Tables([_file_table(run)])
-
-
-def attempt_table(caption: str, steps: Sequence[Document], shown: Callable[[Document], str]) -> Table:
-    """A row for each step and a column for each alpha."""
-    alphas = list(dict.fromkeys(a["alpha"] for step in steps for a in step["attempts"]))
-    found = [{a["alpha"]: shown(a) for a in step["attempts"]} for step in steps]
-    rows = [
-        [name_of(step), str(step["pass"]), *(cells.get(alpha, NOTHING) for alpha in alphas)]
-        for step, cells in zip(steps, found, strict=True)
-    ]
-    return Table(caption, ["candidate", "pass", *map(alpha_name, alphas)], rows)
-
-
-def _accuracy(attempt: Document) -> str:
-    """The accuracy of an attempt; no number for one that was cut short, which saw the hardest images only."""
-    return percent(attempt["accuracy"]) if attempt["complete"] else f"cut short at {attempt['n']:,}"
 
 
 def _layer_table(layers: Sequence[Document]) -> Table:
@@ -285,7 +281,7 @@ def _layer_table(layers: Sequence[Document]) -> Table:
         [layer["name"], "×".join(map(str, layer["shape"])), percent(layer["before"]), percent(layer["after"])]
         for layer in layers
     ]
-    return Table("density of each layer", ["layer", "shape", "weights remaining before", "after"], rows)
+    return Table("density of each layer", ["layer", "shape", "before", "after"], rows)
 
 
 def _file_table(run: Document) -> Table:

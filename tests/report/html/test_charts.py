@@ -85,3 +85,15 @@ def test_grouped_bars_have_a_bar_for_each_and_their_parts_faint(files: int, grou
     assert len(marks(root, "mark-bar")) == files * groups
     assert len(marks(root, "mark-faint")) == 2 * files * groups
     assert all(any(text.endswith(name) for text in words(root)) for name in (rows if groups else []))
+
+
+@pytest.mark.parametrize("low", [1e-4, 0.3, 1.0, 4.2, 11.0, 27.4, 45.0, 78.0, 91.0])
+def test_a_density_axis_has_round_ticks_enough_to_read_it_and_none_above_all(low: float) -> None:
+    ticks = charts.log_ticks(low / 1.3, 100.0)
+    assert 2 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+    assert all(low / 1.3 <= tick <= 100 for tick in ticks)
+    assert all(len(f"{tick:g}".strip("0.").replace(".", "")) <= 2 for tick in ticks)
+    shown = charts.curve(LABEL, [Series("ticket", [(low / 100, 0.5), (1.0, 0.6)])], LOOKS, {})
+    assert {f"{tick:g}" for tick in ticks} <= {*words(figure(shown))}
+    assert "200" not in words(figure(shown))

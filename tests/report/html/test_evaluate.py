@@ -53,15 +53,13 @@ def document(*given: tuple[str, float, float], p: float | None = None) -> dict[s
 def test_the_headline_is_of_the_sparsest_pooled_model_and_its_ticket(p: float | None, end: str) -> None:
     given = [("ticket", 0.9, 0.91), ("pooled", 0.9, 0.92), ("ticket", 0.5, 0.8), ("pooled", 0.5, 0.95)]
     text = headline(document(*given, p=p))
-    where = "on 1,000 test images of digits at 10.00 % of the weights"
+    where = "on 1,000 test images of digits at 90.00 % sparsity"
     assert text == f"greedy: 92.00 % against the ticket's 91.00 % {where} {end}"
 
 
 def test_without_such_a_pair_the_headline_says_what_there_is() -> None:
     one = headline(document(("pooled", 0.9, 0.92)))
-    assert one == (
-        "f0: 92.00 % on 1,000 test images of digits at 10.00 % of the weights (95 % interval 91.00 % to 93.00 %)"
-    )
+    assert one == ("f0: 92.00 % on 1,000 test images of digits at 90.00 % sparsity (95 % interval 91.00 % to 93.00 %)")
     two = headline(document(("pooled", 0.9, 0.92), ("ticket", 0.5, 0.9)))
     assert two == "2 files on 1,000 test images of digits: from 90.00 % (f1) to 92.00 % (f0)"
 
@@ -158,7 +156,7 @@ def test_of_many_densities_only_those_with_a_pooled_model_are_open() -> None:
         file["corruptions"] = {"source": "x", "rows": [{"name": "fog", "severity": 1, "accuracy": 0.5}]}
     shown, hidden = corruption_figures(files)
     assert (len(shown), len(hidden)) == (1, 5)
-    assert "80.00 % of the weights" in shown[0].title
+    assert "20.00 % sparsity" in shown[0].title
 
 
 # Pages

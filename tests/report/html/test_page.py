@@ -7,7 +7,7 @@ import pytest
 from markupsafe import Markup
 
 from lptool.errors import OutputError
-from lptool.report.html.page import Figure, Tables, made_by, points, render, templates, unbroken, write_page
+from lptool.report.html.page import Figure, Tables, made_by, render, templates, unbroken, write_page
 from lptool.tables import Table
 from tests.helpers.documents import HOSTILE, evaluate_document
 from tests.helpers.reading import Page, check_page
@@ -73,10 +73,6 @@ def test_what_a_run_does_not_say_is_no_section() -> None:
 def _content(run: dict[str, Any]) -> dict[str, object]:
     empty: dict[str, object] = {"overview": [], "corruptions": [], "more_corruptions": [], "groups": []}
     return {"title": HOSTILE, "document": evaluate_document(1), **empty, **made_by(run)}
-
-
-def test_a_difference_has_its_sign() -> None:
-    assert (points(0.0052), points(-0.0012), points(0.0)) == ("+0.52", "−0.12", "+0.00")
 
 
 def test_a_page_is_written_whole_and_replaces(tmp_path: Path) -> None:

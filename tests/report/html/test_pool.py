@@ -183,7 +183,7 @@ def test_targets_of_one_page_share_no_id() -> None:
 
 def test_the_overview_says_the_result_to_those_who_cannot_see_it() -> None:
     run = one_target(random.Random(2)) | {"method": "greedy", "improved": True, "shipped": "pooled"}
-    label = figure(drawings(overview([run]))["Accuracy against weights remaining"]).get("aria-label", "")
+    label = figure(drawings(overview([run]))["Accuracy against density"]).get("aria-label", "")
     assert "greedy: " in label
     assert " on test at " in label
 
@@ -267,3 +267,19 @@ def test_it_says_what_batchnorm_was_measured_on() -> None:
 
 def test_equal_documents_make_equal_bytes() -> None:
     assert pool_page(pool_document(3)) == pool_page(pool_document(3))
+
+
+def test_candidates_that_were_not_tried_one_by_one_have_no_map() -> None:
+    """`window` and its like have one attempt at the end, whatever alphas its steps would have."""
+    run = one_target(random.Random(1))
+    tried = {"alpha": 0.956, **run["search"]["start"], "complete": True}
+    step = {"pass": 1, "file": "a.pt", "accepted": True}
+    run["members"] = [{**step, "level": level, "alpha": alpha} for level, alpha in ((0, 0.606), (1, 0.956))]
+    run["search"]["steps"] = [{**run["members"][0], "attempts": []}, {**run["members"][1], "attempts": [tried]}]
+    text = said(check_page(pool_page(run)).text)
+    assert "2 of 2 candidates used, all at once" in text
+    assert "alpha →" not in text
+    run["search"]["steps"][0]["attempts"] = [{**tried, "alpha": 0.606}]
+    text = said(check_page(pool_page(run)).text)
+    assert "2 of 2 candidates accepted" in text
+    assert "alpha →" in text
