@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 # Of torch, before it is imported: else a thread that waits for another keeps a core busy that the other tests need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+gc.disable()  # until all is imported: a fifth of that time went into looking for garbage, of which there is none
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands out the tests has no use for it
     from lptool.pooling.job import PoolResult
@@ -42,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((place for place, name in enumerate(PROCESSES) if item.nodeid.startswith(f"tests/{name}")), 99)
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """From here on only what the tests make is looked at."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
