@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,6 @@ import pytest
 
 # Of torch, before it is imported: else a thread that waits for another keeps a core busy that the other tests need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-gc.disable()  # until all is imported: a fifth of that time went into looking for garbage, of which there is none
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the process that hands out the tests has no use for it
     from lptool.pooling.job import PoolResult
@@ -47,10 +45,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-def pytest_collection_finish() -> None:
-    """From here on only what the tests make is looked at."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """A fifth of this time, in which all is imported, would go into looking for garbage, of which there is none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()  # from here on only what the tests make is looked at
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
