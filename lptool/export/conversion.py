@@ -31,9 +31,10 @@ from lptool.evaluation.setting import (
 )
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
 from lptool.export.folder import for_folder, write_folder
-from lptool.export.onnx import check_packages, save_onnx
+from lptool.export.onnx import PACKAGES, save_onnx
 from lptool.export.timm_config import is_timm
 from lptool.networks.architecture import check_fit, classes_and_channels
+from lptool.networks.onnx_file import check_packages
 from lptool.scoring.score import Score
 
 _CHECKED_ON = 64  # test images that an ONNX file is compared with torch on
@@ -104,7 +105,7 @@ def convert(
     else:
         check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
     if kind == "onnx":
-        check_packages()
+        check_packages(PACKAGES)
     ticket, warnings = _complete(source, options, needs_arch=kind in ("folder", "onnx"))
     difference = None
     if kind != "prune keys":

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import itertools
-import logging
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lptool.checkpoints.places import write_atomically
-from lptool.errors import DataError, LptoolError, OutputError, SetupError, first_line
+from lptool.errors import DataError, LptoolError, OutputError, first_line
+from lptool.networks.onnx_file import check_packages, quiet
 from lptool.scoring.batchnorm import in_eval_mode
 
 # By how much a logit may differ at most: float32 sums in another order, and BatchNorm folded into the convolutions.
@@ -53,7 +49,7 @@ def save_onnx(
         OutputError: torch cannot export this network, or the file does not compute the same, or cannot be written or
             must not be replaced.
     """
-    check_packages()
+    check_packages(PACKAGES)
     batches = iter(images)
     first = next(batches, None)
     if first is None:
@@ -69,24 +65,11 @@ def save_onnx(
         return write_atomically(path, write, replace=replace)
 
 
-def check_packages() -> None:
-    """Refuse, before any work, to write ONNX files without the optional packages. Raises SetupError."""
-    for package in PACKAGES:
-        try:
-            with _quiet():
-                importlib.import_module(package)
-        except ImportError as error:
-            raise SetupError(
-                f"ONNX files need the package {package}, which cannot be imported ({first_line(error)}). "
-                "Install it: pip install 'lptool[onnx]'"
-            ) from error
-
-
 def _exported(model: nn.Module, shape: tuple[int, ...], path: str | Path) -> Any:
     """The ONNX program that torch makes of a network in eval mode, for images of this shape. Raises OutputError."""
     black = torch.zeros(2, *shape)  # of one image, torch would take the batch size for fixed
     try:
-        with _quiet():
+        with quiet():
             return torch.onnx.export(
                 model,
                 (black,),
@@ -110,7 +93,7 @@ def _save(program: Any, file: Path, metadata: Mapping[str, str]) -> None:
     for part in (graph, *graph):
         part.metadata_props.clear()
     program.model.metadata_props.update(metadata)
-    with _quiet():
+    with quiet():
         program.save(file, external_data=False)
 
 
@@ -146,17 +129,3 @@ def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> floa
             (logits,) = session.run(["logits"], {"images": batch.contiguous().numpy()})
             found.append((torch.from_numpy(logits) - model(batch)).abs().max())
     return float(torch.stack(found).max())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch's exporter and its helpers print, warn and log: steps, deprecations, whole programs."""
-    before = logging.root.manager.disable
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)

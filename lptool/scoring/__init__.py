@@ -3,5 +3,5 @@
 A `Score` is images right, negative log-likelihood and how many images; `BatchSize` finds out what fits in memory.
 
 Read: batching, batchnorm (running statistics renewed), weights (each tensor of a network once), score, metrics
-(intervals, calibration, exact tests), cost.
+(intervals, calibration, exact tests), cost, latency.
 """

@@ -24,14 +24,15 @@ class Cost:
     Attributes:
         parameters: elements that training sets. kept: those of them that are not pruned.
         flops_dense: of one image, 2 for a multiplication with its addition, in convolutions and matrix products.
-        flops_kept: the same without the products with pruned weights: what hardware that skips them would do.
+        flops_kept: the same without the products with pruned weights: what hardware that skips them would do. Both are
+            None where that is not known.
         bytes_dense: of all tensors. bytes_kept: of all tensors as a packed file holds them.
     """
 
     parameters: int
     kept: int
-    flops_dense: int
-    flops_kept: int
+    flops_dense: int | None
+    flops_kept: int | None
     bytes_dense: int
     bytes_kept: int
 
@@ -57,6 +58,14 @@ def cost_of(model: nn.Module, state: Mapping[str, Tensor], mask: Mask, flops: Fl
         bytes_dense=sum(tensor.nbytes for tensor in state.values()),
         bytes_kept=kept_bytes(state, mask),
     )
+
+
+def cost_of_tensors(state: Mapping[str, Tensor], mask: Mask) -> Cost:
+    """The cost of tensors alone, of a network that is not known. Arguments as of `cost_of`."""
+    parameters = sum(tensor.numel() for tensor in state.values())
+    kept = parameters - sum(kept.numel() - int(kept.count_nonzero()) for kept in mask.values())
+    dense = sum(tensor.nbytes for tensor in state.values())
+    return Cost(parameters, kept, None, None, dense, kept_bytes(state, mask))
 
 
 def count_flops(model: nn.Module, image_shape: tuple[int, int, int]) -> Flops:
