@@ -18,8 +18,8 @@ ROOMS = {
     "checkpoints": "locks drafts masks regular files header metadata names ticket nested summary evidence pool "
     "positions quantised packed safetensors_file pickles stored torch_file containers dialects finding apart reading "
     "places writing inspection",
-    "scoring": "batching batchnorm weights score paired metrics cost",
-    "networks": "cifar building matching running pretrained architecture",
+    "scoring": "batching batchnorm weights score paired metrics cost latency",
+    "networks": "cifar building matching running onnx_file pretrained architecture",
     "data": "files colours image_folder images augment classes arrays shards pictures pixel_file cache sources dataset "
     "corruptions loose",
     "evaluation": "setting setup job prediction",

@@ -28,6 +28,11 @@ OPTIONS = {
             help="Also under corruptions at five severities: the standard .npy files if --data-dir is or holds their "
             "folder, else C-style ones made of the test images.",
         ),
+        option(
+            "--latency",
+            is_flag=True,
+            help="Also how long a dense forward pass takes here: of one image, and of --batch-size, else 32.",
+        ),
     ],
     "Output": [shared.report_option(), shared.overwrite_option("Replace the report where it exists."), shared.JSON],
     "Computing": [
@@ -51,8 +56,10 @@ def evaluate(
     lptool evaluate pooled.safetensors runs/digits/level_05.safetensors
     lptool evaluate runs/digits --corruptions --report digits.html
     lptool evaluate pooled.safetensors --corruptions --data-dir data/CIFAR-10-C
+    lptool evaluate pooled.safetensors pooled.onnx --latency --threads 1
     torchrun --standalone --nproc-per-node 8 -m lptool evaluate pooled.safetensors
 
+    ONNX files are run by onnxruntime on the CPU: pip install 'lptool[onnx]'.
     Under torchrun the batches of test, and the corruptions, are spread over the processes.
     """
     from lptool.checkpoints.finding import find_tickets

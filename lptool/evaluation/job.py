@@ -10,13 +10,17 @@ from itertools import combinations, count
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from lptool.checkpoints.summary import Summary
 from lptool.data.corruptions import CorruptedSet
 from lptool.data.images import Images
 from lptool.device import threads_on
+from lptool.errors import SetupError
 from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluation
 from lptool.ranks import ALONE, Ranks
-from lptool.scoring.cost import Cost, cost_of
+from lptool.scoring.cost import Cost
+from lptool.scoring.latency import Latency, measure_latency
 from lptool.scoring.metrics import Comparison, Metrics, mcnemar, measure_graded
 from lptool.scoring.score import graded
 
@@ -35,12 +39,14 @@ class CorruptedScore:
 
 @dataclass(frozen=True)
 class FileResult:
-    """All that is known of one file."""
+    """All that is known of one file; `runtime` is what ran its network, `torch` or `onnxruntime`."""
 
     summary: Summary
     arch: str
     test: Metrics
     cost: Cost
+    latency: Latency | None = None
+    runtime: str = "torch"
     corrupted: list[CorruptedScore] = field(default_factory=list)
 
     @property
@@ -96,7 +102,12 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None, ranks: Ranks = 
     """Every file on test, then every file under each corruption, then every two of them beside each other.
 
     Batches of test are spread over the ranks, corruptions are dealt out; every rank has the result of one.
+
+    Raises:
+        SetupError: latency is asked for of several ranks, which would slow one another down.
     """
+    if plan.latency and ranks.count > 1:
+        raise SetupError("latency is measured by one process alone; leave out --latency, or torchrun")
     started = time.perf_counter()
     sets = plan.corruptions.sets if plan.corruptions else ()
     steps, mine = count(1), len(range(ranks.rank, len(sets), ranks.count))
@@ -129,8 +140,9 @@ def carry_out(plan: Plan, on_progress: OnProgress | None = None, ranks: Ranks = 
 def _on_test(plan: Plan, subject: Subject, ranks: Ranks) -> FileResult:
     ticket, network = subject.load(), subject.network
     metrics = measured(plan, subject, plan.data.test.to(plan.device), ranks)
-    cost = cost_of(network.model, ticket, network.flops)
-    return FileResult(subject.summary, network.arch, metrics, cost)
+    device = plan.device if network.runtime == "torch" else torch.device("cpu")
+    latency = measure_latency(network.model, network.image_shape, device, plan.latency) if plan.latency else None
+    return FileResult(subject.summary, network.arch, metrics, subject.cost(ticket), latency, network.runtime)
 
 
 def _under(plan: Plan, part: CorruptedSet, report: Callable[[str], None]) -> list[CorruptedScore]:

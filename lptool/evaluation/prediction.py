@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lptool.checkpoints.evidence import of_pruning
 from lptool.checkpoints.finding import checkpoint_file
-from lptool.checkpoints.reading import summarise_file
 from lptool.checkpoints.summary import Summary, notes_of
 from lptool.data.dataset import Data
 from lptool.data.images import Streamed
@@ -24,11 +22,17 @@ from lptool.errors import DataError, first_ten, said_by
 from lptool.evaluation.setting import (
     BATCH_SIZE,
     SettingOptions,
-    architecture,
     check_normalisation,
     normalisation_of,
 )
-from lptool.evaluation.setup import Subject, check_finite, networks_for, subject_of
+from lptool.evaluation.setup import (
+    Subject,
+    architecture_in,
+    check_finite,
+    networks_for,
+    subject_of,
+    summaries_of,
+)
 from lptool.networks.architecture import classes_and_channels
 from lptool.networks.pretrained import class_names, images_said
 from lptool.networks.running import check_forward
@@ -138,9 +142,9 @@ def predict_pictures(
 def plan_prediction(file: str | Path, pictures: Sequence[str | Path], options: PredictOptions) -> PredictionPlan:
     """Open and check everything but the pictures themselves. Raises LptoolError."""
     found = pictures_at(pictures)
-    (summary,) = of_pruning([summarise_file(checkpoint_file(file), options.keys)])
+    (summary,) = summaries_of([checkpoint_file(file)], options)
     check_finite([summary])
-    arch, kwargs, guessed = architecture([summary], options)
+    arch, kwargs, guessed = architecture_in(summary, options)
     device = pick_device(options.device)
     metadata = replace(summary.metadata, arch_kwargs=kwargs)
     said = images_said(metadata)
@@ -148,8 +152,8 @@ def plan_prediction(file: str | Path, pictures: Sequence[str | Path], options: P
     with said_by(summary.file):
         loose = LoosePictures(found.files, shape, whole=said.get("crop_mode") == "squash")
     data = _as_data(summary, loose, said, options)
-    own = None if options.arch and not kwargs else summary.file  # arguments may be a header's
-    (network,) = networks_for([(arch, kwargs)], [own], [summary.shapes], data, device)
+    own = bool(options.arch and not kwargs)  # arguments may be a header's
+    (network,) = networks_for([(arch, kwargs)], [summary], [own], data, device)
     classes = check_forward(network.model, shape, 1, arch, device)
     names = tuple(class_names(metadata, classes))
     return PredictionPlan(

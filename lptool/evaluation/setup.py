@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lptool.checkpoints.evidence import of_pruning
+from lptool.checkpoints.files import changed
 from lptool.checkpoints.names import Names
 from lptool.checkpoints.reading import reopened, summarise_file
 from lptool.checkpoints.summary import Summary, notes_of
@@ -33,12 +34,14 @@ from lptool.evaluation.setting import (
     normalisation_of,
     try_scoring,
 )
-from lptool.networks.building import Shapes, build_for
+from lptool.networks.building import build_for
 from lptool.networks.matching import differing_copies, fit_names
+from lptool.networks.onnx_file import FORMAT, OnnxNetwork, is_onnx, onnx_summary, onnx_ticket
 from lptool.networks.running import make_ready
 from lptool.provenance import data_name
 from lptool.scoring.batching import BatchSize
-from lptool.scoring.cost import Flops, count_flops
+from lptool.scoring.cost import Cost, Flops, cost_of, cost_of_tensors, count_flops
+from lptool.scoring.latency import BATCH
 from lptool.scoring.weights import put_weights
 
 
@@ -48,12 +51,14 @@ class EvaluateOptions(SettingOptions):
 
     Attributes:
         corruptions: also score under corruptions: those of the `.npy` files in `data_dir`, else made of test.
+        latency: also measure how long a forward pass takes: of one image, and of a batch of `batch_size`, else of 32.
 
     >>> EvaluateOptions(dataset="npz:photos.npz", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)).batch_size is None
     True
     """
 
     corruptions: bool = False
+    latency: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,11 @@ class Network:
     arch: str
     model: nn.Module
     image_shape: tuple[int, int, int]
+
+    @property
+    def runtime(self) -> str:
+        """What runs it: `torch` or `onnxruntime`."""
+        return "onnxruntime" if isinstance(self.model, OnnxNetwork) else "torch"
 
     @cached_property
     def flops(self) -> Flops:
@@ -90,6 +100,25 @@ class Subject:
         prunable = set(self.summary.prunable)
         return replace(ticket, mask={name: kept for name, kept in ticket.mask.items() if name in prunable})
 
+    def cost(self, ticket: Ticket) -> Cost:
+        """Of the network with the weights of the file, as `load` gives them."""
+        return cost_of(self.network.model, ticket, self.network.flops)
+
+
+class OnnxSubject(Subject):
+    """An ONNX file, whose network has its weights already."""
+
+    def load(self) -> Ticket:
+        """What the file holds, to count it."""
+        ticket, sha256 = onnx_ticket(self.summary.file)
+        if sha256 != self.summary.sha256:
+            raise changed(self.summary.file)
+        return replace(ticket, mask={name: ticket.state[name] != 0 for name in self.summary.prunable})
+
+    def cost(self, ticket: Ticket) -> Cost:
+        """Of its tensors; what arithmetic they take is not known."""
+        return cost_of_tensors(ticket)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -100,23 +129,22 @@ class Plan:
     device: torch.device
     batch_size: BatchSize
     corruptions: Corruptions | None
+    latency: int | None  # images in a batch to measure
     warnings: tuple[str, ...]
 
 
 def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Plan:
     """Open and check everything. Raises LptoolError."""
-    summaries = of_pruning([summarise_file(file, options.keys) for file in files])
+    summaries = summaries_of(files, options)
     check_finite(summaries)
-    archs = [architecture([summary], options) for summary in summaries]
+    archs = [architecture_in(summary, options) for summary in summaries]
     _check_classes(summaries, [kwargs.get("num_classes") for _, kwargs, _ in archs])
     device = pick_device(options.device)
     folder = standard_folder(options.data_dir) if options.corruptions else None
     data, normalised, assumed = _data(summaries, options, folder)
     # Arguments may be a header's where the user names the architecture.
     own = [bool(options.arch and not kwargs) for _, kwargs, _ in archs]
-    sources = [None if named else summary.file for summary, named in zip(summaries, own, strict=True)]
-    shapes = [summary.shapes for summary in summaries]
-    networks = networks_for([(name, kwargs) for name, kwargs, _ in archs], sources, shapes, data, device)
+    networks = networks_for([(name, kwargs) for name, kwargs, _ in archs], summaries, own, data, device)
     subjects = [subject_of(*parts) for parts in zip(summaries, networks, normalised, strict=True)]
     corruptions = None
     if options.corruptions:
@@ -128,8 +156,30 @@ def plan_evaluation(files: Sequence[str | Path], options: EvaluateOptions) -> Pl
         for line in differing_copies([summary], one.names)
     ]
     guessed = [line for _, _, lines in archs for line in lines]
-    size = BatchSize(options.batch_size or BATCH_SIZE)
-    return Plan(tuple(subjects), data, device, size, corruptions, (*notes, *guessed, *assumed))
+    return Plan(
+        subjects=tuple(subjects),
+        data=data,
+        device=device,
+        batch_size=BatchSize(options.batch_size or BATCH_SIZE),
+        corruptions=corruptions,
+        latency=(options.batch_size or BATCH) if options.latency else None,
+        warnings=(*notes, *guessed, *assumed),
+    )
+
+
+def summaries_of(files: Sequence[str | Path], options: SettingOptions) -> list[Summary]:
+    """What the files are, ONNX files among them. Raises LptoolError."""
+    found = [onnx_summary(file) if is_onnx(file) else summarise_file(file, options.keys) for file in files]
+    pruned = iter(of_pruning([summary for summary in found if summary.format != FORMAT]))
+    return [summary if summary.format == FORMAT else next(pruned) for summary in found]
+
+
+def architecture_in(summary: Summary, options: SettingOptions) -> tuple[str, dict[str, Any], list[str]]:
+    """As `architecture`, of one file; of an ONNX file, which is its own network, what it says. Raises ArchError."""
+    if summary.format != FORMAT:
+        return architecture([summary], options)
+    classes = summary.metadata.arch_kwargs.get("num_classes")
+    return summary.metadata.arch or FORMAT, {} if classes is None else {"num_classes": classes}, []
 
 
 def check_finite(summaries: Sequence[Summary]) -> None:
@@ -199,24 +249,45 @@ def _trained_on_others(summaries: Sequence[Summary], data: Data) -> list[str]:
 
 def networks_for(
     archs: Sequence[tuple[str, dict[str, Any]]],
-    files: Sequence[str | None],
-    shapes: Sequence[Shapes],
+    summaries: Sequence[Summary],
+    own: Sequence[bool],
     data: Data,
     device: torch.device,
 ) -> list[Network]:
-    """The network of each file, one for all that are alike; a file is None where the user names its architecture."""
+    """The network of each file, one for all that are alike.
+
+    Args:
+        archs: name and arguments of each. own: whether all of that is the user's, and the file is not to blame.
+
+    Raises:
+        ArchError: a network cannot be built, or cannot take the images.
+    """
     built: dict[str, Network] = {}
-    # By `repr`, because arguments may hold lists, which cannot be keys.
-    for (arch, kwargs), file, tensors in zip(archs, files, shapes, strict=True):
-        if repr((arch, kwargs)) not in built:
-            with said_by(file):
-                model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, tensors)
-                make_ready(model, device, partial(try_scoring, model, data, arch, device))
-            built[repr((arch, kwargs))] = Network(arch, model, data.shape)
-    return [built[repr(arch)] for arch in archs]
+    # By `repr`, because arguments may hold lists, which cannot be keys. An ONNX file is a network for itself.
+    keys = [
+        repr((arch, summary.format == FORMAT and summary.file)) for arch, summary in zip(archs, summaries, strict=True)
+    ]
+    for key, (arch, kwargs), summary, named in zip(keys, archs, summaries, own, strict=True):
+        if key not in built:
+            with said_by(None if named else summary.file):
+                built[key] = Network(arch, _ready(arch, kwargs, summary, data, device), data.shape)
+    return [built[key] for key in keys]
+
+
+def _ready(arch: str, kwargs: dict[str, Any], summary: Summary, data: Data, device: torch.device) -> nn.Module:
+    """A network that takes the images of the data."""
+    if summary.format == FORMAT:
+        model: nn.Module = OnnxNetwork(summary.file)
+        try_scoring(model, data, arch, device)
+        return model
+    model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, summary.shapes)
+    make_ready(model, device, partial(try_scoring, model, data, arch, device))
+    return model
 
 
 def subject_of(summary: Summary, network: Network, data: Data) -> Subject:
     """A file and its network. Raises ArchError where they do not fit."""
+    if summary.format == FORMAT:
+        return OnnxSubject(summary, Names({name: name for name in summary.tensors}), network, data)
     names = fit_names(network.model, summary.shapes, network.arch, summary.file)
     return Subject(summary.renamed(names), names, network, data)

@@ -17,9 +17,10 @@ from lptool.evaluation.setting import SettingOptions
 from lptool.export.accuracy import Change
 from lptool.export.fitting import Fitting, fitting_form
 from lptool.export.folder import for_folder
-from lptool.export.onnx import check_packages
+from lptool.export.onnx import PACKAGES
 from lptool.export.source import complete, with_masks_of
 from lptool.export.writers import WRITERS, Found, Job
+from lptool.networks.onnx_file import check_packages
 
 _KINDS = {".safetensors": "dense", ".onnx": "onnx", ".pt2": "program", ".pt": "prune keys"}
 
@@ -139,7 +140,7 @@ def _check(kind: str, source: Path, output: Path, *, overwrite: bool) -> None:
     else:
         check_output(output, [source], overwrite=overwrite, suffix=output.suffix)
     if kind == "onnx":
-        check_packages()
+        check_packages(PACKAGES)
 
 
 def _as_kind(kind: str, ticket: Ticket) -> Ticket:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import itertools
-import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lptool.checkpoints.places import write_atomically
-from lptool.errors import DataError, LptoolError, OutputError, SetupError, first_line
+from lptool.errors import DataError, OutputError, first_line
+from lptool.networks.onnx_file import OnnxNetwork, check_packages, quiet
 from lptool.scoring.batchnorm import in_eval_mode
 
 # By how much a logit may differ at most: float32 sums in another order, and BatchNorm folded into the convolutions.
@@ -53,7 +49,7 @@ def save_onnx(
         OutputError: torch cannot export this network, or the file does not compute the same, or cannot be written or
             must not be replaced.
     """
-    check_packages()
+    check_packages(PACKAGES)
     with in_eval_mode(model):
         return write_atomically(path, lambda draft: fill(draft, model, path, images, metadata or {}), replace=replace)
 
@@ -78,19 +74,6 @@ def with_one_alone(images: Iterable[Tensor], path: str | Path) -> tuple[Tensor, 
     if first is None:
         raise DataError(f"{path}: not written, because there are no images to check it on; give at least one")
     return first, itertools.chain((first[:1], first), batches)
-
-
-def check_packages() -> None:
-    """Refuse, before any work, to write ONNX files without the optional packages. Raises SetupError."""
-    for package in PACKAGES:
-        try:
-            with quiet():
-                importlib.import_module(package)
-        except ImportError as error:
-            raise SetupError(
-                f"ONNX files need the package {package}, which cannot be imported ({first_line(error)}). "
-                "Install it: pip install 'lptool[onnx]'"
-            ) from error
 
 
 def _exported(model: nn.Module, shape: tuple[int, ...], path: str | Path) -> Any:
@@ -129,7 +112,7 @@ def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor],
     """The difference of `_difference`. Raises OutputError where it is above the tolerance, or the file does not run."""
     try:
         difference = _difference(model, file, batches)
-    except LptoolError:  # of the images
+    except DataError:  # of the images
         raise
     except Exception as error:  # onnxruntime has many error types of its own
         raise OutputError(
@@ -146,42 +129,10 @@ def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor],
 
 def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> float:
     """The largest absolute difference of logits between a network and its file; NaN where any is NaN."""
-    return largest_difference(model, Session(file), batches)
+    return largest_difference(model, OnnxNetwork(file), batches)
 
 
 def largest_difference(model: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> float:
     """The largest absolute difference of logits between two networks; NaN where any is NaN."""
     with torch.no_grad():
         return float(torch.stack([(other(batch) - model(batch)).abs().max() for batch in batches]).max())
-
-
-class Session(nn.Module):
-    """An ONNX file as a network on the CPU, run by onnxruntime."""
-
-    def __init__(self, file: Path) -> None:
-        """Raises what onnxruntime does where it cannot run the file."""
-        super().__init__()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # silent, because what fails raises
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, classes] of float32 images [B, C, H, W]."""
-        (logits,) = self.session.run(["logits"], {"images": images.contiguous().numpy()})
-        return torch.from_numpy(logits)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch's exporter and its helpers print, warn and log: steps, deprecations, whole programs."""
-    before = logging.root.manager.disable
-    nowhere = io.StringIO()
-    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from lptool.checkpoints.places import write_atomically
-from lptool.errors import LptoolError, OutputError, first_line
-from lptool.export.onnx import Session, check_packages, fill, quiet, with_one_alone
+from lptool.errors import DataError, OutputError, first_line
+from lptool.export.onnx import PACKAGES, fill, with_one_alone
+from lptool.networks.onnx_file import OnnxNetwork, check_packages, quiet
 from lptool.scoring.batchnorm import in_eval_mode
 
 CALIBRATION_IMAGES = 256  # of train, at most; not augmented
@@ -56,14 +57,14 @@ def save_int8_onnx(
         OutputError: torch cannot export this network or onnxruntime cannot quantise it, or the file cannot be written
             or must not be replaced.
     """
-    check_packages()
+    check_packages(PACKAGES)
 
     def write(draft: Path) -> _Found:
         with TemporaryDirectory() as folder:
             whole = Path(folder) / "float.onnx"
             fill(whole, model, path, images, metadata or {})
             _quantise(whole, draft, path, calibration, metadata or {})
-            return judge(Session(whole), Session(draft))
+            return judge(OnnxNetwork(whole), OnnxNetwork(draft))
 
     with in_eval_mode(model):
         return write_atomically(path, write, replace=replace)
@@ -77,9 +78,9 @@ def _quantise(
     try:
         with quiet():
             _round(_prepared(whole), file, batches, metadata)
-        session = Session(file)
+        session = OnnxNetwork(file)
         odd = [len(batch) for batch in (first[:1], first) if not bool(session(batch).isfinite().all())]
-    except LptoolError:  # of the images
+    except DataError:  # of the images
         raise
     except Exception as error:  # onnxruntime has many error types of its own
         raise OutputError(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lptool.checkpoints.places import write_atomically
 from lptool.errors import LptoolError, OutputError, first_line
-from lptool.export.onnx import TOLERANCE, largest_difference, quiet, with_one_alone
+from lptool.export.onnx import TOLERANCE, largest_difference, with_one_alone
+from lptool.networks.onnx_file import quiet
 from lptool.scoring.batchnorm import in_eval_mode
 
 

@@ -51,6 +51,8 @@ def _file_document(result: FileResult, source: str | None) -> dict[str, Any]:
         "sparsity": 1 - summary.density(),
         "test": {**_metrics_document(result.test), "interval": list(result.test.interval), "top5": result.test.top5},
         "cost": asdict(result.cost),
+        "runtime": result.runtime,
+        "latency": asdict(result.latency) if result.latency else None,
         "layers": [
             {"name": name, "shape": list(tensors[name].shape), "density": summary.density([name])}
             for name in summary.prunable
@@ -78,6 +80,8 @@ def evaluate_view(evaluation: Evaluation) -> RenderableType:
         on_terminal(tables.evaluated(document, names)),
         on_terminal(tables.cost(files, names, lambda dense, kept: f"{dense:,} → {kept:,}")),
     ]
+    if any(file["latency"] for file in files):
+        parts += [on_terminal(tables.latency(document, names)), tables.ZEROS_COST]
     for file, result in zip(files, evaluation.files, strict=True):
         if found := file["corruptions"]:
             name = names[file["file"]]

@@ -180,12 +180,40 @@ def _percent(fraction: float | None) -> str:
 def cost(files: Sequence[Document], names: Mapping[str, str], show: Callable[[float, float], str]) -> Table:
     """What each file costs to run and to keep; `show` writes a pair of dense and kept."""
     pairs = (("parameters", "kept"), ("flops_dense", "flops_kept"), ("bytes_dense", "bytes_kept"))
-    rows = [
-        [names[file["file"]], *(show(file["cost"][dense], file["cost"][kept]) for dense, kept in pairs)]
-        for file in files
-    ]
+    rows = [[names[file["file"]], *(_pair(file["cost"], dense, kept, show) for dense, kept in pairs)] for file in files]
     headings = ["file", "parameters", "FLOPs per image", "bytes"]
     return Table("cost, dense → as kept", headings, rows, spare=("parameters", "FLOPs per image"))
+
+
+def _pair(found: Document, dense: str, kept: str, show: Callable[[float, float], str]) -> str:
+    return NOTHING if found[dense] is None else show(found[dense], found[kept])
+
+
+ZEROS_COST = "zeros cost as much time as other numbers: dense kernels multiply them too"
+
+
+def latency(document: Document, names: Mapping[str, str]) -> Table:
+    """How long a pass over one image and over a batch takes, of the files of which it was measured."""
+    measured = [(file, file["latency"]) for file in document["files"] if file.get("latency")]
+    rows = [
+        [names[file["file"]], file["runtime"], *_timing_cells(found[kind])]
+        for file, found in measured
+        for kind in ("one", "batch")
+    ]
+    threads, warm_up = document.get("threads"), measured[0][1]["warm_up"]
+    where = document["device"] + (f", {threads} thread{'s' * (threads != 1)}" if threads else "")
+    on_cpu = ", that of onnxruntime on the CPU" * (
+        document["device"] != "cpu" and any(file["runtime"] != "torch" for file, _ in measured)
+    )
+    caption = f"time of a dense forward pass, float32, on {where}{on_cpu}; {warm_up} passes before to warm up"
+    headings = ["file", "run by", "images", "median", "95 %", "images/s", "passes"]
+    return Table(caption, headings, rows, words=("run by",), spare=("passes", "images/s"))
+
+
+def _timing_cells(found: Document) -> list[str]:
+    times = [f"{1000 * found[key]:.3g} ms" for key in ("median", "q95")]
+    rate = f"{found['images'] / found['median']:,.0f}" if found["median"] else NOTHING
+    return [str(found["images"]), *times, rate, str(found["passes"])]
 
 
 def comparisons(found: Sequence[Document], names: Mapping[str, str]) -> Table:

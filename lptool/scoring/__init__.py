@@ -3,5 +3,5 @@
 A `Score` is images right, negative log-likelihood and how many images; `BatchSize` finds out what fits in memory.
 
 Read: batching, batchnorm (running statistics renewed), weights (each tensor of a network once), score, paired (tests of
-two models), metrics (intervals, calibration), cost.
+two models), metrics (intervals, calibration), cost, latency.
 """

@@ -97,18 +97,20 @@ def _rate(forward: Callable[[Tensor], object], images: Tensor) -> tuple[float, f
     """Images per second, and seconds, of the fastest pass; a first one, not counted, warms up."""
     spent, fastest = 0.0, math.inf
     with torch.no_grad():
-        _seconds_of(forward, images)
+        seconds_of(forward, images)
         while spent < _SECONDS:
-            seconds = _seconds_of(forward, images)
+            seconds = seconds_of(forward, images)
             spent, fastest = spent + seconds, min(fastest, seconds)
     return len(images) / fastest, fastest
 
 
-def _seconds_of(forward: Callable[[Tensor], object], images: Tensor) -> float:
-    started = time.perf_counter()
+def seconds_of(forward: Callable[[Tensor], object], images: Tensor, clock: Callable[[], float] | None = None) -> float:
+    """Of one pass, until its device is done with it; `clock` gives seconds, by default the machine's."""
+    clock = clock or time.perf_counter
+    started = clock()
     forward(images)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
     if images.is_mps:
         torch.mps.synchronize()
-    return time.perf_counter() - started
+    return clock() - started

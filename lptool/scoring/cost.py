@@ -26,15 +26,16 @@ class Cost:
     Attributes:
         parameters: elements that training sets. kept: those of them that are not pruned.
         flops_dense: of one image, 2 for a multiplication with its addition, in convolutions and matrix products.
-        flops_kept: the same without the products with pruned weights: what hardware that skips them would do.
+        flops_kept: the same without the products with pruned weights: what hardware that skips them would do. Both are
+            None where that is not known.
         bytes_dense: of its dense file, with the header. bytes_kept: of its packed file; of the dense one where it
             cannot be packed.
     """
 
     parameters: int
     kept: int
-    flops_dense: int
-    flops_kept: int
+    flops_dense: int | None
+    flops_kept: int | None
     bytes_dense: int
     bytes_kept: int
 
@@ -61,6 +62,14 @@ def cost_of(model: nn.Module, ticket: Ticket, flops: Flops) -> Cost:
         bytes_dense=sizes.dense,
         bytes_kept=sizes.packed,
     )
+
+
+def cost_of_tensors(ticket: Ticket) -> Cost:
+    """The cost of tensors alone, of a network that is not known."""
+    parameters = sum(tensor.numel() for tensor in ticket.state.values())
+    kept = parameters - sum(kept.numel() - int(kept.count_nonzero()) for kept in ticket.mask.values())
+    sizes = _sizes(ticket)
+    return Cost(parameters, kept, None, None, sizes.dense, sizes.packed)
 
 
 def _sizes(ticket: Ticket) -> Sizes:

@@ -13,6 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lptool.data.corruptions import STANDARD
+from lptool.evaluation import job
+from lptool.scoring.latency import Latency, Timing
 from tests.helpers.commands import lptool, refused
 
 
@@ -120,3 +122,26 @@ def test_wrong_usage_of_evaluate(options: list[str]) -> None:
     result = lptool("evaluate", *options)
     assert result.exit_code == 2
     assert "Usage: " in result.stderr
+
+
+def test_latency_is_said_with_what_zeros_cost(tickets: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a clock that stands still but for what the test says."""
+    found = Latency(Timing(1, 0.002, 0.003, 200), Timing(32, 0.016, 0.02, 100))
+    monkeypatch.setattr(job, "measure_latency", lambda *given: found)
+    shown = lptool("evaluate", tickets[0], "--latency", "--device", "cpu")
+    assert shown.exit_code == 0, shown.output
+    assert "forward pass, float32, on cpu, 1 thread; 5 passes before to warm up" in shown.stdout
+    assert "zeros cost as much time as other numbers" in shown.stdout
+    rows = [[cell.strip() for cell in line.split("│")] for line in shown.stdout.splitlines() if " ms " in line]
+    assert [row[2:-1] for row in rows] == [
+        ["torch", "1", "2 ms", "3 ms", "500", "200"],
+        ["torch", "32", "16 ms", "20 ms", "2,000", "100"],
+    ]
+    (file,) = json.loads(lptool("evaluate", tickets[0], "--latency", "--device", "cpu", "--json").stdout)["files"]
+    assert file["latency"] == {
+        "one": {"images": 1, "median": 0.002, "q95": 0.003, "passes": 200},
+        "batch": {"images": 32, "median": 0.016, "q95": 0.02, "passes": 100},
+        "warm_up": 5,
+    }
+    without = json.loads(lptool("evaluate", tickets[0], "--device", "cpu", "--json").stdout)["files"][0]
+    assert (without["latency"], without["runtime"]) == (None, "torch")

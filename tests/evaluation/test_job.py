@@ -17,12 +17,13 @@ from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.ticket import Ticket
 from lptool.checkpoints.writing import save_packed, save_ticket
 from lptool.data.corruptions import EXTRA, KINDS, SEVERITIES, STANDARD, Corrupted, standard
+from lptool.errors import SetupError
 from lptool.evaluation import job as evaluation
 from lptool.evaluation import setup as subjects
 from lptool.evaluation.job import Evaluation, carry_out, evaluate_files
 from lptool.evaluation.setup import EvaluateOptions, plan_evaluation
 from lptool.pooling.setup import PoolOptions, open_bench
-from lptool.ranks import ALONE
+from lptool.ranks import ALONE, Ranks
 
 CPU = EvaluateOptions(device="cpu")
 
@@ -179,3 +180,24 @@ def test_networks_stay_in_the_mode_they_were_in(tickets: list[Path]) -> None:
     model = plan.subjects[0].network.model.train()
     evaluation.measured(plan, plan.subjects[0], plan.data.test, ALONE)
     assert model.training
+
+
+def test_latency_is_measured_of_each_file_where_it_is_asked_for(
+    tickets: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10_000))
+    timed = partial(evaluation.measure_latency, clock=lambda: float(next(ticks)))
+    monkeypatch.setattr(evaluation, "measure_latency", timed)
+    for size, images in ((None, 32), (6, 6)):
+        options = replace(CPU, latency=True, batch_size=size)
+        for result in evaluate_files(tickets[:2], options).files:
+            assert result.latency is not None
+            assert (result.latency.one.images, result.latency.batch.images) == (1, images)
+            assert result.latency.one.median == result.latency.batch.q95 == 1
+    assert evaluate_files(tickets[:1], CPU).files[0].latency is None
+
+
+def test_latency_of_several_processes_is_refused(tickets: list[Path]) -> None:
+    plan = plan_evaluation(tickets[:1], replace(CPU, latency=True))
+    with pytest.raises(SetupError, match="one process alone; leave out --latency, or torchrun"):
+        carry_out(plan, ranks=Ranks(0, 2))

@@ -292,7 +292,7 @@ def odd_zip(rng: random.Random, content: bytes, inner: Callable[[random.Random, 
     with warnings.catch_warnings(), zipfile.ZipFile(out, "w", how) as archive:
         warnings.simplefilter("ignore")  # of names that are there twice
         for name, data in records:
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data, how)  # of no time, so that a case is the same each time
     whole = out.getvalue()
     return damaged(rng, whole) if rng.random() < 0.05 else whole
 

@@ -38,7 +38,8 @@ def test_the_document_has_the_promised_keys(plain: Evaluation, tickets: list[Pat
     assert (document["dataset"], document["n"], document["classes"], document["device"]) == ("digits", 359, 10, "cpu")
     for found, path, level in zip(document["files"], (tickets[0], tickets[3]), (0, 3), strict=True):
         assert keys(found) == {
-            *("file", "sha256", "kind", "arch", "level", "method", "sparsity", "test", "cost", "layers", "corruptions")
+            *("file", "sha256", "kind", "arch", "level", "method", "sparsity", "test", "cost", "layers", "corruptions"),
+            *("runtime", "latency"),
         }
         assert (found["file"], found["sha256"], found["level"]) == (str(path), file_sha256(path), level)
         assert (found["kind"], found["arch"], found["method"]) == ("ticket", "resnet8_cifar", None)

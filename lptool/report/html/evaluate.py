@@ -224,6 +224,9 @@ def tables_of(document: Document) -> Iterator[Tables]:
     cost = tables.cost(files, names, saved)
     cost = replace(cost, caption=f"{cost.caption}, and how many times less")
     yield Tables([_score_table(document, names), cost])
+    if any(file.get("latency") for file in files):
+        timed = tables.latency(document, names)
+        yield Tables([replace(timed, caption=f"{timed.caption}; {tables.ZEROS_COST}")])
     if pairs := document["comparisons"]:
         summary = f"All {len(pairs)} pairs compared" if len(pairs) > _FEW else ""
         yield Tables([comparison_table(pairs, names)], summary)

@@ -226,3 +226,19 @@ def test_what_is_not_finite_is_said_and_drawn_nowhere() -> None:
 
 def test_equal_documents_make_equal_bytes() -> None:
     assert evaluate_page(evaluate_document(3)) == evaluate_page(evaluate_document(3))
+
+
+def test_latency_is_a_table_of_the_page_and_says_what_zeros_cost() -> None:
+    found = document(("ticket", 0.5, 0.9), ("pooled", 0.5, 0.9))
+    assert "forward pass" not in said(evaluate_page(found))
+    one = {"images": 1, "median": 0.00125, "q95": 0.002, "passes": 200}
+    latency = {"one": one, "batch": {**one, "images": 32, "median": 0.016, "passes": 90}, "warm_up": 5}
+    for file, runtime in zip(found["files"], ("torch", "onnxruntime"), strict=True):
+        file |= {"latency": latency, "runtime": runtime}
+    text = said(evaluate_page(found | {"threads": 2}))
+    assert "forward pass, float32, on cpu, 2 threads; 5 passes before to warm up; zeros cost as much time" in text
+    for cell in ("1.25 ms", "2 ms", "800", "16 ms", "2,000", "90", "onnxruntime"):
+        assert cell in text
+    assert "onnxruntime on the CPU" in said(evaluate_page(found | {"device": "cuda:0"}))
+    found["files"][0]["cost"] |= {"flops_dense": None, "flops_kept": None}
+    check_page(evaluate_page(found))

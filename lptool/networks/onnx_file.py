@@ -1,0 +1,144 @@
+"""An ONNX file as a network: its weights counted, its forward pass by onnxruntime on the CPU.
+
+All is read from the bytes of the one file; tensors that lie in others are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lptool.checkpoints.evidence import of_pruning
+from lptool.checkpoints.files import OpenedFile, reading
+from lptool.checkpoints.masks import Mask
+from lptool.checkpoints.metadata import Metadata
+from lptool.checkpoints.summary import Summary
+from lptool.checkpoints.ticket import Ticket
+from lptool.errors import CheckpointError, SetupError, first_line
+
+FORMAT = "onnx"
+_READING = ("onnx", "onnxruntime")
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a name is one of an ONNX file."""
+    return Path(path).suffix == ".onnx"
+
+
+def check_packages(packages: Sequence[str] = _READING) -> None:
+    """Refuse, before any work, what needs optional packages that are missing. Raises SetupError."""
+    for package in packages:
+        try:
+            with quiet():
+                importlib.import_module(package)
+        except ImportError as error:
+            raise SetupError(
+                f"ONNX files need the package {package}, which cannot be imported ({first_line(error)}). "
+                "Install it: pip install 'lptool[onnx]'"
+            ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what torch's exporter and its helpers print, warn and log: steps, deprecations, whole programs."""
+    before = logging.root.manager.disable
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+class OnnxNetwork(nn.Module):
+    """Runs a file: float32 images [B, C, H, W] in, what its first output is out, on the device of the images."""
+
+    def __init__(self, path: str | Path) -> None:
+        """With as many threads as torch has. Raises CheckpointError where onnxruntime does not take the file."""
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # silent, because what fails raises
+        options.intra_op_num_threads = torch.get_num_threads()
+        content, _ = _content(path)
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has many error types of its own
+            raise _damaged(path, error) from error
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+            kinds = ", ".join(each.type for each in inputs) or "none"
+            raise CheckpointError(f"{path}: expected one input, of float32 images, found {kinds}")
+        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, where the file is of a classifier."""
+        (found,) = self._session.run([self._output], {self._input: images.contiguous().cpu().numpy()})
+        return torch.from_numpy(found).to(images.device)
+
+
+def onnx_ticket(path: str | Path) -> tuple[Ticket, str]:
+    """The floating-point tensors of a file, the zeros of those of two or more dimensions as its mask; and its sha256.
+
+    What the file says of itself is the header that lptool wrote into it.
+
+    Raises:
+        SetupError: a package is missing. CheckpointError: the file cannot be read.
+    """
+    check_packages()
+    import onnx
+
+    content, sha256 = _content(path)
+    try:
+        proto = onnx.load_model_from_string(content)
+        said = {entry.key: entry.value for entry in proto.metadata_props}
+        state = {tensor.name: found for tensor in proto.graph.initializer if (found := _tensor(tensor)) is not None}
+    except Exception as error:  # protobuf's and numpy's own
+        raise _damaged(path, error) from error
+    metadata = Metadata.from_json(said["lptool"], str(path)) if "lptool" in said else Metadata()
+    mask: Mask = {name: t != 0 for name, t in state.items() if t.dim() >= 2 and bool((t == 0).any())}
+    return Ticket(state, mask, metadata, str(path)), sha256
+
+
+def onnx_summary(path: str | Path) -> Summary:
+    """What a file is, as of any checkpoint. Raises as `onnx_ticket`."""
+    ticket, sha256 = onnx_ticket(path)
+    prunable = tuple(name for name in ticket.metadata.prunable if name in ticket.state)
+    if prunable:  # our own header knows better than the zeros
+        mask = {name: ticket.state[name] != 0 for name in prunable}
+        ticket = replace(ticket, mask=mask)
+    summary = replace(Summary.of(ticket), format=FORMAT, sha256=sha256, mask_source="metadata" if prunable else "zeros")
+    return of_pruning([replace(summary, metadata=replace(ticket.metadata, prunable=prunable))])[0]
+
+
+def _content(path: str | Path) -> tuple[bytes, str]:
+    file = OpenedFile(path)
+    with reading(path):
+        return file.content(0, file.stamp.size), file.sha256()
+
+
+def _tensor(proto: Any) -> Tensor | None:
+    """None for one that does not hold floating-point numbers, such as a shape."""
+    from onnx import numpy_helper
+
+    if proto.external_data:
+        raise ValueError("has tensors in other files; save it as one")
+    array = numpy_helper.to_array(proto)
+    return torch.from_numpy(array.copy()) if array.dtype.kind == "f" else None
+
+
+def _damaged(path: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: not an ONNX file that onnxruntime can run ({first_line(error)}); export it again")
