@@ -68,7 +68,7 @@ def fitted(table: Table, width: int, more: str = "…") -> Table:
     """The table, or what can be shown of it in so many columns of a terminal; `more` stands for what is left out.
 
     >>> table = Table("", ["file", "level"], [["runs/a/level_00.pt", "0"], ["runs/a/level_01.pt", "1"]])
-    >>> fitted(table, 30).rows[1]
+    >>> fitted(table, 29).rows[1]
     ['…/level_01.pt', '1']
     """
     narrower: list[Callable[[Table], Table]] = [

@@ -217,7 +217,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers from `low` to `high`, both positive, for a logarithmic axis.
 
     >>> log_ticks(6.6, 100), log_ticks(25, 100), log_ticks(0.05, 100)
-    ([10.0, 20.0, 50.0, 100.0], [30.0, 50.0, 70.0, 100.0], [0.1, 1.0, 10.0, 100.0])
+    ([7.0, 10.0, 20.0, 30.0, 50.0, 70.0, 100.0], [30.0, 50.0, 70.0, 100.0], [0.1, 1.0, 10.0, 100.0])
     """
     for leading in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1,)):
         ticks = [float(f"{digit}e{power}") for power in range(-6, 7) for digit in leading]
