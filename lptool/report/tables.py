@@ -115,10 +115,10 @@ def verdicts(runs: Sequence[Document]) -> Table:
     """Of each target whether pooling helped."""
     found = [(run, run["verdict"]) for run in runs]
     rows = [
-        [level_of(run["target"]), percent(1 - run["sparsity"]), ROWS[v["against"]], *_gain_cells(v)] for run, v in found
+        [level_of(run["target"]), percent(run["sparsity"]), ROWS[v["against"]], *_gain_cells(v)] for run, v in found
     ]
     caption = f"gain on {found[0][1]['n_test']:,} test images, in points over the control that is better on val"
-    return Table(caption, ["level", "density", "over", "gain", "p", "verdict"], rows, words=("over", "verdict"))
+    return Table(caption, ["level", "sparsity", "over", "gain", "p", "verdict"], rows, words=("over", "verdict"))
 
 
 def together(found: Document) -> str:

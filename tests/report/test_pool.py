@@ -121,7 +121,7 @@ def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
 def test_all_targets_in_one_table(result: PoolResult) -> None:
     document = report_pool.all_targets_document([result, result])
     shown = text(report_pool.summary_view(document))
-    assert shown.count(percent(1 - result.sparsity)) == 4  # scores and verdicts
+    assert shown.count(percent(result.sparsity)) == 4  # scores and verdicts
     assert shown.count(result.verdict.word) >= 2
     assert document["combined"]["levels"] == len(document["targets"]) == 2
     assert document["combined"]["p"] == pytest.approx(result.verdict.p)  # of the same gains twice
