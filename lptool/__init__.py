@@ -75,7 +75,7 @@ _HOME = {
     "train_tickets": "training.job",
 }
 __all__ = sorted(_HOME)
-__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
+__version__ = "0.2.0"  # the only place: pyproject.toml reads it here
 
 
 def __getattr__(name: str) -> Any:

@@ -203,14 +203,18 @@ class _InItsEncoding:
             raise AttributeError(name)
         return getattr(self._stream, name)
 
+    def write(self, text: str | bytes) -> int:
+        """As of any stream. Click writes bytes where the shell completes a line, and none to ask if it may at all."""
+        return self._stream.write(text.decode() if text and isinstance(text, bytes) else text)  # type: ignore[arg-type]
+
 
 class _Unfailing(_InItsEncoding):
     """Stderr: where it is full or closed nothing is shown, and the work goes on."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
         """As of any stream, but a failure is as good as success."""
         with suppress(OSError):
-            self._stream.write(text)
+            return super().write(text)
         return len(text)
 
     def flush(self) -> None:

@@ -72,7 +72,7 @@ def test_what_cannot_be_read_is_black_and_says_why(tmp_path: Path) -> None:
     assert [loose[place][1] for place in range(3)] == [0, 0, 0]
     assert not loose[0][0].any()
     reasons = [loose.reason(place) for place in range(3)]
-    expected = "is a folder, expected a file", "cannot be read (No such file or directory)"
+    expected = "cannot be read (is a folder, expected a file)", "cannot be read (No such file or directory)"
     assert reasons == ["no picture that Pillow can read", *expected]
 
 

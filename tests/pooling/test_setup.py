@@ -70,7 +70,7 @@ def test_the_batch_size_is_probed_unless_it_is_given(tickets: list[Path]) -> Non
 
 def test_a_state_in_the_search_scores_as_it_does_in_the_report(tickets: list[Path]) -> None:
     """Calibrated on all training images, in float32, the search's score is that of the finished model."""
-    options = replace(OPTIONS, precision="fp32", calibration_size=10**6)
+    options = replace(OPTIONS, precision="fp32", calibration_size=10**6, final_calibration_size=10**6)
     bench = open_bench(tickets, options)
     state = bench.pool[2].state
     assert bench.scorer(state).correct == bench.score(bench.recalibrated(state), bench.data.val).correct
