@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def fill(
     """Write a network in eval mode to `file`, checked, which shall become `path`: as `save_onnx`."""
     first, checked = with_one_alone(images, path)
     _save(_exported(model, first.shape[1:], path), file, metadata)
-    return _checked_difference(model, file, checked, path)
+    return checked_difference(model, lambda: OnnxNetwork(file), checked, path, "onnxruntime")
 
 
 def with_one_alone(images: Iterable[Tensor], path: str | Path) -> tuple[Tensor, Iterator[Tensor]]:
@@ -108,31 +108,37 @@ def _save(program: Any, file: Path, metadata: Mapping[str, str]) -> None:
         program.save(file, external_data=False)
 
 
-def _checked_difference(model: nn.Module, file: Path, batches: Iterable[Tensor], path: str | Path) -> float:
-    """The difference of `_difference`. Raises OutputError where it is above the tolerance, or the file does not run."""
+def checked_difference(
+    model: nn.Module, load: Callable[[], nn.Module], batches: Iterable[Tensor], path: str | Path, runner: str
+) -> float:
+    """How far the logits of a file differ from its network's, at most.
+
+    Args:
+        load: gives the network that the file is, run by `runner`.
+        path: what the file shall become.
+
+    Raises:
+        DataError: the images cannot be had.
+        OutputError: the difference is above the tolerance, or the file does not run.
+    """
     try:
-        difference = _difference(model, file, batches)
-    except DataError:  # of the images
+        difference = _largest_difference(model, load(), batches)
+    except DataError:
         raise
     except Exception as error:  # onnxruntime has many error types of its own
         raise OutputError(
-            f"{path}: not written, because onnxruntime cannot run what torch exported ({first_line(error)}); "
-            "upgrade torch and onnxruntime, or write a .safetensors"
+            f"{path}: not written, because {runner} cannot run what torch exported ({first_line(error)}); upgrade "
+            f"{runner}, or write a .safetensors"
         ) from error
     if not difference <= TOLERANCE:  # so that NaN is refused too
         raise OutputError(
-            f"{path}: not written, because its logits in onnxruntime differ from the network's by {difference:.2g}, "
-            f"expected at most {TOLERANCE:g}; upgrade torch and onnxruntime, or write a .safetensors"
+            f"{path}: not written, because its logits in {runner} differ from the network's by {difference:.2g}, "
+            f"expected at most {TOLERANCE:g}; upgrade {runner}, or write a .safetensors"
         )
     return difference
 
 
-def _difference(model: nn.Module, file: Path, batches: Iterable[Tensor]) -> float:
-    """The largest absolute difference of logits between a network and its file; NaN where any is NaN."""
-    return largest_difference(model, OnnxNetwork(file), batches)
-
-
-def largest_difference(model: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> float:
+def _largest_difference(model: nn.Module, other: nn.Module, batches: Iterable[Tensor]) -> float:
     """The largest absolute difference of logits between two networks; NaN where any is NaN."""
     with torch.no_grad():
         return float(torch.stack([(other(batch) - model(batch)).abs().max() for batch in batches]).max())

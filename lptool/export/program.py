@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lptool.checkpoints.places import write_atomically
-from lptool.errors import LptoolError, OutputError, first_line
-from lptool.export.onnx import TOLERANCE, largest_difference, with_one_alone
+from lptool.errors import OutputError, first_line
+from lptool.export.onnx import checked_difference, with_one_alone
 from lptool.networks.onnx_file import quiet
 from lptool.scoring.batchnorm import in_eval_mode
 
@@ -48,7 +48,7 @@ def save_program(
 
     def write(draft: Path) -> float:
         draft.write_bytes(_exported(model, first.shape[1:], metadata or {}, path))
-        return _checked(model, draft, checked, path)
+        return checked_difference(model, lambda: _read(draft), checked, path, "torch")
 
     with in_eval_mode(model):
         return write_atomically(path, write, replace=replace)
@@ -78,22 +78,7 @@ def _forget_places(program: Any) -> None:
             node.meta.pop("stack_trace", None)
 
 
-def _checked(model: nn.Module, file: Path, batches: Iterable[Tensor], path: str | Path) -> float:
-    """The largest difference of logits. Raises OutputError where it is too large, or the file does not run."""
-    try:
-        with quiet():
-            program = torch.export.load(io.BytesIO(file.read_bytes())).module()
-        difference = largest_difference(model, program, batches)
-    except LptoolError:  # of the images
-        raise
-    except Exception as error:
-        raise OutputError(
-            f"{path}: not written, because torch cannot run what it exported ({first_line(error)}); upgrade torch, or "
-            "write a .safetensors"
-        ) from error
-    if not difference <= TOLERANCE:  # so that NaN is refused too
-        raise OutputError(
-            f"{path}: not written, because its logits differ from the network's by {difference:.2g}, expected at most "
-            f"{TOLERANCE:g}; upgrade torch, or write a .safetensors"
-        )
-    return difference
+def _read(file: Path) -> nn.Module:
+    with quiet():
+        program: nn.Module = torch.export.load(io.BytesIO(file.read_bytes())).module()
+        return program

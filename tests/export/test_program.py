@@ -93,7 +93,7 @@ def test_no_code_of_ours_is_needed(written: tuple[nn.Module, Path]) -> None:
     [
         (Forks(), r"a\.pt2: not written, because torch cannot export this network \("),
         (Fixed(), r"a\.pt2: not written, because torch cannot export this network \("),
-        (Unlike(), r"a\.pt2: not written, because its logits differ from the network's by [0-9.]+, expected"),
+        (Unlike(), r"a\.pt2: not written, because its logits in torch differ from the network's by [0-9.]+, expected"),
     ],
 )
 def test_a_network_that_no_program_can_hold_is_refused_in_one_line(
