@@ -35,6 +35,18 @@ PROCESSES = (
     "reliability/test_injection.py",
 )
 
+# Files that call torch's exporter, whose import takes as long: one worker has these too.
+EXPORTS = (
+    "export/test_onnx.py",
+    "export/test_onnx_int8.py",
+    "export/test_program.py",
+    "export/test_writers.py",
+    "export/test_conversion.py",
+    "networks/test_onnx_file.py",
+    "cli/test_convert.py",
+    "test_examples_engineer.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files above first; each file whole."""
@@ -58,13 +70,13 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """`--dist loadfile`, for which the files above are one."""
+    """`--dist loadfile`, for which the files of each list above are one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "processes" if file.removeprefix("tests/") in PROCESSES else file
+            file = super()._split_scope(nodeid).removeprefix("tests/")
+            return "processes" if file in PROCESSES else "exports" if file in EXPORTS else file
 
     return Scheduling(config, log)
 
