@@ -35,13 +35,11 @@ from lptool.scoring.score import Graded, Score
 
 def finished(bench: Bench, start: State, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> dict[str, State]:
     """What the search found and its controls, BatchNorm recalibrated where it is at all; the same on every rank."""
-    if not trace.accepted:
-        # The same object as its control, so that it is not scored twice: see `graded`.
-        control = bench.recalibrated(start, ranks) if best.recalibrated else start
-        return {"ticket": start, **({"ticket_bn": control} if best.recalibrated else {}), "pooled": control}
     states = {"ticket": start}
-    if trace.ticket_bn:
+    if bench.recalibrates:
         states["ticket_bn"] = bench.recalibrated(start, ranks)
+    if not trace.accepted:  # the same object as the control that it is, so that it is not scored twice: see `graded`
+        return states | {"pooled": states["ticket_bn"] if best.recalibrated else start}
     return states | {"pooled": bench.recalibrated(best.state, ranks) if best.recalibrated else best.state}
 
 
@@ -105,17 +103,19 @@ class End:
     against: dict[str, Comparison]
     verdict: Verdict
     gains: Tensor
-    control: Control | None
+    control: Control
 
 
 @dataclass(frozen=True)
 class Control:
-    """What a pooled model is compared with, as it is written: the row of the table that it is, and its scores there."""
+    """What a pooled model is compared with, as it may be written too, and the row of the table that it is.
+
+    That is `ticket_bn`, or `ticket` where nothing is recalibrated at all.
+    """
 
     row: str
     state: State
     mask: Mask
-    scores: dict[str, dict[str, Score]]
 
 
 def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace, ranks: Ranks = ALONE) -> PoolResult:
@@ -133,30 +133,18 @@ def finish(bench: Bench, place: Destination, best: Incumbent, trace: SearchTrace
     against, n_test = against_controls(test), len(test["pooled"].right)
     verdict = verdict_of(control, against[control], on_val, n_test)
     gains = test["pooled"].right.to(torch.int8) - test[control].right.to(torch.int8)
-    written = _control(bench, states, (start, start_mask), trace, ranks) if place.control else None
-    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains, written)
+    row = "ticket_bn" if "ticket_bn" in states else "ticket"
+    beside = Control(row, states[row], start_mask)
+    end = End(shipped, states["pooled"], mask, val, scores_of(test), against, verdict, gains, beside)
     return ranks.on_first(lambda: _write(bench, place, trace, end))
-
-
-def _control(
-    bench: Bench, states: dict[str, State], start: tuple[State, Mask], trace: SearchTrace, ranks: Ranks
-) -> Control:
-    """`ticket + BN`, also where the search did without it; `ticket` where nothing is recalibrated at all."""
-    row = "ticket_bn" if trace.ticket_bn else "ticket"
-    controls = {name: states[name] for name in CONTROLS if name in states}
-    if row not in controls:
-        controls |= in_own_types({row: bench.recalibrated(start[0], ranks)}, bench.pool.types(trace.target))
-    parts = {"val": bench.data.val, "test": bench.data.test}
-    scores = {part: scores_of(graded(bench, controls, images, ranks)) for part, images in parts.items()}
-    return Control(row, controls[row], start[1], scores)
 
 
 def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> PoolResult:
     pool, mask, output, form = bench.pool, end.mask, place.output, place.form
     ticket = pool[trace.target]
     control = None
-    if place.control and end.control:  # first: where the output is there, all is
-        metadata = control_metadata(bench, control_key(place.key), ticket, trace, end.control)
+    if place.control:  # first: where the output is there, all is
+        metadata = control_metadata(bench, control_key(place.key), ticket, trace, end)
         _save(replace(ticket, state=end.control.state, mask=end.control.mask, metadata=metadata), place.control, place)
         control = WrittenControl(place.control, file_sha256(place.control), end.control.row)
     metadata = pooled_metadata(bench, place.key, ticket, trace, end)
@@ -205,17 +193,19 @@ def _save(ticket: Ticket, output: Path, place: Destination) -> Ticket:
     return ticket
 
 
-def control_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, control: Control) -> Metadata:
+def control_metadata(bench: Bench, key: str, ticket: Ticket, trace: SearchTrace, end: End) -> Metadata:
     """What a control is and how it was made, as `pooled_metadata` says it of a pooled model."""
     summary, level = bench.pool.summaries[trace.target], bench.pool.level(trace.target)
     document = {
         "method": CONTROL,
         "target": _named(summary, level),
-        "shipped": control.row,
+        "shipped": end.control.row,
         **_recalibration(bench),
         "search": key,
     }
-    return _metadata(bench, ticket, trace.target, document, control.scores)
+    parts = {"val": end.val, "test": end.test}
+    controls = {part: {row: found[row] for row in CONTROLS if row in found} for part, found in parts.items()}
+    return _metadata(bench, ticket, trace.target, document, controls)
 
 
 def _recalibration(bench: Bench) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class PoolResult:
 
     Attributes:
         sparsity: of the file. members: the pool's tickets, by place.
-        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent without BN
-            recalibration, and where nothing better than the target as it is was found) and `pooled` (the file written).
+        val, test: scores of `ticket` (the target as it is), `ticket_bn` (recalibrated; absent where the user
+            wants none, or the network has no BatchNorm) and `pooled` (the file written).
         against: control → the file written and the control, on the same test images.
         verdict: against the better of them on val. gains: the same image by image, int8 [n of test]: see `combined`.
         shipped: `pooled`, or the control that is written because nothing better on val was found.

@@ -226,6 +226,11 @@ class Bench:
         put_weights(self.model, state)
         return graded(self.model, self.batches(images), self.batch_size, ranks)
 
+    @property
+    def recalibrates(self) -> bool:
+        """Whether there is a control with BatchNorm recalibrated: also where val prefers statistics that are mixed."""
+        return self.options.bn_images != "none" and bool(bn_layers(self.model))
+
     def recalibrated(self, state: State, ranks: Ranks = ALONE) -> State:
         """The state with the BatchNorm statistics of a finished model; batches are spread over the ranks."""
         put_weights(self.model, state)

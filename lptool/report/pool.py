@@ -158,7 +158,7 @@ def pool_view(result: PoolResult) -> RenderableType:
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
     lines = [sentence(result.verdict, result.shipped), *(f"warning: {line}" for line in warnings_of(result.verdict))]
-    lines += [*tables.measured_on(result.metadata.trace["bn_images"]), *_made_of(result)]
+    lines += [*tables.measured_on(result.metadata.trace["bn_images"], result.val.get("ticket_bn")), *_made_of(result)]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:

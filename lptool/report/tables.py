@@ -69,8 +69,16 @@ def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]
     return Table(caption, ["", *_score_headings(quantities)], cells, spare=("val NLL", "test NLL"))
 
 
-def measured_on(bn_images: str | None) -> list[str]:
-    """What `ticket + BN` and the pooled model were recalibrated on, in a sentence; none where they were not."""
+def measured_on(bn_images: str | None, ticket_bn: object = None) -> list[str]:
+    """What `ticket + BN` and the pooled model were recalibrated on, in a sentence; none where nothing was.
+
+    Args:
+        ticket_bn: the score of `ticket + BN`, if there is one.
+    """
+    if bn_images == "none" and ticket_bn:
+        return [
+            f"BatchNorm statistics mixed like the weights, the best on val; of 'ticket + BN' on {MEASURED_ON['plain']}"
+        ]
     words = MEASURED_ON.get(bn_images or "")
     return [f"BatchNorm recalibrated on {words}"] if words else []
 

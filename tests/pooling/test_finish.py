@@ -40,15 +40,20 @@ def test_two_names_of_one_state_are_scored_once(result: PoolResult) -> None:
     assert found["a"].score == bench.score(dense, bench.data.test)
 
 
-def test_nothing_is_recalibrated_that_is_not_written(tickets: list[Path], result: PoolResult) -> None:
-    bench = open_bench(tickets, PoolOptions(method="greedy", device="cpu"))
-    start, nothing = bench.pool[3].state, replace(result.trace, steps=())
-    for recalibrated, names in ((False, ["ticket", "pooled"]), (True, ["ticket", "ticket_bn", "pooled"])):
+def test_a_control_is_recalibrated_unless_the_user_wants_none(tickets: list[Path], result: PoolResult) -> None:
+    """Whatever the search began with, and also where val prefers statistics that are mixed."""
+    options = PoolOptions(method="greedy", device="cpu")
+    asked, nothing = open_bench(tickets, options), replace(result.trace, steps=())
+    mixed = replace(asked, calibration=replace(asked.calibration, mode="none"))
+    start = asked.pool[3].state
+    for bench, recalibrated, same in ((asked, False, "ticket"), (asked, True, "ticket_bn"), (mixed, False, "ticket")):
         best = Incumbent(start, bench.pool[3].mask, result.trace.start, recalibrated=recalibrated)
         states = finished(bench, start, best, nothing)
-        assert list(states) == names
-        assert states["pooled"] is states[names[-2]]
-    assert list(finished(bench, start, best, result.trace)) == ["ticket", "ticket_bn", "pooled"]
+        assert list(states) == ["ticket", "ticket_bn", "pooled"]
+        assert states["pooled"] is states[same]
+        assert not torch.equal(states["ticket_bn"]["bn1.running_mean"], start["bn1.running_mean"])
+    unwanted = open_bench(tickets, replace(options, bn_images="none"))
+    assert list(finished(unwanted, start, best, nothing)) == ["ticket", "pooled"]
 
 
 @pytest.mark.parametrize(("factor", "shipped"), [(0.01, "ticket"), (1.0, "pooled")])
@@ -56,7 +61,7 @@ def test_a_tie_that_raises_the_nll_on_val_is_not_written(
     tickets: list[Path], tmp_path: Path, result: PoolResult, factor: float, shipped: str
 ) -> None:
     """Flatter logits have as many images right; of the very same the mix stays."""
-    bench = open_bench(tickets, PoolOptions(method="greedy", device="cpu"))
+    bench = open_bench(tickets, PoolOptions(method="greedy", device="cpu", bn_images="none"))
     start, mask = bench.pool[3].state, bench.pool[3].mask
     state = {name: factor * t if name.startswith("fc.") else t.clone() for name, t in start.items()}
     found = Incumbent(state, mask, result.trace.start, recalibrated=False)
