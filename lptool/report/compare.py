@@ -26,11 +26,13 @@ def compare_document(gains: Sequence[Gain]) -> Document:
     are of the test images.
 
     Raises:
-        DocumentError: a result is there twice, or runs were not scored on the same number of test images.
+        DocumentError: a result is there twice, two runs share a ticket, or runs were not scored on the same number of
+            test images.
     """
     _check_images(gains)
     rows = []
     for series in _grouped(gains, _SAME):
+        _check_shared(series)
         points = _points(series)
         for point in points:
             _check_twice(point)
@@ -160,3 +162,16 @@ def _check_twice(point: Sequence[Gain]) -> None:
                     f"{where}the same result twice ({one.method}{level}, of the same tickets); name each document "
                     "once: repetitions are runs of other tickets"
                 )
+
+
+def _check_shared(series: Sequence[Gain]) -> None:
+    """Raises DocumentError where two runs share a ticket: pools of the same tickets are no independent repetitions."""
+    first: dict[str, Gain] = {}
+    for gain in series:
+        others = [first.setdefault(ticket, gain) for ticket in sorted(gain.tickets)]
+        shared = [other for other in others if other.run != gain.run]
+        if shared:
+            raise DocumentError(
+                f"{shared[0].file} and {gain.file}: two pools that share {len(shared)} "
+                f"ticket{'s' * (len(shared) > 1)} ({gain.method}); leave one out: repetitions are runs of other tickets"
+            )

@@ -55,6 +55,7 @@ class Gain:
         accuracy, base: on test, of the model and of the other.
         pair: None where the document does not say. n: test images.
         run: what tells this run from its repetitions. model: what tells this model from others of its run.
+        tickets: digests of the pool's files; none where the document does not say, or is of `evaluate`.
     """
 
     file: str
@@ -73,6 +74,7 @@ class Gain:
     n: int
     run: str
     model: str
+    tickets: frozenset[str] = frozenset()
 
     @property
     def points(self) -> float:
@@ -199,6 +201,7 @@ def _of_target(run: _Reader) -> Iterator[Gain]:
             n=n,
             run=_digest(tickets) if tickets else run.file,
             model=run.name("sha256") or _digest(run.part),
+            tickets=frozenset(map(str, tickets or ())),
         )
 
 

@@ -76,6 +76,16 @@ def test_the_same_result_twice_is_refused(tmp_path: Path) -> None:
         compared(tmp_path, evaluated(0, (930, 900), 40), evaluated(0, (930, 900), 40))
 
 
+def test_pools_that_share_a_ticket_are_no_two_runs(tmp_path: Path) -> None:
+    """A pool of some of a run's tickets, whichever comes first, at whichever level."""
+    whole, part = run(0), run(0, tickets=["0-0", "0-1"], sha256="another")
+    for documents in ((whole, part), (part, whole), (part["targets"][0], whole["targets"][1])):
+        with pytest.raises(DocumentError, match=r"0.json and .*1.json: two pools that share 2 tickets \(greedy\)"):
+            compared(tmp_path, *documents)
+    assert {row["n"] for row in compared(tmp_path, *whole["targets"])["rows"]} == {1}  # targets of one pool
+    assert {row["n"] for row in compared(tmp_path, whole, run(0, method="window", tickets=["0-0"]))["rows"]} == {1}
+
+
 def test_other_test_images_are_refused(tmp_path: Path) -> None:
     other = target(1, 1, (900, 910, 930))
     other["test"]["pooled"]["n"] = 500
