@@ -12,7 +12,7 @@ from lptool.errors import one_line
 from lptool.report.compare import AGAINST
 from lptool.report.runs import BETTER, Document
 from lptool.report.tables import NOTHING
-from lptool.scoring.paired import LUCK, Spread
+from lptool.scoring.paired import FEWEST, LUCK, Spread
 from lptool.tables import Table, latex
 
 
@@ -148,7 +148,11 @@ def notes_of(document: Document) -> list[str]:
     if any(row["n"] > 1 for row in rows):
         lines.append(f"p: paired t-test over the runs; McNemar: runs whose exact test on the images has p < {LUCK}")
     else:
-        lines.append("McNemar: p of the exact test on the images; p over runs needs two runs or more")
+        lines.append("McNemar: p of the exact test on the images")
+    if any(row["n"] < FEWEST for row in rows):
+        lines.append("p needs three runs")
+    if any(row["n"] >= FEWEST and row["p"] is None for row in rows):
+        lines.append(f"p is {NOTHING} where all runs have exactly the same gain: there is no spread to test against")
     lines.append("no p is corrected for the number of rows")
     if any(NOTHING in row[3:5] for table in tables_of(document) for row in table.rows if len(row) > 7):
         lines.append(f"{NOTHING}: not every run was scored beside that control, as where the ticket is left as it is")

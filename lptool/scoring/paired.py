@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 LUCK = 0.05  # a p below this is called more than luck, as is usual
+# Runs that a t-test needs here. With two it has one degree of freedom: gains that happen to be alike give a small p.
+FEWEST = 3
 
 
 def word_of(p: float, gain: float) -> str:
@@ -77,12 +79,12 @@ class Spread:
     def p(self) -> float | None:
         """Of Student's paired, two-sided t-test that the mean is 0; None where that cannot be said.
 
-        That is: one run, or several of exactly one gain, for which the test is not made.
+        That is: fewer than three runs, or several of exactly one gain, for which the test is not made.
 
-        >>> Spread.of([0.0, 0.0]).p
-        1.0
+        >>> Spread.of([0.0, 0.0, 0.0]).p, Spread.of([0.01, 0.0101]).p
+        (1.0, None)
         """
-        if self.error is None:
+        if self.error is None or self.n < FEWEST:
             return None
         if self.error < 1e-12:  # what rounding leaves of 0
             return 1.0 if abs(self.mean) < 1e-12 else None

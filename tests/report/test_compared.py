@@ -41,15 +41,30 @@ def test_one_run_has_the_test_on_its_images_alone(tmp_path: Path) -> None:
     (table,) = tables_of(document)
     p = scipy.stats.binomtest(80, 130).pvalue
     assert table.rows[0][2:] == ["93.00", "+3.00", "+2.00", "+3.00", "–", f"{p:.2g}"]
-    assert "needs two runs" in " ".join(notes_of(document))
+    assert "p needs three runs" in notes_of(document)
 
 
 def test_pairs_of_evaluate_have_a_table_of_their_own(tmp_path: Path) -> None:
     document = compared(tmp_path, evaluated(0, (930, 900), 40), evaluated(1, (920, 900), 30, swapped=True))
     (table,) = tables_of(document)
     assert table.headings[:2] == ["model", "over"]
-    p = scipy.stats.ttest_1samp([0.03, 0.02], 0).pvalue
-    assert list(table.rows[0]) == ["greedy", "ticket", "2, 64.0 %", "92.50", "+2.50 ± 0.50", f"{p:.2g}", "2 of 2"]
+    assert list(table.rows[0]) == ["greedy", "ticket", "2, 64.0 %", "92.50", "+2.50 ± 0.50", "–", "2 of 2"]
+
+
+def test_two_runs_have_no_t_test_and_three_have(tmp_path: Path) -> None:
+    two, three = (compared(tmp_path, *map(run, range(count))) for count in (2, 3))
+    assert {row["p"] for row in two["rows"]} == {None}
+    assert "p needs three runs" in notes_of(two)
+    assert all(row["p"] is not None for row in three["rows"])
+    assert "p needs three runs" not in notes_of(three)
+    assert not any("exactly the same gain" in note for note in (*notes_of(two), *notes_of(three)))
+
+
+def test_a_dash_for_equal_gains_is_explained(tmp_path: Path) -> None:
+    document = compared(tmp_path, *(target(seed, 2, (900, 910, 930)) for seed in range(3)))
+    (table,) = tables_of(document)
+    assert table.rows[0][6] == "–"
+    assert any("exactly the same gain" in note for note in notes_of(document))
 
 
 def test_csv_has_every_row(tmp_path: Path) -> None:
