@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -20,6 +22,7 @@ _PANEL = (3.3, 2.5)  # width and height in inches: a column of most papers
 # Colours that people with any colour vision tell apart: Okabe & Ito 2008; the markers say the same.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _MARKERS = "oDs^vPX"
+_BREAKS = (44, 24)  # letters of a line in the legend, where a whole name is too long; of 24 any fit in one panel
 _STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: venues refuse Type 3, which is matplotlib's own choice
     "svg.fonttype": "none",  # text stays text
@@ -69,9 +72,7 @@ def _drawn(rows: Sequence[Document]) -> Figure:
     columns = min(len(panels), 3)
     down = math.ceil(len(panels) / columns)
     width, height = _PANEL
-    across = min(len(names), 2 * columns)
-    legend = 0.1 + 0.18 * math.ceil(len(names) / across)
-    figure = Figure(figsize=(width * columns, height * down + legend), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * down), layout="constrained")
     axes = figure.subplots(down, columns, squeeze=False).flatten()
     looks = {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(names)}
     handles: dict[str, Any] = {}
@@ -82,8 +83,27 @@ def _drawn(rows: Sequence[Document]) -> Figure:
         empty.remove()
     for first in axes[: len(panels) : columns]:
         first.set_ylabel(_measured(rows))
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=across)
+    legend = _legend(figure, handles, names, most=min(len(names), 2 * columns))
+    figure.set_size_inches(width * columns, height * down + legend)
     return figure
+
+
+def _legend(figure: Figure, handles: dict[str, Any], names: Sequence[str], most: int) -> float:
+    """A legend below the panels in as many columns as fit, `most` at most; its height in inches.
+
+    Names that are too long for a column of their own are broken into lines.
+    """
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    room = 0.97 * figure.bbox.width  # other formats space letters a little differently
+    for longest in (max(map(len, names)), *_BREAKS):
+        labels = [textwrap.fill(name, max(longest, 1)) for name in names]
+        for across in range(most, 0, -1):
+            legend = figure.legend([handles[name] for name in names], labels, loc="outside lower center", ncols=across)
+            box = legend.get_window_extent(renderer)
+            if box.width <= room or (longest, across) == (_BREAKS[-1], 1):
+                return float(box.height / figure.dpi)
+            legend.remove()
+    raise AssertionError("the last of all is taken")
 
 
 def _paint(axes: Axes, title: str, rows: Sequence[Document], looks: dict[str, tuple[str, str]]) -> dict[str, Any]:

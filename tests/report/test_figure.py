@@ -1,13 +1,17 @@
 """The figure: what is in it, and fonts that a venue takes."""
 
 import re
+import string
 import zlib
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lptool.errors import DocumentError
+from lptool.report import figure as drawing
 from lptool.report.compare import compare_document
 from lptool.report.figure import figure_of
 from lptool.report.runs import gains_in
@@ -59,6 +63,42 @@ def test_pairs_of_evaluate_are_drawn_with_the_error_of_the_images(tmp_path: Path
     svg = figure_of(found, ".svg").decode()
     assert "greedy over ticket" in svg
     assert "± standard error of the images" in svg
+
+
+LONG = {
+    "one": ["auto"],
+    "four": [f"auto (bn-images {images}, select nll)" for images in ("plain", "augmented", "none", "auto")],
+    "sentences": [f"{word} (augment resized-crop, bn-images augmented, select nll, passes 2)" for word in ("a", "b")],
+    "no spaces": [letter * 200 for letter in "WMi"],
+    "many": [f"{letter} a name of some length" for letter in string.ascii_lowercase],
+}
+
+
+@pytest.mark.parametrize("names", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize("dpi", [72, 100, 200])  # of .pdf and .svg, of the measuring, of .png
+def test_the_legend_is_inside_the_figure_and_below_the_panels(
+    tmp_path: Path, names: list[str], panels: int, dpi: int
+) -> None:
+    runs = [
+        target(seed, 1, (900, 910, 930), method=name, dataset=f"data{panel}")
+        for seed, name in enumerate(names)
+        for panel in range(panels)
+    ]
+    with matplotlib.rc_context(drawing._STYLE):
+        figure = drawing._drawn(compare_document(gains_in(written(tmp_path, runs)))["rows"])
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        (legend,) = figure.legends
+        parts = [legend.get_window_extent(renderer), *(t.get_window_extent(renderer) for t in legend.get_texts())]
+        for box in parts:
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.width
+            assert box.y0 >= 0
+        assert all(axes.get_tightbbox(renderer).y0 >= parts[0].y1 for axes in figure.axes)
+        shown = {"".join(text.get_text().split()) for text in legend.get_texts()}
+        assert shown == {name.replace(" ", "") for name in names}
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
