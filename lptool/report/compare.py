@@ -39,7 +39,7 @@ def compare_document(gains: Sequence[Gain]) -> Document:
         runs = {gain.run for gain in series}
         rows += [_row(series[0], [[gain] for gain in point], level=point[0].level) for point in points]
         whole = [point for point in points if {gain.run for gain in point} == runs]
-        if len(points) > 1 and whole:
+        if len(whole) > 1:  # the mean of one level is that level again
             rows.append(_row(series[0], _run_by_run(whole), level=None))
     return {"rows": _named(rows), "command": command_line()}
 

@@ -1,5 +1,7 @@
 """Gains of several runs brought together, against sums done by hand and tests of SciPy."""
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 import scipy.stats
 
 from lptool.errors import DocumentError
+from lptool.report.compared import csv_of
 from tests.helpers.runs import GAINS, compared, evaluated, run, target
 
 
@@ -44,10 +47,24 @@ def test_the_gain_over_the_better_control_is_that_over_the_one_better_on_val(tmp
 
 
 def test_the_mean_is_over_the_levels_that_all_runs_have(tmp_path: Path) -> None:
+    long = {"targets": [*run(0)["targets"], target(0, 3, (900, 910, 999))]}
+    *_, mean = rows(compared(tmp_path, long, run(1)), "ticket")
+    assert mean["levels"] == [1, 2]
+    assert [each["gain"] for each in mean["runs"]] == pytest.approx([0.02, 0.01])
+
+
+def test_one_level_that_all_runs_have_makes_no_mean(tmp_path: Path) -> None:
+    """It would be that level again, and in the CSV a second row of it."""
     short = {"targets": run(1)["targets"][1:]}
-    *_, mean = rows(compared(tmp_path, run(0), short), "ticket")
-    assert mean["levels"] == [2]
-    assert [each["gain"] for each in mean["runs"]] == pytest.approx([0.03, 0.0])
+    document = compared(tmp_path, run(0), short)
+    assert [(row["level"], row["n"]) for row in rows(document, "ticket")] == [(1, 1), (2, 2)]
+    lacking = run(0)
+    lacking["targets"][0]["test"]["ticket_bn"] = lacking["targets"][0]["val"]["ticket_bn"] = None
+    one_control = compared(tmp_path, lacking, run(1))
+    assert [row["level"] for row in rows(one_control, "better")] == [1, 2, None]
+    assert [row["level"] for row in rows(one_control, "ticket_bn")] == [1, 2]
+    levels = [line["level"] for line in csv.DictReader(io.StringIO(csv_of(one_control)))]
+    assert set(levels) == {"1", "2", "mean"}
 
 
 def test_what_differs_is_a_series_of_its_own_and_says_in_what(tmp_path: Path) -> None:
