@@ -48,6 +48,7 @@ def _file_document(result: FileResult, source: str | None) -> dict[str, Any]:
         "arch": result.arch,
         "level": metadata.level,
         "method": metadata.search.method,
+        "shipped": metadata.search.shipped,
         "sparsity": 1 - summary.density(),
         "test": {**_metrics_document(result.test), "interval": list(result.test.interval), "top5": result.test.top5},
         "cost": asdict(result.cost),

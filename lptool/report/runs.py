@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lptool.checkpoints.header import CONTROL
 from lptool.checkpoints.regular import open_regular
 from lptool.errors import DocumentError, first_line, one_line
 from lptool.provenance import arch_name, base_name, data_name
@@ -163,8 +164,7 @@ class _Reader:
         return float(self.get(key, lambda found: _is_number(found) and 0 <= found <= 1, "a number from 0 to 1"))
 
     def count(self, key: str, least: int = 0) -> int:
-        fits = lambda found: type(found) is int and least <= found < 1 << 53  # noqa: E731
-        return int(self.get(key, fits, f"a whole number from {least} up"))
+        return int(self.get(key, lambda f: type(f) is int and least <= f < 1 << 53, f"a whole number from {least} up"))
 
     def level(self) -> int | None:
         found: int | None = self.optional("level", lambda found: type(found) is int, "a whole number")
@@ -219,11 +219,9 @@ def _select(run: _Reader) -> str | None:
 
 def _pairs(run: _Reader) -> dict[str, Pair]:
     """Control → the images that only the pooled model or only the control gets right."""
-    found = {}
-    for each in run.list("comparisons") if run.has("comparisons") else []:
-        pair = _Reader(each, run.file, "comparisons.")
-        found[pair.text("b")] = Pair(pair.count("a_only"), pair.count("b_only"), pair.count("n", 1))
-    return found
+    compared = run.list("comparisons") if run.has("comparisons") else []
+    pairs = [_Reader(each, run.file, "comparisons.") for each in compared]
+    return {pair.text("b"): Pair(pair.count("a_only"), pair.count("b_only"), pair.count("n", 1)) for pair in pairs}
 
 
 def _options(run: _Reader) -> str:
@@ -244,7 +242,7 @@ def _of_files(document: _Reader) -> Iterator[Gain]:
         pair = _Reader(each, document.file, "comparisons.")
         a, b = (_known(files, pair, key) for key in ("a", "b"))
         won, lost = pair.count("a_only"), pair.count("b_only")
-        if _rank(b) > _rank(a):  # the pooled, the sparser first, so that all documents have them in one order
+        if _rank(b) > _rank(a):  # the pooled, no control, the sparser first: in one order in all documents
             a, b, won, lost = b, a, lost, won
         name, other = _told_apart(names[a.text("file")], names[b.text("file")])
         yield Gain(
@@ -273,21 +271,24 @@ def _known(files: dict[str, _Reader], pair: _Reader, key: str) -> _Reader:
     return files[pair.text(key)]
 
 
-def _rank(file: _Reader) -> tuple[bool, int]:
-    return file.text("kind") == "pooled", file.level() or 0
+def _rank(file: _Reader) -> tuple[bool, bool, int]:
+    return file.text("kind") == "pooled", file.name("method") != CONTROL, file.level() or 0
 
 
 def _names(files: dict[str, _Reader]) -> dict[str, tuple[str, str]]:
     """Of each file what it is, and its level: its own name where that is not of one file alone."""
-    said = {
-        name: (file.name("method") or file.text("kind"), "" if file.level() is None else f" level {file.level()}")
-        for name, file in files.items()
-    }
+    said = {n: (_kind(file), "" if file.level() is None else f" level {file.level()}") for n, file in files.items()}
     often, short = Counter(said.values()), Counter(map(base_name, files))
     return {
         name: found if often[found] == 1 else (base_name(name) if short[base_name(name)] == 1 else name, "")
         for name, found in said.items()
     }
+
+
+def _kind(file: _Reader) -> str:
+    """The method of a pooled model, which of the two a control is, or `ticket`."""
+    kind, shipped = file.name("method") or file.text("kind"), file.name("shipped")
+    return f"{kind} ({CONTROLS[shipped]})" if kind == CONTROL and shipped in CONTROLS else kind
 
 
 def _told_apart(a: tuple[str, str], b: tuple[str, str]) -> tuple[str, str]:

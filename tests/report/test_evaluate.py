@@ -39,7 +39,7 @@ def test_the_document_has_the_promised_keys(plain: Evaluation, tickets: list[Pat
     for found, path, level in zip(document["files"], (tickets[0], tickets[3]), (0, 3), strict=True):
         assert keys(found) == {
             *("file", "sha256", "kind", "arch", "level", "method", "sparsity", "test", "cost", "layers", "corruptions"),
-            *("runtime", "latency"),
+            *("shipped", "runtime", "latency"),
         }
         assert (found["file"], found["sha256"], found["level"]) == (str(path), file_sha256(path), level)
         assert (found["kind"], found["arch"], found["method"]) == ("ticket", "resnet8_cifar", None)

@@ -84,6 +84,18 @@ def test_an_older_document_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert json.loads(first.options) == {"select": None, "passes": 2, "bn_images used": "plain"}
 
 
+def test_a_written_control_says_which_of_the_two_it_is(tmp_path: Path) -> None:
+    """So that runs beside another control are another series; an older document does not say it."""
+    documents = [evaluated(seed, (930, 900), 40, swapped=seed == 1) for seed in range(3)]
+    for document, shipped in zip(documents, ("ticket", "ticket_bn", None), strict=True):
+        control, pooled = sorted(document["files"], key=lambda file: file["kind"] == "pooled")
+        control |= {"kind": "pooled", "method": "control", "shipped": shipped}
+        pooled["shipped"] = "ticket"  # of a pooled model it is what the search had to write
+    found = gains(tmp_path, *documents)
+    assert {gain.method for gain in found} == {"greedy"}
+    assert [gain.against for gain in found] == ["control (ticket)", "control (ticket + BN)", "control"]
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_files_that_evaluate_compared_come_in_one_order(tmp_path: Path, swapped: bool) -> None:
     (found,) = gains(tmp_path, evaluated(0, (930, 900), 40, swapped=swapped))
