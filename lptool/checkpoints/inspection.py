@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lptool.checkpoints.evidence import of_pruning
@@ -12,6 +14,7 @@ from lptool.checkpoints.pool import find_problems, in_order, prunable_names, unu
 from lptool.checkpoints.reading import Checkpoint, reopened, summarise_file
 from lptool.checkpoints.summary import Summary, Tally, l2_distance
 from lptool.errors import first_and_count, first_ten
+from lptool.tables import percent
 
 # Statistics and counters that a network keeps beside its parameters.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -99,19 +102,42 @@ def inspect_files(files: Sequence[str | Path], keys: Keys = USUAL) -> Inspection
     distinct, duplicates = without_duplicates(summaries)
     problems = find_problems(distinct)
     # What else is unusual compares the same tensors of all files, which a problem may rule out.
-    more = [] if problems else unusual(distinct)
+    more = [] if problems else [*unusual(distinct), *_like_several_runs(distinct, _apart_in(findings))]
     return Inspection(findings, tuple(problems), (*first_and_count(duplicates), *more))
 
 
 def not_nested(summaries: Sequence[Summary]) -> list[str]:
-    """A line where tickets of an ordered and aligned pool keep weights pruned in the one before, naming the first."""
+    """A line where tickets of an ordered and aligned pool keep weights pruned in the one before, naming the first.
+
+    And one where they look like several runs.
+    """
     names = prunable_names(summaries)
-    lines = []
+    apart = []
     for summary, denser in zip(summaries[1:], summaries, strict=False):
         kept, shared = _kept_and_shared(_again(summary), _again(denser), names)
         if shared < kept:
-            lines.append(_not_nested_in(denser, summary))
-    return first_and_count(lines)
+            apart.append((denser, summary))
+    return _like_several_runs(summaries, apart) + first_and_count(_not_nested_in(*pair) for pair in apart)
+
+
+def _apart_in(findings: Sequence[Finding]) -> list[tuple[Summary, Summary]]:
+    """Neighbours of which the second keeps weights that are pruned in the first."""
+    return [
+        (a.summary, b.summary) for a, b in pairwise(findings) if b.neighbours is not None and not b.neighbours.nested
+    ]
+
+
+def _like_several_runs(summaries: Sequence[Summary], apart: Sequence[tuple[Summary, Summary]]) -> list[str]:
+    """A line where no header names a seed, and every density below 1 is there so many times, with other masks."""
+    names = prunable_names(summaries)
+    often = {*Counter(percent(s.density(names)) for s in summaries if s.density(names) < 1).values()}
+    twins = [pair for pair in apart if len({percent(s.density(names)) for s in pair}) == 1]
+    if len(often) != 1 or not twins or any("seed" in s.metadata.train for s in summaries):
+        return []
+    return [
+        f"these look like {often.pop()} runs: so often every density is there, with other masks; pooling averages "
+        "weights that have no common start"
+    ]
 
 
 def _not_nested_in(denser: Summary, summary: Summary) -> str:

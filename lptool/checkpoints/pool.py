@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -188,7 +189,8 @@ def unusual(summaries: Sequence[Summary]) -> list[str]:
         return ["nothing is pruned in any ticket: no masks, and no zeros; the pooled model will be dense"]
     densities = [s.density(names) for s in summaries]
     pairs = list(zip(summaries, summaries[1:], densities, densities[1:], strict=False))
-    lines = first_and_count([f"{s.file}: is a pooled model and not a ticket" for s in summaries if _is_pooled(s)])
+    lines = _different_runs(summaries)
+    lines += first_and_count([f"{s.file}: is a pooled model and not a ticket" for s in summaries if _is_pooled(s)])
     if densities[0] < 1:
         kept, size = summaries[0].kept(names), summaries[0].size(names)
         lines.append(f"no dense ticket: the densest, {summaries[0].file}, keeps {kept:,} of {size:,} prunable weights")
@@ -205,6 +207,26 @@ def unusual(summaries: Sequence[Summary]) -> list[str]:
 
 def _is_pooled(summary: Summary) -> bool:
     return summary.metadata.kind == "pooled"
+
+
+# What headers say of training that may differ within a run: where it was computed, and where files lay.
+_PLACES = {"arch", "dataset", "init_checkpoint", "compute", "processes", "precision", "compile"}
+
+
+def _different_runs(summaries: Sequence[Summary]) -> list[str]:
+    """A line where the headers say that the tickets are not of one run, by the seed or else by other options."""
+    trained = [s.metadata.train for s in summaries if not _is_pooled(s)]
+    found: dict[str, dict[str, None]] = {}  # option → its values, in the order of the pool
+    for key, value in ((key, value) for train in trained for key, value in train.items() if key not in _PLACES):
+        found.setdefault(key, {})[one_line(json.dumps(value, sort_keys=True))[:40]] = None
+    odd = {"seeds" if key == "seed" else one_line(key): [*values] for key, values in found.items() if len(values) > 1}
+    if not odd:
+        return []
+    named = ["seeds"] if "seeds" in odd else list(odd)
+    said = "; ".join(f"{key} {', '.join(sorted(odd[key], key=natural))}" for key in named)
+    begun = any(train.get("pretrained") or train.get("init_checkpoint") for train in trained)
+    start = "have no common start" if "seeds" in odd and not begun else "were trained apart"
+    return [f"tickets of different runs: {said}; pooling averages weights that {start}"]
 
 
 def _unusual_masks(summaries: Sequence[Summary], names: Sequence[str]) -> list[str]:

@@ -180,6 +180,7 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         options=shaping(bench.options),
         device=str(bench.device),
         threads=threads_on(bench.device),
+        warnings=bench.warnings,
     )
 
 

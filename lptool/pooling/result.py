@@ -61,6 +61,7 @@ class PoolResult:
         control: the file of the control, where one was asked for.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
         options: that shaped it, see `shaping`.
+        warnings: what was assumed of the tickets and the data, or is unusual in them.
         device: that was searched on. threads: of the CPU, where that is the device. seconds: all that it took.
     """
 
@@ -84,6 +85,7 @@ class PoolResult:
     options: dict[str, Any]
     device: str
     threads: int | None
+    warnings: tuple[str, ...]
     gains: Tensor = field(compare=False, repr=False)
     seconds: float = 0.0
 

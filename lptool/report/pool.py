@@ -52,7 +52,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "val": _scores(result.val),
         "test": _scores(result.test),
         "verdict": asdict(result.verdict),
-        "warnings": warnings_of(result.verdict),
+        "warnings": [*result.warnings, *warnings_of(result.verdict)],
         "comparisons": _comparisons_document(result),
         "select": made["select"],
         "passes": made["passes"],

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lptool.checkpoints.inspection import inspect_files
+from lptool.checkpoints.inspection import inspect_files, not_nested
+from lptool.checkpoints.reading import load_pool
 
 
 def write(path: Path, weight: list[list[float]]) -> Path:
@@ -30,6 +31,31 @@ def test_two_by_two(tmp_path: Path) -> None:
     assert second.layers == [("w", (2, 2), 0.5)]
     assert "not nested in" in second.warnings[0]
     assert any("every exact zero counts as pruned" in line for line in found.warnings)
+
+
+def test_two_runs_without_headers_are_told_by_their_densities(tmp_path: Path) -> None:
+    weights = torch.arange(1.0, 9.0).reshape(2, 4)
+    kept = {"a": [0, 1, 2, 3], "b": [0, 5, 6, 7]}  # of each run, the last to go first
+    files = {
+        run: [
+            write(tmp_path / f"{run}{count}.safetensors", _only(weights + len(run) * count, places[:count]))
+            for count in (4, 2)
+        ]
+        for run, places in kept.items()
+    }
+    for dense in ([], [write(tmp_path / "dense.safetensors", weights.tolist())]):
+        both = [*dense, *files["a"], *files["b"]]
+        (line,) = [line for line in inspect_files(both).warnings if "these look like 2 runs" in line]
+        assert line in not_nested(load_pool(both).summaries)
+        for alone in ([*dense, *files["a"]], [*both[:-1]]):
+            assert not any("look like" in line for line in inspect_files(alone).warnings)
+            assert not any("look like" in line for line in not_nested(load_pool(alone).summaries))
+
+
+def _only(weights: torch.Tensor, places: list[int]) -> list[list[float]]:
+    mask = torch.zeros(weights.numel()).index_fill(0, torch.tensor(places), 1)
+    found: list[list[float]] = (weights * mask.reshape(weights.shape)).tolist()
+    return found
 
 
 def test_a_matrix_that_layers_share_counts_once(tmp_path: Path) -> None:

@@ -146,6 +146,33 @@ def test_a_run_as_imp_makes_it_gives_no_warning() -> None:
     assert Pool.of([ticket(level, masks=mask) for level, mask in enumerate(masks)]).warnings == ()
 
 
+def trained(*said: dict[str, object]) -> tuple[str, ...]:
+    """The warnings of a pool whose headers say this of training."""
+    masks = [{}, *({"a": bools(*(place >= level for place in range(4)))} for level in range(1, len(said)))]
+    tickets = [ticket(level, masks=mask) for level, mask in enumerate(masks)]
+    headers = [replace(t.metadata, train=train) for t, train in zip(tickets, said, strict=True)]
+    return Pool.of([replace(t, metadata=m) for t, m in zip(tickets, headers, strict=True)]).warnings
+
+
+def test_tickets_of_several_seeds_are_named() -> None:
+    apart = "tickets of different runs: seeds 1, 2, 10; pooling averages weights that have no common start"
+    assert trained({"seed": 10, "lr": 1}, {"seed": 2}, {"seed": 1, "lr": 2}) == (apart,)
+    (begun,) = trained(*({"seed": seed, "pretrained": True} for seed in (1, 2)))
+    assert begun == "tickets of different runs: seeds 1, 2; pooling averages weights that were trained apart"
+
+
+def test_tickets_of_several_ways_to_train_are_named() -> None:
+    (line,) = trained({"seed": 1, "lr": 0.1, "augment": None}, {"seed": 1, "lr": 0.2, "augment": "crop"})
+    assert line.startswith('tickets of different runs: lr 0.1, 0.2; augment "crop", null; ')
+    (odd,) = trained({"seed": [1] * 100}, {"seed": "two\nlines"})
+    assert "\n" not in odd
+    assert len(odd) < 200
+
+
+def test_one_run_may_go_on_elsewhere_and_say_less() -> None:
+    assert trained({"seed": 1, "compute": "float32", "processes": 1}, {"seed": 1, "compute": "bfloat16"}, {}) == ()
+
+
 def test_a_pool_under_the_names_of_a_network_is_the_same_pool() -> None:
     pool = Pool.of([ticket(1, masks={"a": bools(1, 0, 0, 1)}), ticket(0)])
     renamed = pool.for_model(Names({"a": "conv.weight"}), torch.device("cpu"))

@@ -237,6 +237,17 @@ def test_other_images_under_the_same_labels_are_another_search(tmp_path: Path) -
     assert "another search (it differs in images" in refused(lptool("pool", run, "-o", out, *data, *FAST))
 
 
+def test_a_pool_of_two_seeds_is_said_in_document_and_page(tmp_path: Path, copies: list[Path]) -> None:
+    document = json.loads(SafetensorsFile(copies[1]).header["lptool"])
+    document["train"]["seed"] = 77
+    save_file(load_file(copies[1]), copies[1], {"format": "pt", "lptool": json.dumps(document)})
+    outputs = ["-o", tmp_path / "a.safetensors", "--report", tmp_path / "a.html"]
+    result = lptool("pool", *copies, *outputs, "--json", *FAST)
+    (line,) = [line for line in json.loads(result.stdout)["warnings"] if "different runs: seeds 0, 77" in line]
+    assert line in result.stderr
+    assert line in (tmp_path / "a.html").read_text()
+
+
 def test_not_finite_scores_are_counted_and_said(tmp_path: Path, copies: list[Path]) -> None:
     """Huge weights in one candidate: every mix with it overflows."""
     state = load_file(copies[1])

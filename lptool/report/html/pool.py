@@ -23,24 +23,26 @@ def pool_page(document: Document) -> str:
     runs = document.get("targets", [document])
     measured, together = references_of(runs), document.get("combined")
     references = [tables.references(measured, FULL)] if measured else []
+    common = common_warnings(runs)
     return render(
         "pool.html.j2",
         title=headline(runs, together),
         overview=overview(runs, together),
-        targets=[_parts(run, f"target-{place}-") for place, run in enumerate(runs)],
+        targets=[_parts(run, f"target-{place}-", common) for place, run in enumerate(runs)],
+        warnings=common,
         by_target=Tables([target_table(runs), *verdict_table(runs), *references]),
         references=Tables(references),
         **made_by(runs[0] | document),
     )
 
 
-def _parts(run: Document, prefix: str) -> dict[str, Any]:
-    """What the template shows of one target; `prefix` keeps the ids of its figures apart."""
+def _parts(run: Document, prefix: str, common: Sequence[str]) -> dict[str, Any]:
+    """What the template shows of one target; `prefix` keeps the ids of its figures apart, `common` is said above."""
     return {
         "run": run,
         "headline": headline([run]),
         "measured_on": tables.measured_on(run.get("bn_images"), run["val"].get("ticket_bn")),
-        "warnings": warnings_of(run),
+        "warnings": [line for line in warnings_of(run) if line not in common],
         "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),
         "candidates": candidates_of(run),
@@ -157,6 +159,12 @@ def pairs_of(runs: Sequence[Document]) -> list[Series]:
             if scores["test"]:
                 pairs.setdefault(name, []).append((scores["val"]["accuracy"], scores["test"]["accuracy"]))
     return [Series(name, found) for name, found in pairs.items()]
+
+
+def common_warnings(runs: Sequence[Document]) -> list[str]:
+    """The warnings that several targets all have, as those about the pool; a single target has its own."""
+    first, *others = (list(run.get("warnings") or []) for run in runs)
+    return [line for line in first if all(line in other for other in others)] if others else []
 
 
 def warnings_of(run: Document) -> list[str]:

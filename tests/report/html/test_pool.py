@@ -10,6 +10,7 @@ import pytest
 from lptool.report.html.maps import steps_of
 from lptool.report.html.page import Figure
 from lptool.report.html.pool import (
+    common_warnings,
     curve_of,
     figures_of,
     gap_caption,
@@ -283,3 +284,13 @@ def test_candidates_that_were_not_tried_one_by_one_have_no_map() -> None:
     text = said(check_page(pool_page(run)).text)
     assert "2 of 2 candidates accepted" in text
     assert "alpha →" in text
+
+
+def test_what_warns_of_all_targets_is_said_once() -> None:
+    pool, one = "tickets of different runs", "val has 9 images"
+    runs = [run(warnings=[pool]), run(warnings=[pool, one])]
+    assert common_warnings(runs) == [pool]
+    assert common_warnings(runs[:1]) == []
+    page = pool_page({"targets": runs})
+    assert (page.count(pool), page.count(one)) == (1, 1)
+    assert pool_page(runs[1]).count(pool) == 1
