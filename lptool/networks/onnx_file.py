@@ -105,7 +105,7 @@ def onnx_ticket(path: str | Path) -> tuple[Ticket, str]:
     try:
         proto = onnx.load_model_from_string(content)
         said = {entry.key: entry.value for entry in proto.metadata_props}
-        state = _weights(proto.graph)
+        state = weights_in(proto.graph)
     except Exception as error:  # protobuf's and numpy's own
         raise _damaged(path, error) from error
     metadata = Metadata.from_json(said["lptool"], str(path)) if "lptool" in said else Metadata()
@@ -130,7 +130,7 @@ def _content(path: str | Path) -> tuple[bytes, str]:
         return file.content(0, file.stamp.size), file.sha256()
 
 
-def _weights(graph: Any) -> dict[str, Tensor]:
+def weights_in(graph: Any) -> dict[str, Tensor]:
     """The tensors of floating-point numbers; of a quantised one what it stands for, under the name without that."""
     from onnx import numpy_helper
 
