@@ -158,7 +158,10 @@ def pool_view(result: PoolResult) -> RenderableType:
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
     lines = [sentence(result.verdict, result.shipped), *(f"warning: {line}" for line in warnings_of(result.verdict))]
-    lines += [*tables.measured_on(result.metadata.trace["bn_images"], result.val.get("ticket_bn")), *_made_of(result)]
+    lines += [
+        *tables.measured_on(result.metadata.trace["bn_images"], result.val.get("ticket_bn"), result.shipped),
+        *_made_of(result),
+    ]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:
@@ -204,7 +207,7 @@ def _made_of(result: PoolResult) -> list[str]:
     if result.improved:
         return [_mixed(result)]
     accepted = len(result.trace.accepted)
-    return [f"{accepted} accepted in the search, but the finished model is no better on val"] if accepted else []
+    return [f"the search accepted {accepted}, but the model made of them is no better on val"] if accepted else []
 
 
 def _mixed(result: PoolResult) -> str:

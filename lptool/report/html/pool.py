@@ -39,7 +39,7 @@ def _parts(run: Document, prefix: str) -> dict[str, Any]:
     return {
         "run": run,
         "headline": headline([run]),
-        "measured_on": tables.measured_on(run.get("bn_images"), run["val"].get("ticket_bn")),
+        "measured_on": tables.measured_on(run.get("bn_images"), run["val"].get("ticket_bn"), run["shipped"]),
         "warnings": warnings_of(run),
         "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),
