@@ -18,7 +18,7 @@ from lptool.pooling.setup import Bench
 from lptool.pooling.verdict import combined, sentence, warnings_of
 from lptool.provenance import arch_name, command_line, data_name, versions
 from lptool.report import tables
-from lptool.report.convert import how_to_load, sizes_line
+from lptool.report.convert import how_to_load, in_units, sizes_line
 from lptool.report.tables import PARTS, Document
 from lptool.report.terminal import on_terminal, whole_line
 from lptool.scoring.score import Score
@@ -32,7 +32,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "output": str(result.output),
         "sha256": result.sha256,
         "form": asdict(result.form),
-        "bytes": asdict(result.sizes),
+        "bytes": {"written": result.written, **asdict(result.sizes)},
         "control": result.control and asdict(result.control) | {"output": str(result.control.output)},
         "rounded": result.rounded and result.rounded.to_json(),
         "dataset": data_name(result.metadata.data.name),
@@ -167,7 +167,7 @@ def pool_view(result: PoolResult) -> RenderableType:
     if result.rounded is not None:
         kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
-    wrote = f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse"
+    wrote = f"wrote {result.output} ({in_units(result.written)}, {_name(result)}), {percent(result.sparsity)} sparse"
     load = how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names)
     written: tuple[RenderableType, ...] = (
         whole_line(wrote),
