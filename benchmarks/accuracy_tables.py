@@ -4,7 +4,8 @@
 
 Of each run the mean over its levels is one sample, as levels of one run are not independent; a standard error is over
 the runs. `images` is the standard error that the finite test set leaves in the difference to `ticket + BN` of one
-model: from the images that only one of the two has right (McNemar).
+model: from the images that only one of the two has right (McNemar). Where these were counted of some models alone, it
+says of how many.
 """
 
 from __future__ import annotations
@@ -88,8 +89,10 @@ def setting_tables(name: str, cells: list[Row]) -> str:
         if m in BY_LEVEL:
             by_level.append([m, *(spread(cells, [i], test(m)) for i in levels), spread(cells, levels, test(m))])
         on_val = mean(cells, levels, lambda row, m=m: value(row, m, "val") - value(row, BASE, "val"))
-        # what is kept of a gain can only be said where there is one
-        kept = percent(mean(cells, levels, over(m)) / on_val, 0) if m not in CONTROLS and on_val > 0.2 else ""
+        # what is kept of a gain can only be said where there is one: three of 6,000 images at least
+        kept = (
+            percent(mean(cells, levels, over(m)) / on_val, 0) if m not in CONTROLS and round(on_val, 2) >= 0.05 else ""
+        )
         summary.append(
             [m, spread(cells, levels, over(m)), of_images(cells, levels, m), spread(cells, levels, over(m, "ticket"))]
             + [spread(cells, part, over(m)) for part in (levels[:half], levels[half:])]
@@ -109,8 +112,10 @@ def of_images(cells: list[Row], levels: Sequence[int], method: str) -> str:
     def error(row: Row) -> float:
         return 100 * image_error(*row[method]["pairs"][BASE], row[method]["test"]["n"])
 
-    pairs = [level["methods"][method].get("pairs", {}) for cell in cells for level in cell["levels"]]
-    return f"± {mean(cells, levels, error):.2f}" if all(BASE in each for each in pairs) else ""
+    rows = [cell["levels"][i]["methods"] for cell in cells for i in levels]
+    counted = [error(row) for row in rows if BASE in row[method].get("pairs", {})]
+    some = f" ({len(counted)} of {len(rows)})" if len(counted) < len(rows) else ""
+    return f"± {fmean(counted):.2f}{some}" if counted else ""
 
 
 def corrupted(cells: list[Row], levels: Sequence[int], method: str, key: str) -> str:

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from lptool.report.compare import compare_document
 from lptool.report.runs import gains_in
@@ -78,7 +79,7 @@ def test_compare_and_the_tables_agree(benchmarks: dict[str, ModuleType], tmp_pat
                 assert [100 * run["gain"] for run in row["runs"]] == pytest.approx(gains)
 
 
-QUOTED = {
+QUOTED: dict[str, set[tuple[str, int | None]]] = {
     "auto": {("fashion-mnist", None), ("cifar10-mini", None), ("fashion-mnist", 6), ("fashion-mnist", 7)}
     | {("cifar10-mini-crops", 6)},
     "greedy": {("fashion-mnist", None), ("cifar10-mini", None), ("fashion-mnist", 6), ("fashion-mnist", 7)},
@@ -99,13 +100,33 @@ def test_what_the_page_quotes_is_what_compare_says(benchmarks: dict[str, ModuleT
     assert quoted == sum(map(len, QUOTED.values()))
 
 
+def test_what_the_pages_say_of_auto_is_in_the_json(benchmarks: dict[str, ModuleType]) -> None:
+    tables, p = benchmarks["accuracy_tables"], {}
+    for setting in benchmarks["accuracy"].SETTINGS:
+        cells = tables.load(setting)
+        gains = tables.per_run(cells, range(len(cells[0]["levels"])), tables.over("auto", "greedy"))
+        p[setting] = f"{ttest_1samp(gains, 0).pvalue:.2g}"
+    pooled = [
+        level["methods"]["auto"]["search"]["accepted"] > 0
+        for cell in tables.load("fashion-mnist-crops")
+        for level in cell["levels"]
+    ]
+    for text in (RESULTS, (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")):
+        flowing = " ".join(text.split())
+        assert f"p = {p['fashion-mnist']}, {p['cifar10-mini']} and {p['cifar10-mini-groupnorm']}" in flowing
+        assert f"(p = {p['cifar10-mini-crops']})" in flowing
+        assert f"pools in {sum(pooled)} of {len(pooled)} models" in flowing
+
+
 def test_the_picture_shows_what_its_command_gives(benchmarks: dict[str, ModuleType], tmp_path: Path) -> None:
     """The lines of the picture are, up to the scale of the axes, the gains and the logarithms of the densities."""
-    command = "--setting fashion-mnist cifar10-mini --method greedy auto\n"
+    command = "--setting fashion-mnist cifar10-mini fashion-mnist-crops --method greedy auto\n"
     assert f"python benchmarks/accuracy_documents.py runs/documents {command}" in RESULTS
-    rows = rows_of(benchmarks, tmp_path, ["fashion-mnist", "cifar10-mini"], ["greedy", "auto"])
+    rows = rows_of(benchmarks, tmp_path, ["fashion-mnist", "cifar10-mini", "fashion-mnist-crops"], ["greedy", "auto"])
     lines = lines_of(ROOT / "docs" / "gain.svg")
-    for dataset, mine in (("cifar10-mini", lines[:2]), ("fashion-mnist", lines[2:])):
+    panels = ("cifar10-mini", "fashion-mnist-crops", "fashion-mnist")  # in the order of file names
+    assert len(lines) == 2 * len(panels)
+    for dataset, mine in zip(panels, (lines[:2], lines[2:4], lines[4:]), strict=True):
         wanted = [
             [
                 row

@@ -158,9 +158,9 @@ def _no_state_dict(content: Any, path: Path) -> CheckpointError:
     for found in among:
         if isinstance(found, Inert):
             return CheckpointError(
-                f"{path}: needs {found} to load, which could execute code; in the program that wrote it, save the "
-                f"weights alone: model = torch.load({path.name!r}, weights_only=False); "
-                "torch.save(model.state_dict(), 'weights.pth')"
+                f"{path}: needs {found} to load, which could execute code; in the program that wrote it, and only if "
+                f"you trust who made the file, save the weights alone: model = torch.load({path.name!r}, "
+                "weights_only=False); torch.save(model.state_dict(), 'weights.pth')"
             )
     alone = "a tensor without a name" if isinstance(content, StoredTensor) else type(content).__name__
     names = sorted(map(str, content)) if isinstance(content, dict) else [alone]

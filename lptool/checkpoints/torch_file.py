@@ -85,6 +85,11 @@ def tensors_of(state: dict[str, Any], file: OpenedFile) -> TorchTensors:
 
 def _in_zip(file: OpenedFile, stream: IO[bytes]) -> Any:
     records = _records(file, stream)
+    if any(name.endswith("/archive_format") for name in records):
+        raise CheckpointError(
+            f"{file.path}: a program of torch.export, which torch alone runs: "
+            f"torch.export.load({file.path.name!r}).module(); name the file that it was made of"
+        )
     pickles = [name for name in records if name.rpartition("/")[2] == "data.pkl"]
     if not pickles:
         raise CheckpointError(f"{file.path}: a zip file that torch.save did not write; expected a PyTorch checkpoint")

@@ -145,6 +145,9 @@ def plan_prediction(file: str | Path, pictures: Sequence[str | Path], options: P
     (summary,) = summaries_of([checkpoint_file(file)], options)
     check_finite([summary])
     arch, kwargs, guessed = architecture_in(summary, options)
+    own = bool(options.arch and not kwargs)  # arguments may be a header's
+    if own and ":" not in arch:  # of timm's, and no data set says how many classes there are
+        kwargs = classes_and_channels(summary.shapes)
     device = pick_device(options.device)
     metadata = replace(summary.metadata, arch_kwargs=kwargs)
     said = images_said(metadata)
@@ -152,7 +155,6 @@ def plan_prediction(file: str | Path, pictures: Sequence[str | Path], options: P
     with said_by(summary.file):
         loose = LoosePictures(found.files, shape, whole=said.get("crop_mode") == "squash")
     data = _as_data(summary, loose, said, options)
-    own = bool(options.arch and not kwargs)  # arguments may be a header's
     (network,) = networks_for([(arch, kwargs)], [summary], [own], data, device)
     classes = check_forward(network.model, shape, 1, arch, device)
     names = tuple(class_names(metadata, classes))

@@ -117,7 +117,7 @@ class OnnxSubject(Subject):
 
     def cost(self, ticket: Ticket) -> Cost:
         """Of its tensors; what arithmetic they take is not known."""
-        return cost_of_tensors(ticket)
+        return cost_of_tensors(ticket, Path(self.summary.file).stat().st_size)
 
 
 @dataclass(frozen=True)

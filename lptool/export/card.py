@@ -222,7 +222,8 @@ def title(ticket: Ticket, shown: Callable[[str], str] = str) -> str:
     """What it is, in one line, with the name of the architecture as `shown` spells it."""
     arch = ticket.metadata.arch
     name = shown(arch_name(arch)) if arch else "A network"
-    kind = "pooled" if _is_pooled(ticket.metadata) else "lottery ticket"
+    made = _is_pooled(ticket.metadata) and (ticket.metadata.search.shipped or "pooled") == "pooled"
+    kind = "pooled" if made else "lottery ticket"
     return f"{name}, {kind}" + (f", {percent(1 - density(ticket.mask))} sparse" if ticket.mask else "")
 
 

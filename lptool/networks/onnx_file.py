@@ -105,7 +105,7 @@ def onnx_ticket(path: str | Path) -> tuple[Ticket, str]:
     try:
         proto = onnx.load_model_from_string(content)
         said = {entry.key: entry.value for entry in proto.metadata_props}
-        state = {tensor.name: found for tensor in proto.graph.initializer if (found := _tensor(tensor)) is not None}
+        state = weights_in(proto.graph)
     except Exception as error:  # protobuf's and numpy's own
         raise _damaged(path, error) from error
     metadata = Metadata.from_json(said["lptool"], str(path)) if "lptool" in said else Metadata()
@@ -130,14 +130,24 @@ def _content(path: str | Path) -> tuple[bytes, str]:
         return file.content(0, file.stamp.size), file.sha256()
 
 
-def _tensor(proto: Any) -> Tensor | None:
-    """None for one that does not hold floating-point numbers, such as a shape."""
+def weights_in(graph: Any) -> dict[str, Tensor]:
+    """The tensors of floating-point numbers; of a quantised one what it stands for, under the name without that."""
     from onnx import numpy_helper
 
-    if proto.external_data:
+    if any(tensor.external_data for tensor in graph.initializer):
         raise ValueError("has tensors in other files; save it as one")
-    array = numpy_helper.to_array(proto)
-    return torch.from_numpy(array.copy()) if array.dtype.kind == "f" else None
+    arrays = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    rounding = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    settings = {name for node in rounding for name in node.input[1:]}  # scales and zero points, which are no weights
+    state = {name: array for name, array in arrays.items() if array.is_floating_point() and name not in settings}
+    for node in rounding:
+        if node.input[0] in arrays and node.op_type == "DequantizeLinear":
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            steps, scale, *zero = (arrays[name] for name in node.input if name)
+            shape = [-1 if scale.dim() and side == axis % steps.dim() else 1 for side in range(steps.dim())]
+            centred = steps.float() - (zero[0].float().view(shape) if zero else 0)
+            state[node.input[0].removesuffix("_quantized")] = centred * scale.view(shape)
+    return state
 
 
 def _damaged(path: str | Path, error: Exception) -> CheckpointError:

@@ -174,6 +174,7 @@ def _write(bench: Bench, place: Destination, trace: SearchTrace, end: End) -> Po
         metadata=pooled.metadata,
         plain_names=pooled.plain_names,
         form=form,
+        written=output.stat().st_size,
         sizes=sizes_of(pooled),
         control=control,
         rounded=rounded,

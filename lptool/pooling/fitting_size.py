@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lptool.checkpoints.masks import sparsity
 from lptool.checkpoints.packed import PackError
-from lptool.checkpoints.quantised import channels_of
 from lptool.checkpoints.ticket import Ticket
-from lptool.checkpoints.writing import VALUES, Form, forms_from_whole
+from lptool.checkpoints.writing import Form, forms_from_whole
 from lptool.errors import OutputError
+from lptool.pooling.search import pruned_ticket
 from lptool.pooling.setup import Bench
 from lptool.pooling.targets import kept_of
 from lptool.scoring.score import Score
 from lptool.tables import percent
 
-# Bytes of a header: of a tensor's entry beside its name, and of what a pooled file says beside what the ticket does.
-_ENTRY, _TRACE, _PER_STEP, _PER_TENSOR, _PER_COEFFICIENT = 130, 3_000, 250, 150, 30
+# Bytes of a header, for what a pooled file says beside what the ticket does.
+_TRACE, _PER_STEP, _PER_TENSOR, _PER_COEFFICIENT = 3_000, 250, 150, 30
+_SPREAD = 1.02  # over the target's own size, for kept weights that lie elsewhere
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Candidate:
 def fitting_target(bench: Bench, targets: Sequence[int], form: Form, most: int) -> tuple[int, Form, str]:
     """Of these targets the one whose ticket is best on val in the form that lets its pooled file fit.
 
-    How a pooled file's weights spread over the tensors is known only when it is made; its size is bounded by how many
-    there are. The form given back refuses to write more than `most` bytes.
+    How a pooled file's weights spread over the tensors is known only when it is made: see `most_bytes`. The form given
+    back refuses to write more than `most` bytes.
 
     Args:
         targets: places in the pool. form: what is asked for already: the type of the weights.
@@ -49,15 +49,16 @@ def fitting_target(bench: Bench, targets: Sequence[int], form: Form, most: int) 
         The target, its form, and a line that says what was chosen.
 
     Raises:
-        OutputError: the pooled file of no target is sure to fit; says what the smallest may take.
+        OutputError: the pooled file of no target is likely to fit; says what the smallest may take.
     """
     found = _candidates(bench, targets, Form(True, form.values, most))
     fitting = [each for each in found if each.most <= most]
     if not fitting:
         smallest = min(found, key=lambda each: each.most)
         raise OutputError(
-            f"no pooled file is sure to have {most:,} bytes or less; that of level {bench.pool.level(smallest.target)} "
-            f"as {smallest.form} has {smallest.most:,} at most: allow so many, or pool sparser tickets"
+            f"no pooled file is likely to have {most:,} bytes or less; that of level "
+            f"{bench.pool.level(smallest.target)} as {smallest.form} has {smallest.most:,} at most: "
+            "allow so many, or pool sparser tickets"
         )
     if len(fitting) == 1:
         return _chosen(bench, fitting[0], None, len(targets))
@@ -106,31 +107,14 @@ def _chosen(bench: Bench, best: Candidate, score: Score | None, targets: int) ->
 
 
 def most_bytes(bench: Bench, target: int, form: Form) -> int:
-    """The bytes that the pooled file of a target has at most in a packed form.
+    """The bytes that the pooled file of a target has at most in a packed form, unless its weights lie far otherwise.
 
-    The kept weights are as many as the target's, but may lie elsewhere: a bit for each weight says where, or a byte for
-    each kept one and one for each 255 others. The trace in the header is reckoned generously.
+    That is what the target itself takes with as many weights. A pooled model has them in other places, of which the
+    positions may take a little more, and a trace in its header, which is reckoned generously.
     """
-    ticket = bench.pool[target]
-    tensors, copies = ticket.tensors(), ticket.mask_in_file()
-    pruned = {own: tensors[own] for own in (ticket.own_names.get(name, name) for name in ticket.mask)}
-    kept, total = kept_of(bench, target), sum(t.numel() for t in pruned.values())
-    widest = max((t.element_size() for t in pruned.values()), default=0)
-    width = min(widest, VALUES[form.values].itemsize) if form.values else widest
-    scales = 4 * sum(channels_of(t.shape) for t in pruned.values()) if form.values == "int8" else 0
-    positions = min(total // 8 + len(pruned), kept + total // 255)
-    # A further name of a tensor is written once more, and how much of it is kept is not known.
-    others = sum(t.nbytes + (t.numel() // 8 + 1) * (n in copies) for n, t in tensors.items() if n not in pruned)
-    return kept * width + scales + positions + others + _header(bench, ticket)
-
-
-def _header(bench: Bench, ticket: Ticket) -> int:
-    """The same of the header alone."""
-    names, options, tickets = ticket.tensors(), bench.options, len(bench.pool)
-    masked = ticket.mask_in_file()
-    # A packed tensor has three parts and an entry in the layout.
-    entries = sum((len(json.dumps(name)) + _ENTRY) * (4 if name in masked else 1) for name in names)
-    said = len(json.dumps(ticket.metadata.to_json(sparsity(ticket.mask))))
-    steps = _PER_STEP * tickets * options.passes + _PER_TENSOR * len(masked)
-    coefficients = _PER_COEFFICIENT * tickets * len(masked) if options.method == "learned" else 0
-    return entries + said + _TRACE + steps + coefficients
+    state, mask = pruned_ticket(bench.pool, target, kept_of(bench, target))
+    start = form.size(replace(bench.pool[target], state=state, mask=mask))
+    tickets, options = len(bench.pool), bench.options
+    trace = _TRACE + _PER_STEP * tickets * options.passes + _PER_TENSOR * len(mask)
+    coefficients = _PER_COEFFICIENT * tickets * len(mask) if options.method == "learned" else 0
+    return math.ceil(_SPREAD * start) + trace + coefficients

@@ -57,7 +57,8 @@ class PoolResult:
         verdict: against the better of them on val. gains: the same image by image, int8 [n of test]: see `combined`.
         shipped: `pooled`, or the control that is written because nothing better on val was found.
         layers: the prunable tensors, in the network's order. metadata: as in the file's header.
-        plain_names: whether its tensors have the network's own names. form: how it is written. sizes: of its files.
+        plain_names: whether its tensors have the network's own names. form: how it is written.
+        written: bytes of the file. sizes: of one in each form.
         control: the file of the control, where one was asked for.
         rounded: the score on test of the file as written, where its values are kept in a shorter type.
         options: that shaped it, see `shaping`.
@@ -79,6 +80,7 @@ class PoolResult:
     metadata: Metadata
     plain_names: bool
     form: Form
+    written: int
     sizes: Sizes
     control: WrittenControl | None
     rounded: Score | None

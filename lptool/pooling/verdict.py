@@ -53,7 +53,7 @@ on 5,000 val images
     """
     if shipped != "pooled":
         return (
-            f"no candidate improved on {verdict.n_val:,} val images: the output is {ROWS.get(shipped, shipped)!r} "
+            f"nothing better was found on {verdict.n_val:,} val images: the output is {ROWS.get(shipped, shipped)!r} "
             f"itself, so on {verdict.n_test:,} test images the gain is 0 (p = 1, within chance)"
         )
     return (

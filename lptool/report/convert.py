@@ -55,10 +55,11 @@ def _timm_line(metadata: Metadata, file: str, kind: str) -> str:
 
 def sizes_line(sizes: Sizes) -> str:
     """Dense and packed in units that a person reads."""
-    return f"bytes: {_size(sizes.dense)} dense, {_size(sizes.packed)} packed"
+    return f"bytes: {in_units(sizes.dense)} dense, {in_units(sizes.packed)} packed"
 
 
-def _size(count: int) -> str:
+def in_units(count: int) -> str:
+    """Bytes as a person reads them, of which a kB has 1,000."""
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
@@ -102,8 +103,8 @@ def _scores(change: Change | None, part: str) -> list[Score]:
 def conversion_view(conversion: Conversion) -> RenderableType:
     """The same for a person."""
     wrote = (
-        f"wrote {conversion.output} ({conversion.kind}, {_size(conversion.bytes)}, sha256 {conversion.sha256[:16]}…), "
-        f"{percent(conversion.sparsity)} sparse"
+        f"wrote {conversion.output} ({conversion.kind}, {in_units(conversion.bytes)}, "
+        f"sha256 {conversion.sha256[:16]}…), {percent(conversion.sparsity)} sparse"
     )
     lines = [sizes_line(conversion.sizes)]
     if (fitting := conversion.fitting) is not None:

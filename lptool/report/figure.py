@@ -93,7 +93,7 @@ def _legend(figure: Figure, handles: dict[str, Any], names: Sequence[str], most:
 
     Names that are too long for a column of their own are broken into lines.
     """
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     room = 0.97 * figure.bbox.width  # other formats space letters a little differently
     for longest in (max(map(len, names)), *_BREAKS):
         labels = [textwrap.fill(name, max(longest, 1)) for name in names]

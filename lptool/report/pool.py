@@ -18,7 +18,7 @@ from lptool.pooling.setup import Bench
 from lptool.pooling.verdict import combined, sentence, warnings_of
 from lptool.provenance import arch_name, command_line, data_name, versions
 from lptool.report import tables
-from lptool.report.convert import how_to_load, sizes_line
+from lptool.report.convert import how_to_load, in_units, sizes_line
 from lptool.report.tables import PARTS, Document
 from lptool.report.terminal import on_terminal, whole_line
 from lptool.scoring.score import Score
@@ -32,7 +32,7 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "output": str(result.output),
         "sha256": result.sha256,
         "form": asdict(result.form),
-        "bytes": asdict(result.sizes),
+        "bytes": {"written": result.written, **asdict(result.sizes)},
         "control": result.control and asdict(result.control) | {"output": str(result.control.output)},
         "rounded": result.rounded and result.rounded.to_json(),
         "dataset": data_name(result.metadata.data.name),
@@ -158,13 +158,16 @@ def pool_view(result: PoolResult) -> RenderableType:
     measured = {name: found for name, found in rows.items() if found["val"]}
     scores = tables.scores(f"{_method(trace)} → {target}", measured, ["accuracy", "NLL"])
     lines = [sentence(result.verdict, result.shipped), *(f"warning: {line}" for line in warnings_of(result.verdict))]
-    lines += [*tables.measured_on(result.metadata.trace["bn_images"], result.val.get("ticket_bn")), *_made_of(result)]
+    lines += [
+        *tables.measured_on(result.metadata.trace["bn_images"], result.val.get("ticket_bn"), result.shipped),
+        *_made_of(result),
+    ]
     if trace.not_finite:
         lines.append(f"{trace.not_finite} mixes had scores that are not finite, and were rejected")
     if result.rounded is not None:
         kept = f"with weights kept as {result.form.values} the test accuracy is {percent(result.rounded.accuracy)}"
         lines.append(f"{kept}, before {percent(result.test['pooled'].accuracy)}")
-    wrote = f"wrote {result.output} ({_name(result)}), {percent(result.sparsity)} sparse"
+    wrote = f"wrote {result.output} ({in_units(result.written)}, {_name(result)}), {percent(result.sparsity)} sparse"
     load = how_to_load(result.metadata, result.output, kind=_kind(result), plain_names=result.plain_names)
     written: tuple[RenderableType, ...] = (
         whole_line(wrote),
@@ -204,7 +207,7 @@ def _made_of(result: PoolResult) -> list[str]:
     if result.improved:
         return [_mixed(result)]
     accepted = len(result.trace.accepted)
-    return [f"{accepted} accepted in the search, but the finished model is no better on val"] if accepted else []
+    return [f"the search accepted {accepted}, but the model made of them is no better on val"] if accepted else []
 
 
 def _mixed(result: PoolResult) -> str:

@@ -69,18 +69,19 @@ def scores(caption: str, rows: Mapping[str, Document], quantities: Sequence[str]
     return Table(caption, ["", *_score_headings(quantities)], cells, spare=("val NLL", "test NLL"))
 
 
-def measured_on(bn_images: str | None, ticket_bn: object = None) -> list[str]:
+def measured_on(bn_images: str | None, ticket_bn: object = None, shipped: str = "pooled") -> list[str]:
     """What `ticket + BN` and the pooled model were recalibrated on, in a sentence; none where nothing was.
 
     Args:
-        ticket_bn: the score of `ticket + BN`, if there is one.
+        ticket_bn: the score of `ticket + BN`, if there is one. shipped: what was written.
     """
     if bn_images == "none" and ticket_bn:
         return [
             f"BatchNorm statistics mixed like the weights, the best on val; of 'ticket + BN' on {MEASURED_ON['plain']}"
         ]
     words = MEASURED_ON.get(bn_images or "")
-    return [f"BatchNorm recalibrated on {words}"] if words else []
+    whose = " of 'ticket + BN'" * (shipped == "ticket")
+    return [f"BatchNorm{whose} recalibrated on {words}"] if words else []
 
 
 def references(found: Document, quantities: Sequence[str]) -> Table:

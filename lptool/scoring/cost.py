@@ -64,12 +64,11 @@ def cost_of(model: nn.Module, ticket: Ticket, flops: Flops) -> Cost:
     )
 
 
-def cost_of_tensors(ticket: Ticket) -> Cost:
-    """The cost of tensors alone, of a network that is not known."""
+def cost_of_tensors(ticket: Ticket, size: int) -> Cost:
+    """The cost of tensors alone, of a network that is not known, in a file of `size` bytes, which cannot be packed."""
     parameters = sum(tensor.numel() for tensor in ticket.state.values())
     kept = parameters - sum(kept.numel() - int(kept.count_nonzero()) for kept in ticket.mask.values())
-    sizes = _sizes(ticket)
-    return Cost(parameters, kept, None, None, sizes.dense, sizes.packed)
+    return Cost(parameters, kept, None, None, size, size)
 
 
 def _sizes(ticket: Ticket) -> Sizes:

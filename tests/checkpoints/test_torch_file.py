@@ -109,9 +109,9 @@ def test_what_stands_in_the_way_to_the_weights_is_named_in_a_short_line(
         with pytest.raises(CheckpointError) as error:
             load_ticket(file)
         assert str(error.value) == (
-            f"{file}: needs {name} to load, which could execute code; in the program that wrote it, save "
-            f"the weights alone: model = torch.load({file.name!r}, weights_only=False); "
-            "torch.save(model.state_dict(), 'weights.pth')"
+            f"{file}: needs {name} to load, which could execute code; in the program that wrote it, and only if "
+            f"you trust who made the file, save the weights alone: model = torch.load({file.name!r}, "
+            "weights_only=False); torch.save(model.state_dict(), 'weights.pth')"
         )
 
 

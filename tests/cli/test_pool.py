@@ -367,7 +367,7 @@ def test_a_file_that_fits_a_size(tickets: list[Path], tmp_path: Path) -> None:
     assert (tmp_path / "b.safetensors").stat().st_size <= 80_000
     before = sorted(tmp_path.iterdir())
     message = refused_last(lptool("pool", *tickets, "-o", tmp_path / "c.safetensors", "--max-size", "9kB", *FAST))
-    assert "no pooled file is sure to have 9,000 bytes or less; that of level 3 as packed, int8 has" in message
+    assert "no pooled file is likely to have 9,000 bytes or less; that of level 3 as packed, int8 has" in message
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -91,7 +91,10 @@ def test_results_carry_the_wilson_interval() -> None:
 
 @pytest.mark.parametrize("shipped", ["ticket", "ticket_bn", "pooled"])
 def test_it_says_when_a_control_was_written(shipped: str) -> None:
-    assert ("Pooling scored no better" in card_of(pooled(shipped=shipped))) == (shipped != "pooled")
+    text = card_of(pooled(shipped=shipped))
+    nothing = shipped != "pooled"
+    assert ("Pooling scored no better" in text) == ("found nothing better on val" in text) == nothing
+    assert ("made by pooling" in text) == ("resnet8_cifar`, pooled" in text) == (not nothing)
 
 
 def test_it_says_whether_pooling_helped() -> None:

@@ -17,6 +17,7 @@ from lptool.errors import DataError, OutputError
 from lptool.export.onnx import PACKAGES
 from lptool.export.onnx_int8 import save_int8_onnx
 from lptool.networks.building import build_model
+from lptool.networks.onnx_file import weights_in
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in PACKAGES), reason="needs pip install 'lptool[onnx]'"
@@ -58,6 +59,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def test_logits_are_near_the_networks_but_not_its_own(written: Written) -> None:
     difference, largest = written.off
     assert 0 < difference < 0.5 * largest  # of a network that has learnt nothing
+
+
+def test_what_the_weights_stand_for_is_read(written: Written) -> None:
+    """Of the last layer, into which no BatchNorm is folded, to half a step of each output channel."""
+    import onnx
+
+    state = weights_in(onnx.load(written.file).graph)
+    weight = written.model.fc.weight.detach()
+    step = weight.abs().amax(1, keepdim=True) / 127
+    found = state["fc.weight"]
+    found = found if found.shape == weight.shape else found.T
+    assert bool(((found - weight).abs() <= 0.5001 * step).all())
+    assert sum(t.numel() for t in state.values()) < sum(p.numel() for p in written.model.parameters())
 
 
 def test_weights_are_int8_with_a_scale_for_each_output_channel(written: Written) -> None:

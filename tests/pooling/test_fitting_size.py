@@ -1,4 +1,4 @@
-"""What a pooled file weighs at most is known before it is made, and val chooses among what fits."""
+"""What a pooled file weighs is reckoned before it is made, and val chooses among what fits."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_sentence_has_the_word_and_the_numbers(changes: dict[str, object], w
 def test_a_control_that_was_written_is_called_by_its_name() -> None:
     said = sentence(replace(HELPED, word="within chance", gain=0.0, p=1.0), "ticket_bn")
     assert "the output is 'ticket + BN' itself" in said
-    assert "no candidate improved on 5,000 val images" in said
+    assert "nothing better was found on 5,000 val images" in said
     assert "within chance" in said
 
 

@@ -114,7 +114,7 @@ def test_no_improvement_is_said_in_words(result: PoolResult) -> None:
     for trace, why in ((rejected, False), (accepted, True)):
         shown = text(report_pool.pool_view(replace(result, trace=trace, shipped="ticket")))
         assert "the output is 'ticket' itself" in shown
-        assert ("3 accepted in the search, but the finished model is no better on val" in shown) is why
+        assert ("the search accepted 3, but the model made of them is no better on val" in shown) is why
     assert report_pool.pool_document(replace(result, trace=rejected))["improved"] is False
 
 

@@ -41,7 +41,7 @@ def _parts(run: Document, prefix: str, common: Sequence[str]) -> dict[str, Any]:
     return {
         "run": run,
         "headline": headline([run]),
-        "measured_on": tables.measured_on(run.get("bn_images"), run["val"].get("ticket_bn")),
+        "measured_on": tables.measured_on(run.get("bn_images"), run["val"].get("ticket_bn"), run["shipped"]),
         "warnings": [line for line in warnings_of(run) if line not in common],
         "numbers": numbers_of(run),
         "figures": list(figures_of(run, prefix)),

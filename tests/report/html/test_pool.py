@@ -54,8 +54,8 @@ HELPED = (
     "chosen on 719 val images"
 )
 NOTHING_GAINED = (
-    "no candidate improved on 719 val images: the output is 'ticket + BN' itself, so on 10,000 test images the gain is "
-    "0 (p = 1, within chance)"
+    "nothing better was found on 719 val images: the output is 'ticket + BN' itself, so on 10,000 test images the gain "
+    "is 0 (p = 1, within chance)"
 )
 
 
