@@ -21,13 +21,13 @@ Array = np.ndarray[Any, Any]
 
 
 def prepared(picture: str | Path, config: dict[str, Any]) -> Array:
-    """One picture of 8 bits as the network takes it: float32 [C, H, W]; upright, the shorter side scaled, cut out."""
+    """One picture as the network takes it: float32 [C, H, W]; upright, the shorter side scaled, cut out."""
     said = config["pretrained_cfg"]
     channels, height, width = said["input_size"]
     if height != width or said["crop_pct"] != 1 or said["interpolation"] != "bilinear":
         raise ValueError("this service knows square images, bilinear, without a margin")
     with Image.open(picture) as opened:
-        image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
+        image = eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
     scale = min(image.size)
     image = image.resize((width * image.width // scale, height * image.height // scale), Image.Resampling.BILINEAR)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
@@ -35,6 +35,13 @@ def prepared(picture: str | Path, config: dict[str, Any]) -> Array:
     pixels = np.asarray(image, np.float32).reshape(height, width, channels) / 255
     normalised = (pixels - np.float32(said["mean"])) / np.float32(said["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16 bits with its whole range in 8, as lptool reads it; Pillow alone makes all above 255 white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def opened_model(path: Path, config: dict[str, Any]) -> Callable[[Array], Array]:

@@ -179,9 +179,10 @@ def pool_view(result: PoolResult) -> RenderableType:
 
 
 def _beside(result: PoolResult) -> list[str]:
-    """The control that was written too, and how to compare with it."""
+    """The control that was written too, and how to compare with it; how to get it where it is the better model."""
     if result.control is None:
-        return []
+        worse = result.verdict.word == "hurt" and result.verdict.against == "ticket_bn"
+        return ["the same command with --control FILE also writes 'ticket + BN'"] * worse
     found = result.control
     return [
         f"wrote {found.output} ({ROWS[found.holds]}, sha256 {found.sha256[:16]}…), for `lptool evaluate` to compare"
