@@ -22,7 +22,7 @@ from lptool.checkpoints.writing import Sizes
 from lptool.errors import one_line, printable
 from lptool.export.timm_config import is_timm, timm_loads
 from lptool.networks.cifar import OWN_ARCHS
-from lptool.pooling.verdict import sentence, warnings_of
+from lptool.pooling.verdict import recorded
 from lptool.provenance import arch_name, base_name, command_without_folders, data_name
 from lptool.scoring.metrics import wilson_interval
 from lptool.tables import Table, markdown, percent
@@ -74,7 +74,7 @@ def model_card(
         results=_results(metadata),
         measured_on=MEASURED_ON.get(metadata.search.measured or ""),
         shipped=ROWS.get(metadata.search.shipped or "pooled", "pooled"),
-        verdict=_verdict(metadata.search),
+        verdict=recorded(metadata.search),
         members=_members(metadata.search),
         coefficients=_coefficients(metadata.search),
         with_timm=timm_loads(ticket),
@@ -158,14 +158,6 @@ def _results(metadata: Metadata) -> str:
             on_test = [_interval(test), _cell(test.nll, ".4f"), f"{test.n:,}"] if test else ["–"] * 3
             rows.append([label, *on_val, *on_test])
     return table(head, rows)
-
-
-def _verdict(search: SearchRecord) -> list[str]:
-    """Whether pooling helped, and what speaks against trusting val; made here of numbers, so no words of the header."""
-    if search.verdict is None:
-        return []
-    shipped = search.shipped if search.shipped in ROWS else "pooled"
-    return [sentence(search.verdict, shipped), *(f"Warning: {line}" for line in warnings_of(search.verdict))]
 
 
 def _interval(score: SavedScore) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 from torch import Tensor
 
-from lptool.checkpoints.header import CONTROLS, ROWS, Verdict
+from lptool.checkpoints.header import CONTROLS, ROWS, SearchRecord, Verdict
 from lptool.pooling.choice import Choice
 from lptool.scoring.metrics import Comparison
 from lptool.scoring.paired import word_of
@@ -78,6 +78,14 @@ def warnings_of(verdict: Verdict) -> list[str]:
             f"few is chosen by chance; {FEW} or more are better"
         )
     return found
+
+
+def recorded(search: SearchRecord) -> list[str]:
+    """The sentence and the warnings of a verdict in a header, made of its numbers and of no words that stand there."""
+    if search.verdict is None:
+        return []
+    shipped = search.shipped if search.shipped in ROWS else "pooled"
+    return [sentence(search.verdict, shipped), *(f"warning: {line}" for line in warnings_of(search.verdict))]
 
 
 @dataclass(frozen=True)

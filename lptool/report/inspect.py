@@ -68,8 +68,10 @@ def inspect_view(inspection: Inspection) -> RenderableType:
         parts.append(on_terminal(_layer_table(findings[0]), numbers="left"))
         metadata = findings[0].summary.metadata
         if metadata.kind == "pooled":
+            from lptool.pooling.verdict import recorded  # with scipy, which a pool of tickets does not need
+
             parts += [on_terminal(table, numbers="left") for table in _pooled_tables(metadata)]
-            parts += tables.measured_on(metadata.search.measured)
+            parts += [*tables.measured_on(metadata.search.measured), *recorded(metadata.search)]
     parts += [f"problem: {problem}" for problem in inspection.problems]
     return Group(*parts)
 

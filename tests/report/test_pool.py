@@ -149,6 +149,13 @@ def test_it_says_whether_pooling_helped(result: PoolResult) -> None:
     assert all(f"warning: {line}" in shown for line in document["warnings"])
 
 
+def test_where_pooling_hurt_it_says_how_to_get_the_control(result: PoolResult) -> None:
+    how = "the same command with --control FILE also writes 'ticket + BN'"
+    for word, against, told in (("hurt", "ticket_bn", True), ("hurt", "ticket", False), ("helped", "ticket_bn", False)):
+        judged = replace(result, shipped="pooled", verdict=Verdict(word, against, -0.1, 0.01, 719, 359, 0.0, 0.1))
+        assert (how in text(report_pool.pool_view(judged))) is told
+
+
 def test_every_control_is_compared(result: PoolResult) -> None:
     against = {"ticket": Comparison(12, 2, 0.0129), "ticket_bn": Comparison(3, 4, 1.0)}
     judged, n = replace(result, against=against), result.test["pooled"].n
