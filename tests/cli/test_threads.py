@@ -139,7 +139,7 @@ def test_pool_says_threads_beside_the_digest_that_depends_on_them(tmp_path: Path
     for threads, said in ((1, "1 thread"), (2, "2 threads")):
         out = tmp_path / f"{threads}.safetensors"
         result = lptool("pool", *tickets, "-o", out, *FAST, "--threads", threads)
-        assert f"(sha256 {file_sha256(out)[:16]}…, {said})" in result.stdout
+        assert f"kB, sha256 {file_sha256(out)[:16]}…, {said})" in result.stdout
 
 
 def test_each_target_goes_on_with_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tickets: list[Path]) -> None:
