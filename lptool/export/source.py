@@ -11,7 +11,7 @@ from lptool.checkpoints.reading import open_checkpoint
 from lptool.checkpoints.summary import Summary, notes_of
 from lptool.checkpoints.ticket import Ticket
 from lptool.data.classes import check_named
-from lptool.errors import ArchError
+from lptool.errors import ArchError, said_by
 from lptool.evaluation.setting import (
     SettingOptions,
     architecture,
@@ -36,7 +36,8 @@ def complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tupl
         arch, kwargs, guessed = architecture([summary], options)
         kwargs = {**classes_and_channels(summary.shapes), **kwargs}
         if options.arch:
-            check_fit(arch, kwargs, summary.shapes, summary.file)
+            with said_by(summary.file):  # whose header may say the arguments
+                check_fit(arch, kwargs, summary.shapes, summary.file)
         metadata, notes = replace(metadata, arch=arch, arch_kwargs=kwargs), [*notes, *guessed]
     if options.dataset and not metadata.dataset:
         data, measured = _images(summary, options, metadata.arch_kwargs.get("num_classes"))

@@ -167,12 +167,12 @@ class _Reader:
         return int(self.get(key, lambda f: type(f) is int and least <= f < 1 << 53, f"a whole number from {least} up"))
 
     def level(self) -> int | None:
-        found: int | None = self.optional("level", lambda found: type(found) is int, "a whole number")
+        found: int | None = self.optional("level", lambda f: type(f) is int and _is_number(f), "a whole number")
         return found
 
 
 def _is_number(found: Any) -> bool:
-    return type(found) in (int, float) and math.isfinite(found)
+    return type(found) in (int, float) and abs(found) < 1e15  # JSON has NaN here, and integers of any length
 
 
 def _of_target(run: _Reader) -> Iterator[Gain]:

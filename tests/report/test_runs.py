@@ -142,6 +142,7 @@ BAD = {
     "no scores on val": (without("val"), "has no 'val'"),
     "no control": (without("test", "ticket"), "has no 'test.ticket'"),
     "an accuracy in percent": (with_value(91.2, "test", "pooled", "accuracy"), "expected a number from 0 to 1"),
+    "an accuracy without end": (with_value(10**400, "test", "pooled", "accuracy"), "expected a number from 0 to 1"),
     "an accuracy that is none": (with_value("x", "test", "pooled", "accuracy"), "expected a number from 0 to 1"),
     "an accuracy that is true": (with_value(True, "test", "pooled", "accuracy"), "expected a number from 0 to 1"),
     "no images": (with_value(0, "test", "pooled", "n"), "expected a whole number from 1 up"),
