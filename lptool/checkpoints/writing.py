@@ -94,14 +94,13 @@ def save_prune_keys(ticket: Ticket, path: str | Path, *, replace: bool = True) -
     check_finite(ticket, path)
     tensors = plain_tensors(_prune_tensors(ticket))
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a path, torch would put the temporary name into the file
-            torch.save(tensors, file)
-        with zipfile.ZipFile(temporary, "a") as archive:  # a record of its own, which torch.load passes over
-            record = zipfile.ZipInfo(f"archive/{HEADER_RECORD}")  # of no date, so that the bytes are always the same
-            archive.writestr(record, _header(ticket)["lptool"])
-
-    write_atomically(path, write, replace=replace)
+    # In memory: zipfile begins anew, without the tensors, where it cannot read the file that it is to add to.
+    made = io.BytesIO()
+    torch.save(tensors, made)
+    with zipfile.ZipFile(made, "a") as archive:  # a record of its own, which torch.load passes over
+        record = zipfile.ZipInfo(f"archive/{HEADER_RECORD}")  # of no date, so that the bytes are always the same
+        archive.writestr(record, _header(ticket)["lptool"])
+    write_atomically(path, lambda draft: draft.write_bytes(made.getbuffer()), replace=replace)
 
 
 @dataclass(frozen=True)
