@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 AUGMENTS = ("crop", "resized-crop")  # the words of training, here for all rooms that read or write them
 FLIPS = ("auto", "yes", "no", "alternate")
 BN_IMAGES = ("auto", "plain", "augmented", "none")  # what BatchNorm may be recalibrated on
-# What BatchNorm statistics of a pooled model were measured on, where they were measured again.
 CONTROLS = ("ticket", "ticket_bn")
 ROWS = {"ticket": "ticket", "ticket_bn": "ticket + BN", "pooled": "pooled"}  # as people read them
 CONTROL = "control"  # in place of a method, in the header of a control that was written beside a pooled model
 VERDICTS = ("helped", "within chance", "hurt")
+# What BatchNorm statistics of a pooled model were measured on, where they were measured again.
 MEASURED_ON = {"plain": "training images as they are", "augmented": "training images augmented as in training"}
 _LARGEST = 1e15  # of a number that means something here; JSON knows integers of any length
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lptool.checkpoints.header import CONTROL
+from lptool.checkpoints.header import CONTROL, ROWS
 from lptool.checkpoints.regular import open_regular
 from lptool.errors import DocumentError, first_line, one_line
 from lptool.provenance import arch_name, base_name, data_name
@@ -22,7 +22,7 @@ from lptool.provenance import arch_name, base_name, data_name
 Document = dict[str, Any]
 _Found = TypeVar("_Found")
 
-CONTROLS = {"ticket": "ticket", "ticket_bn": "ticket + BN"}
+CONTROLS = {row: name for row, name in ROWS.items() if row != "pooled"}
 # The control of the higher standing on val: more images right, of equals the one with the lower NLL, then the ticket;
 # only the NLL counts where the search chose by it.
 BETTER = "better"
