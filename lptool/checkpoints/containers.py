@@ -76,6 +76,8 @@ def open_file(path: Path, keys: Keys = USUAL) -> Contents:
         said = {"arch": content["arch"]} if isinstance(content, dict) and "arch" in content else {}
         masks = masks_in(content, keys, str(path))
         return Contents(tensors_of(state, file), "torch", (file,), header_in(file), said, notes, masks)
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path}: ONNX, which `lptool evaluate` and `predict` read; expected a checkpoint here")
     raise CheckpointError(f"{path}: not a checkpoint; expected a safetensors file or a PyTorch state dict")
 
 

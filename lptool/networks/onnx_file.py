@@ -10,7 +10,7 @@ import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # silent, because what fails raises
         options.intra_op_num_threads = torch.get_num_threads()
-        content, _ = _content(path)
+        content, _, _ = _read(path)
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many error types of its own
@@ -99,11 +99,8 @@ def onnx_ticket(path: str | Path) -> tuple[Ticket, str]:
         SetupError: a package is missing. CheckpointError: the file cannot be read.
     """
     check_packages()
-    import onnx
-
-    content, sha256 = _content(path)
+    _, proto, sha256 = _read(path)
     try:
-        proto = onnx.load_model_from_string(content)
         said = {entry.key: entry.value for entry in proto.metadata_props}
         state = weights_in(proto.graph)
     except Exception as error:  # protobuf's and numpy's own
@@ -124,18 +121,39 @@ def onnx_summary(path: str | Path) -> Summary:
     return of_pruning([replace(summary, metadata=replace(ticket.metadata, prunable=prunable))])[0]
 
 
-def _content(path: str | Path) -> tuple[bytes, str]:
+def _read(path: str | Path) -> tuple[bytes, Any, str]:
+    """The content of a file, as bytes and parsed, and its sha256. Raises CheckpointError."""
+    import onnx
+
     file = OpenedFile(path)
     with reading(path):
-        return file.content(0, file.stamp.size), file.sha256()
+        content, sha256 = file.content(0, file.stamp.size), file.sha256()
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own
+        raise _damaged(path, error) from error
+    if any(tensor.external_data for tensor in _tensors_in(proto)):  # onnxruntime would open them
+        raise CheckpointError(f"{path}: has tensors in other files; save it as one")
+    return content, proto, sha256
+
+
+def _tensors_in(message: Any) -> Iterator[Any]:
+    """Every tensor of a model: initializers, and those in the attributes, subgraphs and functions of nodes."""
+    from onnx import TensorProto
+
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type:
+            for part in value if isinstance(value, Iterable) else (value,):
+                yield from _tensors_in(part)
 
 
 def weights_in(graph: Any) -> dict[str, Tensor]:
     """The tensors of floating-point numbers; of a quantised one what it stands for, under the name without that."""
     from onnx import numpy_helper
 
-    if any(tensor.external_data for tensor in graph.initializer):
-        raise ValueError("has tensors in other files; save it as one")
     arrays = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     rounding = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     settings = {name for node in rounding for name in node.input[1:]}  # scales and zero points, which are no weights

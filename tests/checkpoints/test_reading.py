@@ -38,6 +38,7 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "cut.safetensors": ((tmp_path / "whole.safetensors").read_bytes()[:-3], "not a whole safetensors file"),
         "cut.pth": ((tmp_path / "whole.pth").read_bytes()[:-30], "not a"),
         "text.pth": (b"these are not the weights you are looking for", "not a checkpoint"),
+        "model.onnx": (b"\x08\x08", "ONNX, which `lptool evaluate` and `predict` read"),
         "text.safetensors": (b"neither are these", "not a whole safetensors file"),
     }
     for name, (content, _) in files.items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -119,6 +121,42 @@ def test_tensors_in_other_files_are_not_read(exported: Path, tmp_path: Path) -> 
     onnx.save(onnx.load(exported), tmp_path / "a.onnx", save_as_external_data=True, size_threshold=0)
     with pytest.raises(CheckpointError, match=r"a\.onnx: .*tensors in other files; save it as one"):
         onnx_summary(tmp_path / "a.onnx")
+
+
+@needs_packages
+@pytest.mark.parametrize("where", ["attribute", "branch", "function"])
+@pytest.mark.parametrize("read", [onnx_summary, OnnxNetwork])
+def test_nor_where_onnxruntime_alone_would_find_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, read: Callable[[Path], object]
+) -> None:
+    """It opens what attributes and the branches of an If name: here a file that lies where the command runs."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    monkeypatch.chdir(tmp_path)
+    Path("elsewhere").write_bytes(bytes(64 * 10 * 4))
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[64, 10], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value="elsewhere")
+    constant = helper.make_node("Constant", [], ["w"], value=weight)
+    product = helper.make_node("MatMul", ["flat", "w"], ["y"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = []
+    if where == "attribute":
+        nodes = [constant, product]
+    elif where == "branch":
+        branch = helper.make_graph([product], "branch", [], [y], [weight])
+        always = numpy_helper.from_array(np.array(True))
+        nodes = [helper.make_node("Constant", [], ["always"], value=always)]
+        nodes += [helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch)]
+    else:
+        functions = [helper.make_function("own", "head", ["flat"], ["y"], [constant, product], opsets[:1])]
+        nodes = [helper.make_node("head", ["flat"], ["y"], domain="own")]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8])
+    graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["flat"]), *nodes], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    Path("a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"a\.onnx: has tensors in other files; save it as one$"):
+        read(Path("a.onnx"))
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
