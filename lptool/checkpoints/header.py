@@ -7,7 +7,7 @@ is read; what is written again is the document itself, whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ Typed = TypeVar("Typed")
 
 @dataclass(frozen=True)
 class Split:
-    """How val was held out: a `fraction` chosen by a `seed`; the `hash` is of its indices, `labels` a digest of all."""
+    """How val was held out: a `fraction` in (0, 1) chosen by a `seed`; digests of its indices and of all labels."""
 
     fraction: float | None
     seed: int | None
@@ -221,6 +221,11 @@ def _members(values: Any) -> tuple[Member, ...]:
     return tuple(typed(Member, value) for value in _instance(list, values) or () if isinstance(value, dict))
 
 
+def _split(value: Any) -> Split:
+    found = typed(Split, value)
+    return found if found.fraction is None or 0 < found.fraction < 1 else replace(found, fraction=None)
+
+
 def _shares(value: Any) -> Shares | None:
     """None where it is no whole table of numbers."""
     groups = _READ["tuple[str, ...]"](_object(value).get("groups"))
@@ -251,7 +256,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
     "tuple[str, ...]": partial(_all, partial(_instance, str)),
     "tuple[int, ...]": partial(_all, whole_number),
     "tuple[float, ...]": partial(_all, _number),
-    "Split": partial(typed, Split),
+    "Split": _split,
     "Member": partial(typed, Member),
     "tuple[Member, ...]": _members,
     "Shares | None": _shares,

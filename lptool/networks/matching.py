@@ -51,16 +51,18 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
     foreign = [name for name in shapes if name not in ours]
     carried = _carried({name: shapes[name] for name in foreign}, {name.partition(".")[0] for name in ours})
     problems += [f"{name}: unexpected in the file" for name in foreign if name not in carried]
-    problems += [
-        f"{name}: expected {list(parts.tensors[ours[name]].shape)}, found {list(shape)}"
+    wrong = [
+        (name, tuple(tensor.shape), shape)
         for name, shape in shapes.items()
         if name in ours and not is_lazy(tensor := parts.tensors[ours[name]]) and tuple(tensor.shape) != shape
     ]
+    problems += [f"{name}: expected {list(expected)}, found {list(found)}" for name, expected, found in wrong]
     if problems:
         count = f"{len(problems)} tensor{'s' * (len(problems) > 1)}"
         raise ArchError(
             f"{file}: does not fit architecture {arch!r} ({count}); name the right one with --arch:\n  "
             + first_ten(problems)
+            + _other_classes(problems, wrong)
             + _SQUASH * any(".parametrizations." in name for name in foreign)
         )
     found = {plain: parts.first[ours[plain]] for plain in shapes if plain in ours}
@@ -70,6 +72,20 @@ def fit_names(model: nn.Module, shapes: Shapes, arch: str, file: str) -> Names:
 
 
 _SQUASH = "\n(torch.ao.pruning parametrizes weights so: call sparsifier.squash_mask() before saving)"
+
+
+def _other_classes(problems: Sequence[str], wrong: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]) -> str:
+    """What to do where nothing differs but the rows of one layer: the data set has other classes than the file."""
+    layers = {name.rpartition(".")[0] for name, _, _ in wrong}
+    rows = {(ours[:1], theirs[:1]) for _, ours, theirs in wrong}
+    alike = all(ours and theirs and ours[1:] == theirs[1:] for _, ours, theirs in wrong)
+    if not alike or len(problems) > len(wrong) or len(rows) != 1 or len(layers) != 1:
+        return ""
+    (((ours,), (theirs,)),) = rows
+    return (
+        f"\n(the file tells {theirs} classes apart, the network {ours}: name the data set it was trained on, "
+        f"or add --arch-kwargs num_classes={theirs})"
+    )
 
 
 def _translation(ours: Mapping[str, str], shapes: Shapes) -> Callable[[str], str]:

@@ -78,11 +78,13 @@ class OnnxNetwork(nn.Module):
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many error types of its own
             raise _damaged(path, error) from error
-        inputs = self._session.get_inputs()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not outputs:
+            raise CheckpointError(f"{path}: expected an output, of logits, found none")
         if len(inputs) != 1 or inputs[0].type != "tensor(float)":
             kinds = ", ".join(each.type for each in inputs) or "none"
             raise CheckpointError(f"{path}: expected one input, of float32 images, found {kinds}")
-        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+        self._input, self._output = inputs[0].name, outputs[0].name
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, where the file is of a classifier."""

@@ -67,6 +67,12 @@ def test_sound_documents_come_through() -> None:
     )
 
 
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 2e7])
+def test_a_share_that_holds_out_nothing_or_all_is_not_known(fraction: float) -> None:
+    odd = DATASET | {"split": {"fraction": fraction, "seed": 3}}
+    assert typed(DataSet, odd).split == Split(None, 3, None, None)
+
+
 def test_an_empty_document_says_nothing() -> None:
     said = [value for document in EMPTY.values() for value in astuple(document)]
     assert all(value is None or value == () or not any(value) for value in said)

@@ -43,6 +43,18 @@ def test_every_kind_of_mismatch_is_listed() -> None:
     ]
 
 
+def test_where_only_the_rows_of_one_layer_differ_the_classes_are_named() -> None:
+    """And in no other case: of another width, or with another layer that differs too, it is another network."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 8))
+    shapes = {"0.weight": (2, 2), "0.bias": (2,), "1.weight": (10, 2), "1.bias": (10,)}
+    with pytest.raises(ArchError, match=r"tells 10 classes apart, the network 8: .* --arch-kwargs num_classes=10\)$"):
+        fit_names(network, shapes, "mine", "a.pt")
+    for other in ({"1.weight": (10, 3)}, {"0.weight": (3, 2)}, {"1.bias": ()}, {"extra.weight": (5, 5)}):
+        with pytest.raises(ArchError) as caught:
+            fit_names(network, shapes | other, "mine", "a.pt")
+        assert "classes apart" not in str(caught.value)
+
+
 def test_ten_mismatches_are_listed_and_the_rest_counted() -> None:
     shapes = {f"extra.{i}.weight": (5, 5) for i in range(25)}
     with pytest.raises(ArchError, match=r"\(27 tensors\)") as caught:

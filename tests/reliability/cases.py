@@ -23,6 +23,7 @@ DATA = ("--dataset", "npz:in/data.npz", "--device", "cpu")
 FAST = (*ARCH, *DATA, "--val-fraction", "0.25", "--method", "average", "--calibration-size", "24")
 PICTURES = (*ARCH, "--dataset", "folder:pictures", "--device", "cpu", "--method", "average", "--calibration-size", "4",
             "--cache-dir", "cache")  # fmt: skip
+PICTURE = "pictures/train/b/1.png"
 TICKET = "in/run/level_02.safetensors"
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load, save
 
 from tests.reliability import mutations as m
-from tests.reliability.cases import DATA, FAST, TICKET, Case, Material, make_kind, put
+from tests.reliability.cases import DATA, FAST, PICTURE, TICKET, Case, Material, make_kind, put
 from tests.reliability.material import ARCH, TRAIN
 
 
@@ -31,6 +31,8 @@ def _commands(rng: random.Random, file: str) -> Case:
             (("inspect", file), ()),
             (("inspect", file, TICKET, "--json"), ()),
             (("inspect", os.path.dirname(file) or file), ()),
+            (("inspect", file, TICKET, "--data", *DATA[1:], *ARCH), ()),
+            (("predict", file, PICTURE, *ARCH, "--device", "cpu"), ()),
             (("evaluate", file, *ARCH, *DATA), ()),
             (("evaluate", TICKET, file, *ARCH, *DATA, "--report", "out.html"), ("out.html",)),
             (("pool", file, TICKET, *FAST, "--dry-run"), ()),
@@ -53,7 +55,7 @@ def _commands(rng: random.Random, file: str) -> Case:
 
 
 def _checkpoint(rng: random.Random, folder: Path, material: Material, name: str, content: bytes) -> Case:
-    material.fill(folder, "in/", "net.py")
+    material.fill(folder, "in/", "net.py", PICTURE)
     put(folder / name, content)
     return _commands(rng, name)
 
@@ -310,7 +312,7 @@ def openlth(rng: random.Random, folder: Path, material: Material) -> Case:
         masks = rng.choice(odd)
     else:
         weights = m.odd_zip(rng, weights, m.odd_pickle, "data.pkl")
-    material.fill(folder, "in/", "net.py")
+    material.fill(folder, "in/", "net.py", PICTURE)
     put(folder / "odd/mask.pth", masks)
     put(folder / "odd/model_ep2_it0.pth", weights)
     return _commands(rng, "odd/model_ep2_it0.pth")
@@ -355,7 +357,7 @@ def _shard(rng: random.Random, folder: Path, material: Material) -> None:
 
 def kinds(rng: random.Random, folder: Path, material: Material) -> Case:
     """No file at all where one is expected: a pipe, a link in a circle, a folder, a device, nothing."""
-    material.fill(folder, "in/", "net.py")
+    material.fill(folder, "in/", "net.py", PICTURE)
     name = rng.choice(["odd/a.safetensors", "odd/model.pt", "odd/model.safetensors.index.json", "odd", "odd/mask.pth"])
     make_kind(rng, folder / name)
     return _commands(rng, name)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tests.reliability import mutations as m
-from tests.reliability.cases import PICTURES, TICKET, Case, Material, make_kind, put
+from tests.reliability.cases import PICTURE, PICTURES, TICKET, Case, Material, make_kind, put
 from tests.reliability.material import ARCH, TRAIN, images
 
 
@@ -115,6 +115,20 @@ def picture_folder(rng: random.Random, folder: Path, material: Material) -> Case
     patches = STREAMED if rng.random() < 0.15 else {}
     case = _training_on("folder:pictures", ("pictures",), "--image-size", "8")
     return Case(case.words, case.names, case.outputs, patches)
+
+
+def predicted(rng: random.Random, folder: Path, material: Material) -> Case:
+    """Pictures to predict, of which one or what holds them is odd."""
+    material.fill(folder, TICKET, "net.py")
+    put(folder / "new/good.png", material.files[PICTURE])
+    name = rng.choice(["new/odd.png", "new/odd.jpg", "new/deep/odd.png", "new/.odd.png", "new/odd.txt"])
+    if rng.random() < 0.3:
+        make_kind(rng, folder / name)
+    else:
+        put(folder / name, _picture(rng))
+    pictures = rng.choice([("new",), (name,), ("new/good.png", name), ("new", "nothing/*.png")])
+    more = rng.choice([(), ("--json",), ("--top", "3"), ("--image-size", "8")])
+    return Case(("predict", TICKET, *pictures, *ARCH, "--device", "cpu", *more), (*pictures, name), ())
 
 
 def shards(rng: random.Random, folder: Path, material: Material) -> Case:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reliability import checkpoint_cases, data_cases, folder_cases
+from tests.reliability import checkpoint_cases, data_cases, folder_cases, onnx_cases
 from tests.reliability.cases import Case, Material
 
 FAMILIES: dict[str, Callable[[random.Random, Path, Material], Case]] = {
@@ -18,6 +18,7 @@ FAMILIES: dict[str, Callable[[random.Random, Path, Material], Case]] = {
     "objects": checkpoint_cases.objects,
     "openlth": checkpoint_cases.openlth,
     "folders": checkpoint_cases.hugging_face,
+    "onnx": onnx_cases.onnx_file,
     "kinds": checkpoint_cases.kinds,
     "runs": folder_cases.run_folder,
     "journals": folder_cases.journals,
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Callable[[random.Random, Path, Material], Case]] = {
     "npz": data_cases.npz,
     "idx": data_cases.idx,
     "pictures": data_cases.picture_folder,
+    "predicted": data_cases.predicted,
     "shards": data_cases.shards,
     "places": data_cases.kinds,
     "cache": data_cases.cache_file,
