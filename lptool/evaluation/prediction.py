@@ -154,7 +154,7 @@ def plan_prediction(file: str | Path, pictures: Sequence[str | Path], options: P
     shape = _shape(summary, kwargs, said, options)
     with said_by(summary.file):
         loose = LoosePictures(found.files, shape, whole=said.get("crop_mode") == "squash")
-    data = _as_data(summary, loose, said, options)
+    data = _as_data(summary, loose, options)
     (network,) = networks_for([(arch, kwargs)], [summary], [own], data, device)
     classes = check_forward(network.model, shape, 1, arch, device)
     names = tuple(class_names(metadata, classes))
@@ -191,17 +191,17 @@ def _shape(
     return channels, *size
 
 
-def _as_data(summary: Summary, pictures: LoosePictures, said: dict[str, Any], options: PredictOptions) -> Data:
+def _as_data(summary: Summary, pictures: LoosePictures, options: PredictOptions) -> Data:
     """The pictures as a data set normalised as the file says. Raises DataError where nothing says it."""
-    in_config = (options.mean or said.get("mean"), options.std or said.get("std"))  # of timm's `config.json`
-    mean, std = normalisation_of([summary], options.mean, options.std) or in_config
-    if not mean or not std:
+    known = normalisation_of([summary], options.mean, options.std)
+    if known is None:
         raise DataError(
             f"{summary.file}: does not say how its images are normalised; give the mean and standard deviation of its "
             "training with --mean and --std"
         )
+    mean, std = map(tuple, known)
     images = Streamed(pictures, torch.arange(len(pictures)))
-    data = Data("pictures", images, images, images, 1, pictures.shape, tuple(mean), tuple(std), {})
+    data = Data("pictures", images, images, images, 1, pictures.shape, mean, std, {})
     with said_by(None if options.mean or options.std else summary.file):
         check_normalisation(data)
     return data

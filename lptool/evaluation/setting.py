@@ -19,7 +19,7 @@ from lptool.checkpoints.summary import Summary
 from lptool.data.classes import check_named, names_known
 from lptool.data.dataset import Data, load_data
 from lptool.errors import DataError, one_line, said_by
-from lptool.networks.architecture import architecture_of
+from lptool.networks.architecture import architecture_of, classes_and_channels
 from lptool.networks.running import check_forward
 
 # Of BN recalibration and of reported scores: a part of the result, so it does not depend on the machine.
@@ -37,7 +37,7 @@ class SettingOptions:
     Attributes:
         arch, dataset, data_dir: None takes what the files say; an architecture is also guessed from the tensors.
         arch_kwargs: arguments of the architecture, over those that the files say.
-        mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures them.
+        mean, std: per channel, of images scaled to [0, 1]; None takes what the files say, else measures both.
         batch_size: of all images; None takes 256, and for scoring in a search what the device is fastest with.
         state_key, mask_key: see `Keys`.
     """
@@ -155,17 +155,36 @@ def _check_same_classes(named: Sequence[Summary]) -> None:
 def normalisation_of(
     summaries: Sequence[Summary], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalisation | None:
-    """Mean and std as asked for, as the files say, or as a `normalize` module in the first one holds them.
+    """Mean and std as asked for, else as the files say; None where it takes measuring.
 
-    None where it takes measuring.
+    Raises:
+        DataError: one is asked for, and nothing says the other.
     """
-    named = naming_data(summaries)
-    trained_on = (named[0].metadata if named else Metadata()).data
-    mean, std = mean or trained_on.mean, std or trained_on.std
-    if not mean and not std and {"normalize.mean", "normalize.std"} <= set(summaries[0].tensors):
-        file = reopened(summaries[0])
+    said = _said_normalisation(summaries)
+    known = (mean or said[0], std or said[1])
+    if bool(mean or std) and not all(known):
+        given, lacking = ("--mean", "--std") if mean else ("--std", "--mean")
+        raise DataError(
+            f"{summaries[0].file}: does not say how its images are normalised, so {given} needs {lacking} too"
+        )
+    return known if all(known) else None
+
+
+def _said_normalisation(summaries: Sequence[Summary]) -> Normalisation:
+    """Of the first header with data; else of the first file: a `normalize` module's, or what its `config.json` says.
+
+    Both are empty where nothing says both. In `config.json` timm has three channels whatever the network takes.
+    """
+    named, first = naming_data(summaries), summaries[0]
+    data, config = (named[0].metadata if named else Metadata()).data, first.metadata.timm_images
+    if data.mean and data.std:
+        return data.mean, data.std
+    if {"normalize.mean", "normalize.std"} <= set(first.tensors):
+        file = reopened(first)
         mean, std = (tuple(file.tensor(f"normalize.{part}").flatten().tolist()) for part in ("mean", "std"))
-    return (mean, std) if mean and std else None
+        return mean, std
+    channels = classes_and_channels(first.shapes)["in_chans"]
+    return (config.mean, config.std) if len(config.mean) == len(config.std) == channels else ((), ())
 
 
 def check_normalisation(data: Data) -> None:

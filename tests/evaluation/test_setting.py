@@ -1,5 +1,6 @@
 """What a file says, what is named instead, and what is guessed, in this order."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,38 @@ def test_a_normalisation_named_comes_before_the_files(told: Summary, silent: Sum
     assert setting.normalisation_of([silent], None, None) == ((0.25,), (0.5,))
     assert setting.normalisation_of([silent], (0.1,), (0.2,)) == ((0.1,), (0.2,))
     assert setting.normalisation_of([silent, told], None, None) == (mean, std)
-    assert setting.normalisation_of([silent], (0.1,), None) is None
+    assert setting.normalisation_of([silent], (0.1,), None) == ((0.1,), (0.5,))
+
+
+def folder_of_timm(tmp_path: Path, ticket: Path, mean: list[float]) -> Summary:
+    """As timm writes one: no header of ours, and how images were normalised in `config.json`."""
+    save_file(load_file(ticket), tmp_path / "model.safetensors")
+    images = {"mean": mean, "std": [0.2] * len(mean), "input_size": [len(mean), 8, 8]}
+    config = {"architecture": "resnet8_cifar", "num_classes": 10, "pretrained_cfg": images}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return summarise_file(tmp_path / "model.safetensors")
+
+
+def test_timm_s_config_says_the_normalisation_of_as_many_channels_as_the_network_takes(
+    tmp_path: Path, tickets: list[Path]
+) -> None:
+    folder = folder_of_timm(tmp_path, tickets[0], [0.1])
+    assert setting.normalisation_of([folder], None, None) == ((0.1,), (0.2,))
+    assert setting.normalisation_of([folder], None, (0.3,)) == ((0.1,), (0.3,))
+    folder = folder_of_timm(tmp_path, tickets[0], [0.485, 0.456, 0.406])
+    assert setting.normalisation_of([folder], None, None) is None
+
+
+@pytest.mark.parametrize(("given", "lacking"), [("mean", "std"), ("std", "mean")])
+def test_half_a_normalisation_is_refused_where_nothing_says_the_other_half(
+    tmp_path: Path, tickets: list[Path], given: str, lacking: str
+) -> None:
+    """It is not passed over: what is measured would be neither what was asked for nor said."""
+    save_file(load_file(tickets[0]), tmp_path / "a.safetensors")
+    summary = summarise_file(tmp_path / "a.safetensors")
+    assert setting.normalisation_of([summary], None, None) is None
+    with pytest.raises(DataError, match=rf"a\.safetensors: .* so --{given} needs --{lacking} too$"):
+        setting.normalisation_of([summary], **{"mean": None, "std": None, given: (0.1,)})
 
 
 def test_the_split_is_that_of_the_files_unless_named(told: Summary, silent: Summary) -> None:
