@@ -272,10 +272,8 @@ def test_the_pooled_file_goes_back_under_the_names_it_came_with(tmp_path: Path, 
             for parameter in model.parameters():
                 parameter.add_(noise)
         files.append(write(tmp_path / str(level), model, masks(model)))
-    bench = open_bench(
-        files, PoolOptions(method="greedy", dataset="digits", alphas=(0.5,), calibration_size=64, device="cpu")
-    )
-    result = pool_target(bench, 0, tmp_path / "out.safetensors")
+    options = PoolOptions(method="greedy", dataset="digits", alphas=(0.5,), bn_images="none", device="cpu")
+    result = pool_target(open_bench(files, options), 0, tmp_path / "out.safetensors")
     origin = open_checkpoint(files[0])
     written = open_file(result.output).tensors
     assert set(written) == set(origin.own_names.values())

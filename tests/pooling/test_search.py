@@ -542,7 +542,7 @@ def test_the_scorers_short_cuts_change_nothing_that_comes_out(seed: int) -> None
 
 
 @pytest.mark.parametrize("choice", [Choice("nll"), Choice()], ids=str)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_nor_do_they_by_likelihood_and_in_two_passes(seed: int, choice: Choice) -> None:
     pool, target, val, calibration = network_pool(seed)
 

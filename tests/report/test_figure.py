@@ -75,8 +75,9 @@ LONG = {
 
 
 @pytest.mark.parametrize("names", LONG.values(), ids=LONG)
-@pytest.mark.parametrize("panels", [1, 2, 3])
-@pytest.mark.parametrize("dpi", [72, 100, 200])  # of .pdf and .svg, of the measuring, of .png
+@pytest.mark.parametrize(
+    ("panels", "dpi"), [(1, 200), (2, 100), (3, 72)]
+)  # .png, measuring, .pdf
 def test_the_legend_is_inside_the_figure_and_below_the_panels(
     tmp_path: Path, names: list[str], panels: int, dpi: int
 ) -> None:
