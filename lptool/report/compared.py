@@ -61,7 +61,7 @@ def _lines(rows: Sequence[Document]) -> Iterator[tuple[tuple[Any, ...], list[Doc
     """Rows of one method and place, which differ in what they are compared with."""
     found: dict[tuple[Any, ...], list[Document]] = {}
     for row in rows:
-        found.setdefault((row["name"], json.dumps(row["options"])), []).append(row)
+        found.setdefault((row["name"], json.dumps([row["options"], row["setting"]])), []).append(row)
     for (name, _), same in found.items():
         places: dict[tuple[Any, ...], list[Document]] = {}
         for row in same:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +86,12 @@ class Part:
 
     def list(self, key: str) -> list[Any]:
         found: list[Any] = self.get(key, lambda found: isinstance(found, list), "a list")
+        return found
+
+    def texts(self, key: str) -> Sequence[str]:
+        found = self.list(key)
+        if not all(isinstance(each, str) for each in found):
+            raise DocumentError(f"{self.file}: '{self.place}{key}' holds others than texts; {WANTED}")
         return found
 
     def within(self, key: str) -> Part:

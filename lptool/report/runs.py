@@ -18,6 +18,7 @@ from lptool.checkpoints.header import CONTROL, ROWS
 from lptool.errors import DocumentError
 from lptool.provenance import arch_name, base_name, data_name
 from lptool.report.documents import WANTED, Part, is_number, read_document
+from lptool.report.settings import Setting
 
 Document = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Gain:
     Attributes:
         file: the document that says so.
         pooled: whether it is of `pool`, whose models are compared with their controls; else of `evaluate`.
-        dataset, arch: None where the document does not say.
+        dataset, arch, setting: None where the document does not say.
         method: of the model; of `evaluate` what it is. options: that shaped it, beside the method.
         against: `ticket`, `ticket_bn` or `better`; of `evaluate` what the other file is.
         control: which of the two controls is meant.
@@ -52,13 +53,15 @@ class Gain:
         accuracy, base: on test, of the model and of the other.
         pair: None where the document does not say. n: test images.
         run: what tells this run from its repetitions. model: what tells this model from others of its run.
-        tickets: digests of the pool's files; none where the document does not say, or is of `evaluate`.
+        tickets: digests of the pool's files; of `evaluate` those of both models, with the files of the pools that they
+            come from. None where the document does not say.
     """
 
     file: str
     pooled: bool
     dataset: str | None
     arch: str | None
+    setting: Setting | None
     method: str
     options: str
     against: str
@@ -118,6 +121,7 @@ def _of_target(run: Part) -> Iterator[Gain]:
             pooled=True,
             dataset=run.name("dataset", data_name),
             arch=run.name("arch", arch_name),
+            setting=Setting.of(run),
             method=run.text("method"),
             options=_options(run),
             against=against,
@@ -165,13 +169,18 @@ def _of_files(document: Part) -> Iterator[Gain]:
     """Every two files that were compared."""
     files = {file.text("file"): file for file in (Part(f, document.file, "files.") for f in document.list("files"))}
     names = _names(files)
+
+    def order(file: Part) -> tuple[Any, ...]:
+        """The pooled, no control, the sparser first; of equals by what they are, whichever was named first."""
+        return *_rank(file), names[file.text("file")], file.text("sha256")
+
     if not document.list("comparisons"):
         raise DocumentError(f"{document.file}: compares nothing; evaluate two files or more in one command")
     for each in document.list("comparisons"):
         pair = Part(each, document.file, "comparisons.")
         a, b = (_known(files, pair, key) for key in ("a", "b"))
         won, lost = pair.count("a_only"), pair.count("b_only")
-        if _rank(b) > _rank(a):  # the pooled, no control, the sparser first: in one order in all documents
+        if order(b) > order(a):  # in one order in all documents
             a, b, won, lost = b, a, lost, won
         name, other = _told_apart(names[a.text("file")], names[b.text("file")])
         yield Gain(
@@ -179,6 +188,7 @@ def _of_files(document: Part) -> Iterator[Gain]:
             pooled=False,
             dataset=document.name("dataset", data_name),
             arch=a.name("arch", arch_name),
+            setting=Setting.of_both(a, b),
             method=name,
             options="{}",
             against=other,
@@ -190,7 +200,8 @@ def _of_files(document: Part) -> Iterator[Gain]:
             pair=Pair(won, lost, document.count("n", 1)),
             n=document.count("n", 1),
             run=document.file,
-            model=a.text("sha256") + b.text("sha256"),
+            model=_digest(sorted([a.text("sha256"), b.text("sha256")])),
+            tickets=_tickets(a) | _tickets(b),
         )
 
 
@@ -202,6 +213,11 @@ def _known(files: dict[str, Part], pair: Part, key: str) -> Part:
 
 def _rank(file: Part) -> tuple[bool, bool, int]:
     return file.text("kind") == "pooled", file.name("method") != CONTROL, file.level() or 0
+
+
+def _tickets(file: Part) -> frozenset[str]:
+    """Digests of the file and of the pool that it comes from, as far as it says so."""
+    return frozenset([file.text("sha256"), *(file.texts("tickets") if file.has("tickets") else ())])
 
 
 def _names(files: dict[str, Part]) -> dict[str, tuple[str, str]]:
