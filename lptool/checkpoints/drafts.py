@@ -4,6 +4,7 @@
     lock            held as long as the process lives that made the draft
     new             a file or folder in the making, renamed to NAME once it is whole
     old             the folder that it replaces, where the file system cannot swap two names
+    …               what libraries need on the way
 """
 
 from __future__ import annotations
@@ -76,14 +77,12 @@ def _clear(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """The lock last: what is left half-removed is known for a draft by it."""
-    for name in (_NEW, _OLD):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
+    others = (entry for entry in folder.glob("*") if entry.name != _LOCK)  # such as temporary files of libraries
+    for entry in (folder / _NEW, folder / _OLD, *others):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
         else:
-            (folder / name).unlink(missing_ok=True)
-    for other in folder.glob("*"):  # such as safetensors' own temporary file
-        if other.name != _LOCK:
-            other.unlink()
+            entry.unlink(missing_ok=True)
     (folder / _LOCK).unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # at the second try
         folder.rmdir()

@@ -78,6 +78,7 @@ def evaluate(
     with progress_bar("evaluating", shown=ranks.rank == 0) as advance:
         evaluation = carry_out(plan, advance, ranks)
     if ranks.rank == 0:
+        warn(evaluation.warnings)
         document, views = evaluate_document(evaluation), [evaluate_view(evaluation)]
         print_and_report(document, views, _draw, page=page, as_json=as_json, replace=overwrite)
 

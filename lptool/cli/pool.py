@@ -209,7 +209,7 @@ class Plan:
 
 def _planned(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> Plan:
     """What is going to be done; whatever would be refused is refused here."""
-    from lptool.pooling.outputs import controls_of, outputs_of
+    from lptool.pooling.outputs import check_apart, controls_of, outputs_of
 
     scores_first = (bench.options.target == "matching" or asked.max_size is not None) and not asked.dry_run
     if scores_first:
@@ -221,6 +221,8 @@ def _planned(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> Plan:
     )
     again = ranks.agree(lambda: asked.overwrite or is_own_page(asked.page))
     ranks.agree(lambda: check_page(asked.page, [*bench.inputs, *outputs], overwrite=again))
+    if asked.page is not None:
+        check_apart(asked.page, outputs, "--report")
     if not (scores_first or asked.dry_run):  # only now, as an output that cannot be shall be refused before
         bench = _decoded(bench, ranks, asked.cache_dir)
     return Plan(bench, targets, form, outputs, controls, again)

@@ -44,7 +44,7 @@ def predict(file: Path, pictures: tuple[Path, ...], as_json: bool, threads: int 
     lptool predict my-model cat.jpg dog.png
     lptool predict pooled.safetensors photos/new --top 3 --json
 
-    FILE is a checkpoint in any form, an ONNX file, or a folder with one. PICTURE is a file, or a folder of pictures.
+    FILE is a checkpoint in any form, a folder with one, or an ONNX file. PICTURE is a file, or a folder of pictures.
     They are prepared as evaluate prepares those of the data set. Of one that cannot be read the error says why; the
     others are predicted all the same, and the exit status is 1.
     """

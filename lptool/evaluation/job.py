@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,16 @@ class Evaluation:
     device: str
     threads: int | None
     seconds: float
+
+    @property
+    def warnings(self) -> list[str]:
+        """A line for each file whose outputs are broken."""
+        return [
+            f"{result.summary.file}: logits of test images are not finite, so its NLL is not known; an image with NaN "
+            "among them counts as wrong"
+            for result in self.files
+            if not math.isfinite(result.test.score.nll)
+        ]
 
 
 def evaluate_files(

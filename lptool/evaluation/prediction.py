@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ class PredictOptions(SettingOptions):
 
 @dataclass(frozen=True)
 class Guess:
-    """A class, its name where the file says it, and its probability in [0, 1], not finite where logits are not."""
+    """A class, its name where the file says it, and its probability in [0, 1]."""
 
     number: int
     name: str | None
@@ -76,7 +77,7 @@ class Predictions:
         summary: of the model. arch: of its network. num_classes: of its logits.
         names: of the classes, in the order of the logits; empty where the file does not say.
         guesses: picture → its likeliest classes, in the order of the pictures.
-        unreadable: picture → why it cannot be read.
+        unreadable: picture → why nothing is said of it.
         threads: of the CPU, where that is the device.
     """
 
@@ -95,7 +96,7 @@ class Predictions:
         lines = [f"{file}: {reason}" for file, reason in self.unreadable.items()]
         if len(lines) > 1:
             every = len(lines) + len(self.guesses)
-            raise DataError(f"{len(lines)} of {every} pictures cannot be read:\n  {first_ten(lines)}")
+            raise DataError(f"{len(lines)} of {every} pictures are left out:\n  {first_ten(lines)}")
         if lines:
             raise DataError(lines[0])
 
@@ -239,14 +240,16 @@ def carry_out(plan: PredictionPlan, on_progress: OnProgress | None = None) -> Pr
 
     rows = [row for batch in plan.batch_size.fit(run) for row in zip(*(part.tolist() for part in batch), strict=True)]
     found = dict(zip(pictures.files, rows, strict=True))
-    lacking = [place for place, (_, _, readable) in enumerate(rows) if not readable]
+    reasons = {pictures.files[place]: pictures.reason(place) for place, row in enumerate(rows) if not row[2]}
+    broken = [file for file, row in found.items() if file not in reasons and not all(map(math.isfinite, row[1]))]
+    reasons |= dict.fromkeys(broken, "the logits of the network are not finite")
     return Predictions(
         summary=subject.summary,
         arch=subject.network.arch,
         num_classes=plan.num_classes,
         names=plan.names,
-        guesses={file: _guesses(plan, *row[:2]) for file, row in found.items() if row[2]},
-        unreadable={**plan.unreadable, **{pictures.files[place]: pictures.reason(place) for place in lacking}},
+        guesses={file: _guesses(plan, *row[:2]) for file, row in found.items() if file not in reasons},
+        unreadable={**plan.unreadable, **reasons},
         device=str(plan.device),
         threads=threads_on(plan.device),
         seconds=time.perf_counter() - started,

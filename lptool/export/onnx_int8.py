@@ -6,9 +6,10 @@ channel, activations by the least and the largest value that they take on the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def save_int8_onnx(
     check_packages(PACKAGES)
 
     def write(draft: Path) -> _Found:
-        with TemporaryDirectory() as folder:
+        with _temporary_files_in(draft.parent) as folder:
             whole = Path(folder) / "float.onnx"
             fill(whole, model, path, images, metadata or {})
             _quantise(whole, draft, path, calibration, metadata or {})
@@ -68,6 +69,18 @@ def save_int8_onnx(
 
     with in_eval_mode(model):
         return write_atomically(path, write, replace=replace)
+
+
+@contextmanager
+def _temporary_files_in(draft: Path) -> Iterator[str]:
+    """A folder in that of the draft, for onnxruntime's temporary files too: of a killed command nothing stays."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(dir=draft) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 def _quantise(

@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,13 @@ from lptool.checkpoints.masks import Mask
 from lptool.checkpoints.metadata import Metadata
 from lptool.checkpoints.summary import Summary
 from lptool.checkpoints.ticket import Ticket
-from lptool.errors import CheckpointError, SetupError, first_line
+from lptool.errors import CheckpointError, SetupError, first_line, one_line
 
 FORMAT = "onnx"
 _READING = ("onnx", "onnxruntime")
+
+# Before it is imported: else onnxruntime 1.32 notes what runs where in files of its own, and sends that to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -63,7 +68,7 @@ def quiet() -> Iterator[None]:
 
 
 class OnnxNetwork(nn.Module):
-    """Runs a file: float32 images [B, C, H, W] in, what its first output is out, on the device of the images."""
+    """Runs a file: float32 images [B, C, H, W] in, logits out where it is of a classifier, on the images' device."""
 
     def __init__(self, path: str | Path) -> None:
         """With as many threads as torch has. Raises CheckpointError where onnxruntime does not take the file."""
@@ -78,18 +83,50 @@ class OnnxNetwork(nn.Module):
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many error types of its own
             raise _damaged(path, error) from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if not outputs:
-            raise CheckpointError(f"{path}: expected an output, of logits, found none")
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)":
-            kinds = ", ".join(each.type for each in inputs) or "none"
-            raise CheckpointError(f"{path}: expected one input, of float32 images, found {kinds}")
-        self._input, self._output = inputs[0].name, outputs[0].name
+        self._input, self._one_by_one = _images_of(self._session.get_inputs(), path)
+        self._output = _logits_of([output.name for output in self._session.get_outputs()], path)
+        self._thread = ThreadPoolExecutor(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, where the file is of a classifier."""
-        (found,) = self._session.run([self._output], {self._input: images.contiguous().cpu().numpy()})
-        return torch.from_numpy(found).to(images.device)
+        """What the file makes of the images, in one go or, where it takes no more than one, in turn."""
+        parts = images.split(1) if self._one_by_one else (images,)
+        return torch.cat([torch.from_numpy(self._run(part)) for part in parts]).to(images.device)
+
+    def _run(self, images: Tensor) -> Any:
+        """In a thread of its own, as a program in the file may take for ever, and Ctrl-C ends the wait for it."""
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        given = {self._input: images.contiguous().cpu().numpy()}
+        running = self._thread.submit(self._session.run, [self._output], given, options)
+        try:
+            return running.result()[0]
+        except BaseException:
+            options.terminate = True  # or the process would wait for it at its end
+            raise
+
+
+def _images_of(inputs: Sequence[Any], path: str | Path) -> tuple[str, bool]:
+    """The name of the only input, and whether it takes one image alone. Raises CheckpointError."""
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)":
+        kinds = ", ".join(each.type for each in inputs) or "none"
+        raise CheckpointError(f"{path}: expected one input, of float32 images, found {kinds}")
+    size = next(iter(inputs[0].shape), None)
+    if isinstance(size, int) and size > 1:
+        raise CheckpointError(
+            f"{path}: takes batches of {size} images and no others; export it with a batch of any size"
+        )
+    return inputs[0].name, size == 1
+
+
+def _logits_of(outputs: Sequence[str], path: str | Path) -> str:
+    """The only output, or that of the name `logits`. Raises CheckpointError."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if "logits" in outputs:
+        return "logits"
+    found = ", ".join(map(one_line, outputs)) or "none"
+    raise CheckpointError(f"{path}: expected one output, of logits, or one that is called logits, found {found}")
 
 
 def onnx_ticket(path: str | Path) -> tuple[Ticket, str]:

@@ -57,15 +57,19 @@ def controls_of(
     if control is None:
         return [None] * len(targets)
     places = [_output_for(control, bench.pool.level(target), bench.options.target) for target in targets]
-    taken = {os.path.realpath(output) for output in outputs}
     for target, place in zip(targets, places, strict=True):
-        real = Path(os.path.realpath(place))
-        if taken & {str(real), *map(str, real.parents)}:
-            raise OutputError(f"{place}: is the output or lies in it; choose another --control")
+        check_apart(place, outputs, "--control")
         key = control_key(key_of(fingerprint(bench, target), bench.options))
         again = may_replace(place, key, form, overwrite=overwrite)
         check_output(place, bench.inputs, overwrite=again)
     return list(places)
+
+
+def check_apart(place: Path, outputs: Sequence[Path], option: str) -> None:
+    """Refuse what would be written over an output, or into one that is a folder. Raises OutputError."""
+    taken, real = {os.path.realpath(output) for output in outputs}, Path(os.path.realpath(place))
+    if taken & {str(real), *map(str, real.parents)}:
+        raise OutputError(f"{place}: is the output or lies in it; choose another {option}")
 
 
 def may_replace(output: Path, key: str, form: Form, *, overwrite: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from rich.console import RenderableType
@@ -35,20 +34,15 @@ def predict_document(found: Predictions) -> dict[str, Any]:
 
 
 def _guess_document(guess: Guess) -> dict[str, Any]:
-    probability = guess.probability if math.isfinite(guess.probability) else None  # JSON has no word for it
-    return {"class": guess.number, "name": guess.name, "probability": probability}
+    return {"class": guess.number, "name": guess.name, "probability": guess.probability}
 
 
 def predict_view(found: Predictions) -> RenderableType:
     """The same for a person: a row for each class of each picture."""
     rows = [
-        ["" if place else file, guess.name or str(guess.number), _shown(guess.probability)]
+        ["" if place else file, guess.name or str(guess.number), percent(guess.probability)]
         for file, guesses in found.guesses.items()
         for place, guess in enumerate(guesses)
     ]
     headings = ["picture", "class", "probability"]
     return on_terminal(Table(found.summary.file, headings, rows, words=["class"] if found.names else []))
-
-
-def _shown(probability: float) -> str:
-    return percent(probability) if math.isfinite(probability) else "not finite"

@@ -152,7 +152,7 @@ class Graded:
         confidence = in_float64(logits).softmax(1).amax(1).cpu()
         broken = ~logits.isfinite().all(1).cpu()
         likeliest = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        among_five = (likeliest == labels[:, None]).any(1).cpu()
+        among_five = ((likeliest == labels[:, None]).any(1) & ~logits.isnan().any(1)).cpu()
         return cls(right.cpu(), loss.cpu(), confidence.masked_fill(broken, math.nan), among_five)
 
     @classmethod
@@ -193,9 +193,13 @@ def merged(parts: Sequence[Score]) -> Score:
 
 
 def mark(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each image whether it is right, bool [B], and its negative log-likelihood in nats, float [B]."""
+    """Of each image whether it is right, bool [B], and its negative log-likelihood in nats, float [B].
+
+    NaN is never right, though torch takes it for the largest.
+    """
     logits = logits.float()  # autocast gives bfloat16, in which a loss has two or three digits
-    return logits.argmax(dim=1) == labels, F.cross_entropy(logits, labels, reduction="none")
+    right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+    return right, F.cross_entropy(logits, labels, reduction="none")
 
 
 def cast_forward(model: nn.Module, compute: torch.dtype) -> Callable[[Tensor], Tensor]:

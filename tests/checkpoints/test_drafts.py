@@ -29,6 +29,7 @@ LEFT: dict[str, Callable[[Path], object]] = {
     "before the file": lambda draft: (draft / "lock").touch(),
     "half a file": lambda draft: [(draft / name).write_text("x") for name in ("lock", "new", ".tmpAb3")],
     "half a folder": lambda draft: [(draft / "lock").touch(), (draft / "new" / "b").mkdir(parents=True)],
+    "a library's folder": lambda draft: [(draft / "lock").touch(), (draft / "tmpAb3" / "b").mkdir(parents=True)],
 }
 NEXT: dict[str, Callable[[Path], object]] = {
     "tidy": tidy,

@@ -1,6 +1,7 @@
 """What `lptool pool` leaves for each target: files in every form, and folders that are there whole or not at all."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def test_where_a_control_must_not_be_is_one_line_before_any_work(
     inputs = [ticket.name for ticket in tickets]
     assert message in refused(lptool("pool", *inputs, "-o", "a.safetensors", *more, "--control", control, *FAST))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_page_in_the_output_is_refused_before_any_work(
+    tickets: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """The folder is put into its place whole, and the next command would take the page for somebody's own file."""
+    monkeypatch.chdir(tmp_path)
+    said = refused(lptool("pool", *tickets, "-o", "model", *more, "--report", "model/a.html", *FAST))
+    page = "a.html: is the output or lies in it; choose another --report"
+    assert page in said
+    assert os.listdir(tmp_path) == []
 
 
 def test_with_all_targets_there_is_a_control_for_each(tickets: list[Path], tmp_path: Path) -> None:

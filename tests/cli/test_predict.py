@@ -54,7 +54,7 @@ def test_pictures_that_cannot_be_read_are_told_at_the_end(tickets: list[Path], p
     document = json.loads(result.stdout)
     assert [Path(entry["file"]).name for entry in document["pictures"]] == ["3.png"]
     assert [Path(entry["file"]).name for entry in document["unreadable"]] == ["bad.jpg", "none.jpg"]
-    assert f"Error: 2 of 3 pictures cannot be read:\n  {tmp_path}/bad.jpg: no picture that Pillow can" in result.stderr
+    assert f"Error: 2 of 3 pictures are left out:\n  {tmp_path}/bad.jpg: no picture that Pillow can" in result.stderr
     alone = lptool(*words)
     assert refused_last(alone) == f"Error: {tmp_path}/bad.jpg: no picture that Pillow can read"
 

@@ -65,6 +65,17 @@ def test_scores_are_those_that_pooling_reports(two: Evaluation, tickets: list[Pa
     assert two.files[1].test.score.nll == pytest.approx(score.nll, abs=1e-6)
 
 
+def test_outputs_that_are_no_numbers_are_wrong_and_told(two: Evaluation, tickets: list[Path], tmp_path: Path) -> None:
+    ticket = lptool.load_ticket(tickets[0])
+    weights = {name: torch.full_like(ticket.state[name], 3e38) for name in ("conv1.weight", "fc.weight")}
+    save_ticket(replace(ticket, state={**ticket.state, **weights}), tmp_path / "a.safetensors")
+    found = evaluate_files([tmp_path / "a.safetensors", tickets[0]], EvaluateOptions(device="cpu"))
+    assert found.files[0].test.score.correct < 359 // 20  # all NaN would be right for each image of class 0
+    assert len(found.warnings) == 1
+    assert "a.safetensors: logits of test images are not finite" in found.warnings[0]
+    assert two.warnings == []
+
+
 def test_every_two_files_are_compared(tickets: list[Path]) -> None:
     found = evaluate_files(tickets[:3], CPU)
     assert list(found.comparisons) == [(0, 1), (0, 2), (1, 2)]

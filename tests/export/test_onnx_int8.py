@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_what_is_judged_too_far_off_is_not_written(
     assert os.listdir(tmp_path) == ["a.onnx"]
     assert (tmp_path / "a.onnx").read_text() == "before"
     assert capfd.readouterr() == ("", "")
+
+
+def test_temporary_files_lie_in_the_draft_which_goes_when_its_process_is_dead(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, before = tmp_path / "usual", tempfile.tempdir
+    usual.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(usual))
+    untouched = usual.stat().st_mtime_ns  # any name in it that comes or goes would change that
+
+    def judge(before: nn.Module, after: nn.Module) -> Path:
+        return Path(tempfile.gettempdir())
+
+    found = save_int8_onnx(written.model, tmp_path / "out" / "a.onnx", batches(2), batches(8), judge)
+    assert found.parent.parent == tmp_path / "out"
+    assert found.parent.name.startswith(".a.onnx.")
+    assert (os.listdir(tmp_path / "out"), usual.stat().st_mtime_ns) == (["a.onnx"], untouched)
+    assert tempfile.tempdir == str(usual) != before
 
 
 def test_what_onnxruntime_cannot_quantise_is_told_in_one_line(

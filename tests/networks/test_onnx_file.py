@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,25 +143,103 @@ def test_nor_where_onnxruntime_alone_would_find_them(
     weight.external_data.add(key="location", value="elsewhere")
     constant = helper.make_node("Constant", [], ["w"], value=weight)
     product = helper.make_node("MatMul", ["flat", "w"], ["y"])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
     functions = []
     if where == "attribute":
         nodes = [constant, product]
     elif where == "branch":
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
         branch = helper.make_graph([product], "branch", [], [y], [weight])
         always = numpy_helper.from_array(np.array(True))
         nodes = [helper.make_node("Constant", [], ["always"], value=always)]
         nodes += [helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch)]
     else:
-        functions = [helper.make_function("own", "head", ["flat"], ["y"], [constant, product], opsets[:1])]
+        opsets = [helper.make_opsetid("", 17)]
+        functions = [helper.make_function("own", "head", ["flat"], ["y"], [constant, product], opsets)]
         nodes = [helper.make_node("head", ["flat"], ["y"], domain="own")]
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 8, 8])
-    graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["flat"]), *nodes], "g", [x], [y])
-    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
-    Path("a.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(CheckpointError, match=r"a\.onnx: has tensors in other files; save it as one$"):
-        read(Path("a.onnx"))
+        read(saved(Path("a.onnx"), nodes, functions=functions))
+
+
+def saved(
+    file: Path,
+    nodes: list[Any],
+    batch: str | int = "batch",
+    outputs: tuple[str, ...] = ("y",),
+    functions: Sequence[Any] = (),
+) -> Path:
+    """A file of digits "x" made `flat`, then of these nodes, with weights "ones" [64, 10]."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 1, 8, 8])
+    found = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    weights = [numpy_helper.from_array(np.ones((64, 10), np.float32), "ones")]
+    graph = helper.make_graph([helper.make_node("Flatten", ["x"], ["flat"]), *nodes], "g", [x], found, weights)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def times(of: str, output: str) -> Any:
+    from onnx import helper
+
+    return helper.make_node("MatMul", [of, "ones"], [output])
+
+
+@needs_packages
+def test_a_file_of_one_image_gets_them_in_turn_and_one_of_more_is_refused(tmp_path: Path) -> None:
+    model = OnnxNetwork(saved(tmp_path / "a.onnx", [times("flat", "y")], batch=1))
+    images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model(images), images.flatten(1).sum(1, keepdim=True).expand(5, 10), atol=1e-5)
+    with pytest.raises(CheckpointError, match=r"a\.onnx: takes batches of 4 images and no others; export"):
+        OnnxNetwork(saved(tmp_path / "a.onnx", [times("flat", "y")], batch=4))
+
+
+@needs_packages
+def test_of_several_outputs_the_logits_have_to_be_called_so(tmp_path: Path) -> None:
+    from onnx import helper
+
+    nodes = [helper.make_node("Relu", ["flat"], ["features"]), times("features", "logits")]
+    model = OnnxNetwork(saved(tmp_path / "a.onnx", nodes, outputs=("features", "logits")))
+    assert model(torch.ones(2, 1, 8, 8)).tolist() == [[64.0] * 10] * 2
+    for outputs, found in {("features", "y"): "features, y", (): "none"}.items():
+        with pytest.raises(CheckpointError, match=rf"a\.onnx: expected one output, .* called logits, found {found}$"):
+            OnnxNetwork(saved(tmp_path / "a.onnx", [nodes[0], times("features", "y")], outputs=outputs))
+
+
+@needs_packages
+def test_ctrl_c_ends_a_program_that_does_not_end(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    on, value = (helper.make_tensor_value_info(*each, None) for each in (("on", TensorProto.BOOL), ("v", 1)))
+    still, same = (helper.make_tensor_value_info(*each, None) for each in (("still", TensorProto.BOOL), ("s", 1)))
+    count = helper.make_tensor_value_info("k", TensorProto.INT64, [])
+    steps = [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Identity", ["v"], ["s"])]
+    body = helper.make_graph(steps, "body", [count, on, value], [still, same])
+    numbers = {"most": np.array(2**62), "always": np.array(True)}
+    nodes = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(n)) for name, n in numbers.items()]
+    nodes += [times("flat", "z"), helper.make_node("Loop", ["most", "always", "z"], ["y"], body=body)]
+    model = OnnxNetwork(saved(tmp_path / "a.onnx", nodes))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            model(torch.zeros(1, 1, 8, 8))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    model._thread.shutdown()  # waits for the program, which ends too
+
+
+@needs_packages
+def test_onnxruntime_tells_its_makers_nothing(tmp_path: Path) -> None:
+    """It would keep a file with what ran where, and an identifier of the machine, at home and for temporary files."""
+    file = saved(tmp_path / "a.onnx", [times("flat", "y")])
+    home = tmp_path / "home"
+    home.mkdir()
+    program = f"from lptool.networks.onnx_file import OnnxNetwork; OnnxNetwork({str(file)!r})"
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(home))
+    subprocess.run([sys.executable, "-c", program], env=os.environ | places, check=True)
+    assert os.listdir(home) == []
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])

@@ -9,7 +9,7 @@ from lptool.checkpoints.ticket import Ticket
 from lptool.evaluation.prediction import Guess, Predictions
 from lptool.report.predict import predict_document, predict_view
 
-GUESSES = {"a.png": (Guess(1, "cat", 0.75), Guess(0, "dog", 0.25)), "b.png": (Guess(0, "dog", float("nan")),)}
+GUESSES = {"a.png": (Guess(1, "cat", 0.75), Guess(0, "dog", 0.25)), "b.png": (Guess(0, "dog", 1.0),)}
 
 
 def predictions(names: tuple[str, ...] = ("dog", "cat")) -> Predictions:
@@ -28,7 +28,7 @@ def test_the_document_has_classes_by_number_and_name() -> None:
                 {"class": 0, "name": "dog", "probability": 0.25},
             ],
         },
-        {"file": "b.png", "top": [{"class": 0, "name": "dog", "probability": None}]},
+        {"file": "b.png", "top": [{"class": 0, "name": "dog", "probability": 1.0}]},
     ]
     assert document["unreadable"] == [{"file": "c.png", "reason": "is a folder, expected a file"}]
     assert (document["file"], document["classes"], document["class_names"]) == ("m.safetensors", 2, ["dog", "cat"])
@@ -40,4 +40,4 @@ def test_the_table_names_each_picture_once() -> None:
     with console.capture() as shown:
         console.print(predict_view(predictions()))
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in shown.get().splitlines() if "│" in line]
-    assert rows == [["a.png", "cat", "75.00 %"], ["", "dog", "25.00 %"], ["b.png", "dog", "not finite"]]
+    assert rows == [["a.png", "cat", "75.00 %"], ["", "dog", "25.00 %"], ["b.png", "dog", "100.00 %"]]

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import update_bn
 from lptool.errors import DataError
 from lptool.scoring.score import (
     Batch,
+    Graded,
     Score,
     cast_forward,
     mark,
@@ -172,6 +173,15 @@ def test_the_forward_pass_computes_in_the_type_asked_for(compute: torch.dtype) -
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert cast_forward(net, compute)(batches[0][0]).dtype == compute
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_nan_is_never_right_and_minus_infinity_is_no_class() -> None:
+    """Torch takes NaN for the largest: the class of its place, or 0 where all are, would be right by chance."""
+    logits = torch.tensor([[math.nan] * 2, [0.0, math.nan], [-math.inf, 0.0], [0.0, -math.inf]])
+    labels = torch.tensor([0, 1, 1, 0])
+    assert mark(logits, labels)[0].tolist() == [False, False, True, True]
+    found = Graded.of(logits, labels)
+    assert (found.right.tolist(), found.among_five.tolist()) == ([False, False, True, True],) * 2
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
