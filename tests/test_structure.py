@@ -28,7 +28,8 @@ ROOMS = {
     "gradient layers least_squares reconstruction calibration trained_on trial setup decoding targets fitting_size "
     "comparisons fingerprint outputs result verdict finish job",
     "export": "licenses timm_config card folder hub onnx onnx_int8 program source accuracy fitting writers conversion",
-    "report": "tables terminal inspect convert train pool evaluate predict runs compare compared figure",
+    "report": "tables terminal inspect convert train pool evaluate predict documents settings runs compare compared "
+    "figure",
     "report.html": "drawing charts maps page pool evaluate",
     "cli": "ending options output logs threads train_options train train_first pool_options pool_job pool inspect "
     "evaluate compare predict convert push version",

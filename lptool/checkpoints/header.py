@@ -92,9 +92,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Member:
-    """A ticket of the pool: its file, without a folder where lptool wrote it; `alpha` is in [0, 1] as a rule."""
+    """A ticket of the pool: its file, without a folder where lptool wrote it, and the digest of that.
+
+    `alpha` is in [0, 1] as a rule.
+    """
 
     file: str | None
+    sha256: str | None
     level: int | None
     alpha: float | None
     accepted: bool | None
@@ -159,6 +163,11 @@ class SearchRecord:
         return self.method == CONTROL
 
     @property
+    def tickets(self) -> list[str]:
+        """Digests of the files that it is known to be made of or beside, sorted; none where the header lacks them."""
+        return sorted({ticket.sha256 for ticket in (self.target, *self.members) if ticket.sha256})
+
+    @property
     def measured(self) -> str | None:
         """`bn_images`, also of older files, which knew training images as they are alone."""
         return self.bn_images or {True: "plain", False: "none", None: None}[self.bn_recalibration]
@@ -176,8 +185,8 @@ class SavedScore:
 def typed(kind: type[Typed], document: Any) -> Typed:
     """Each field from the key of its name, where the value is of the field's type. Raises nothing.
 
-    >>> typed(Member, {"file": "a.safetensors", "level": "3", "sha256": "0f"})
-    Member(file='a.safetensors', level=None, alpha=None, accepted=None)
+    >>> typed(Member, {"file": "a.safetensors", "level": "3", "search": "0f"})
+    Member(file='a.safetensors', sha256=None, level=None, alpha=None, accepted=None)
     """
     found = _object(document)
     return kind(**{f.name: _READ[str(f.type)](found.get(f.name)) for f in fields(kind)})  # type: ignore[arg-type]

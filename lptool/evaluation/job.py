@@ -10,6 +10,7 @@ from functools import partial
 from itertools import combinations, count
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from lptool.data.corruptions import CorruptedSet
 from lptool.data.images import Images
 from lptool.device import threads_on
 from lptool.errors import SetupError
+from lptool.evaluation.setting import Normalisation
 from lptool.evaluation.setup import EvaluateOptions, Plan, Subject, plan_evaluation
 from lptool.ranks import ALONE, Ranks
 from lptool.scoring.cost import Cost
@@ -40,10 +42,18 @@ class CorruptedScore:
 
 @dataclass(frozen=True)
 class FileResult:
-    """All that is known of one file; `runtime` is what ran its network, `torch` or `onnxruntime`."""
+    """All that is known of one file.
+
+    Attributes:
+        arch_kwargs: all that its network was built with.
+        normalisation: mean and std per channel, of images scaled to [0, 1].
+        runtime: what ran its network, `torch` or `onnxruntime`.
+    """
 
     summary: Summary
     arch: str
+    arch_kwargs: dict[str, Any]
+    normalisation: Normalisation
     test: Metrics
     cost: Cost
     latency: Latency | None = None
@@ -153,7 +163,16 @@ def _on_test(plan: Plan, subject: Subject, ranks: Ranks) -> FileResult:
     metrics = measured(plan, subject, plan.data.test.to(plan.device), ranks)
     device = plan.device if network.runtime == "torch" else torch.device("cpu")
     latency = measure_latency(network.model, network.image_shape, device, plan.latency) if plan.latency else None
-    return FileResult(subject.summary, network.arch, metrics, subject.cost(ticket), latency, network.runtime)
+    return FileResult(
+        summary=subject.summary,
+        arch=network.arch,
+        arch_kwargs=network.arch_kwargs,
+        normalisation=(subject.data.mean, subject.data.std),
+        test=metrics,
+        cost=subject.cost(ticket),
+        latency=latency,
+        runtime=network.runtime,
+    )
 
 
 def _under(plan: Plan, part: CorruptedSet, report: Callable[[str], None]) -> list[CorruptedScore]:

@@ -63,9 +63,14 @@ class EvaluateOptions(SettingOptions):
 
 @dataclass(frozen=True)
 class Network:
-    """Takes the weights of any file of one architecture in turn: memory does not grow with the number of files."""
+    """Takes the weights of any file of one architecture in turn: memory does not grow with the number of files.
+
+    Attributes:
+        arch_kwargs: all that it was built with.
+    """
 
     arch: str
+    arch_kwargs: dict[str, Any]
     model: nn.Module
     image_shape: tuple[int, int, int]
 
@@ -269,8 +274,9 @@ def networks_for(
     ]
     for key, (arch, kwargs), summary, named in zip(keys, archs, summaries, own, strict=True):
         if key not in built:
+            whole = {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}
             with said_by(None if named else summary.file):
-                built[key] = Network(arch, _ready(arch, kwargs, summary, data, device), data.shape)
+                built[key] = Network(arch, whole, _ready(arch, whole, summary, data, device), data.shape)
     return [built[key] for key in keys]
 
 
@@ -280,7 +286,7 @@ def _ready(arch: str, kwargs: dict[str, Any], summary: Summary, data: Data, devi
         model: nn.Module = OnnxNetwork(summary.file)
         try_scoring(model, data, arch, device)
         return model
-    model = build_for(arch, {"num_classes": data.num_classes, "in_chans": data.shape[0], **kwargs}, summary.shapes)
+    model = build_for(arch, kwargs, summary.shapes)
     make_ready(model, device, partial(try_scoring, model, data, arch, device))
     return model
 

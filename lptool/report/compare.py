@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from lptool.errors import DocumentError
 from lptool.provenance import command_line
 from lptool.report.runs import BETTER, CONTROLS, OLDER, Document, Gain
+from lptool.report.settings import Setting
 from lptool.scoring.paired import Spread, exact_mcnemar, image_error
 
 AGAINST = {**CONTROLS, BETTER: "better control"}
@@ -22,17 +24,20 @@ _SAME = ("pooled", "dataset", "arch", "method", "options", "against")  # of all 
 def compare_document(gains: Sequence[Gain]) -> Document:
     """The `--json` document of `compare`: a row for each series and level, and one over the levels that all runs have.
 
-    A series is what is to be repeated: data set, architecture, method, options, and what it is compared with. Fractions
-    are of the test images.
+    A series is what is to be repeated: data set, architecture with its arguments, normalisation, method, options, and
+    what it is compared with. Fractions are of the test images.
 
     Raises:
-        DocumentError: a result is there twice, two runs share a ticket, or runs were not scored on the same number of
-            test images.
+        DocumentError: a result is there twice, two runs share a ticket or a file, runs were not scored on the same
+            number of test images, or an older document does not say which of two networks it is of.
     """
     _check_images(gains)
     rows = []
-    for series in _grouped(gains, _SAME):
-        _check_shared(series)
+    for series in (part for same in _grouped(gains, _SAME) for part in _apart(same)):
+        if series[0].pooled:
+            _check_shared(series)
+        else:
+            series = _joined(series)
         points = _points(series)
         for point in points:
             _check_twice(point)
@@ -50,6 +55,45 @@ def _grouped(gains: Sequence[Gain], keys: Sequence[str]) -> list[list[Gain]]:
     for gain in gains:
         found.setdefault(tuple(getattr(gain, key) for key in keys), []).append(gain)
     return list(found.values())
+
+
+def _apart(same: Sequence[Gain]) -> list[list[Gain]]:
+    """The gains of each setting; those of documents that do not say it go with the only one there is.
+
+    Raises:
+        DocumentError: there are several.
+    """
+    parts: list[tuple[Setting, list[Gain]]] = []
+    for gain in same:
+        if gain.setting:
+            mine = next((found for setting, found in parts if setting.alike(gain.setting)), None)
+            if mine is None:
+                parts.append((gain.setting, mine := []))
+            mine.append(gain)
+    lacking = next((gain for gain in same if not gain.setting), None)
+    if len(parts) < 2:
+        return [list(same)]
+    if lacking:
+        (one, (first, *_)), (other, (second, *_)), *_ = parts
+        odd = ", ".join(_differences(one.words(), [one.words(), other.words()], whole=True))
+        raise DocumentError(
+            f"{lacking.file}: does not say what its network was built with, in which {first.file} and {second.file} "
+            f"differ ({odd}); make it again with this lptool, or leave it out"
+        )
+    return [found for _, found in parts]
+
+
+def _joined(series: Sequence[Gain]) -> list[Gain]:
+    """Files that `evaluate` compared: what shares a document, a file or a ticket is one run.
+
+    A document says levels of one run, but may say one level of it alone, or another model of the same tickets.
+    """
+    runs: list[set[str]] = []
+    for gain in series:
+        mine = {gain.run, *gain.tickets}
+        linked = [run for run in runs if run & mine]
+        runs = [run for run in runs if not run & mine] + [mine.union(*linked)]
+    return [replace(gain, run=next(min(run) for run in runs if gain.run in run)) for gain in series]
 
 
 def _points(series: Sequence[Gain]) -> list[list[Gain]]:
@@ -76,6 +120,7 @@ def _row(like: Gain, runs: Sequence[Sequence[Gain]], level: int | None) -> Docum
         "kind": "pool" if like.pooled else "evaluate",
         "dataset": like.dataset,
         "arch": like.arch,
+        "setting": next((gain.setting.words() for run in runs for gain in run if gain.setting), None),
         "method": like.method,
         "options": json.loads(like.options),
         "against": like.against,
@@ -115,16 +160,39 @@ def _run(gains: Sequence[Gain]) -> Document:
 
 
 def _named(rows: list[Document]) -> list[Document]:
-    """Each row with the `name` of its method: with the options in which rows of that method differ."""
+    """Each row with the `name` of its method: with the options and the setting in which rows of that method differ.
+
+    A setting is told from others of the same network and data alone: of other data the number of classes differs too.
+    """
     options: dict[str, list[Document]] = {}
+    settings: dict[tuple[Any, ...], list[Document]] = {}
     for row in rows:
         options.setdefault(row["method"], []).append(row["options"])
-    return [{"name": row["method"] + _differing(row["options"], options[row["method"]])} | row for row in rows]
+        settings.setdefault(_place(row), []).append(row["setting"] or {})
+    named = []
+    for row in rows:
+        words = _differences(row["options"], options[row["method"]])
+        words += _differences(row["setting"] or {}, settings[_place(row)], whole=True)
+        named.append({"name": row["method"] + (f" ({', '.join(words)})" if words else "")} | row)
+    return named
 
 
-def _differing(mine: Document, all_of_them: Sequence[Document]) -> str:
-    """The options that not all documents say alike, of those that say them."""
-    said: dict[str, list[Any]] = {}
+def _place(row: Document) -> tuple[Any, ...]:
+    """Of rows whose settings are told apart; the controls of a pooled model are of its own setting."""
+    against = row["against"] if row["kind"] == "evaluate" else None
+    return row["kind"], row["dataset"], row["arch"], row["method"], against
+
+
+def _differences(mine: Document, all_of_them: Sequence[Document], *, whole: bool = False) -> list[str]:
+    """The options that not all documents say alike, of those that say them.
+
+    Args:
+        whole: whether what is not said has a meaning too, as of arguments; but for documents that say nothing.
+    """
+    if whole and mine:
+        keys = {key: None for options in all_of_them for key in options}
+        mine, all_of_them = keys | mine, [keys | options for options in all_of_them if options]
+    said: dict[str, list[Any]] = {key: [] for key in mine}
     for options in all_of_them:
         for key, value in options.items():
             said.setdefault(key, []).append(value)
@@ -132,7 +200,7 @@ def _differing(mine: Document, all_of_them: Sequence[Document]) -> str:
     words = [f"{key.replace('_', '-')} {_word(mine[key])}" for key in odd]
     if OLDER in mine and len(said[OLDER]) < len(all_of_them):
         words.append("older document")
-    return f" ({', '.join(words)})" if words else ""
+    return words
 
 
 def _word(value: Any) -> str:
@@ -152,16 +220,17 @@ def _check_images(gains: Sequence[Gain]) -> None:
 
 def _check_twice(point: Sequence[Gain]) -> None:
     """Raises DocumentError where a point has one run twice: repetitions are runs of other tickets."""
-    for key in ("run", "model"):
+    for key in ("model", "run"):
         for same in _grouped(point, [key]):
             if len(same) > 1:
                 one, other = same[0], same[1]
                 where = f"{other.file}: " if one.file == other.file else f"{one.file} and {other.file}: "
                 level = "" if one.level is None else f" at level {one.level}"
-                raise DocumentError(
-                    f"{where}the same result twice ({one.method}{level}, of the same tickets); name each document "
-                    "once: repetitions are runs of other tickets"
-                )
+                if key == "model" or one.pooled:
+                    found = f"the same result twice ({one.method}{level}, of the same tickets); name each document once"
+                else:
+                    found = f"two results ({one.method}{level}) that share files or tickets; leave one out"
+                raise DocumentError(f"{where}{found}: repetitions are runs of other tickets")
 
 
 def _check_shared(series: Sequence[Gain]) -> None:

@@ -61,7 +61,7 @@ def _lines(rows: Sequence[Document]) -> Iterator[tuple[tuple[Any, ...], list[Doc
     """Rows of one method and place, which differ in what they are compared with."""
     found: dict[tuple[Any, ...], list[Document]] = {}
     for row in rows:
-        found.setdefault((row["name"], json.dumps(row["options"])), []).append(row)
+        found.setdefault((row["name"], json.dumps([row["options"], row["setting"]])), []).append(row)
     for (name, _), same in found.items():
         places: dict[tuple[Any, ...], list[Document]] = {}
         for row in same:
@@ -114,7 +114,7 @@ _COLUMNS = (
 
 def _flat(row: Document) -> Document:
     runs = row["runs"]
-    return {
+    return {  # what comes from documents is fit to be written; the names of their files are as the user's disk has them
         **{key: row[key] for key in ("dataset", "arch", "against", "density", "gain", "p")},
         "method": row["name"],
         "level": "mean" if row["over"] == "levels" else row["level"],
@@ -127,7 +127,7 @@ def _flat(row: Document) -> Document:
         "gains": ";".join(str(run["gain"]) for run in runs),
         "mcnemar_p": ";".join("" if run["p"] is None else str(run["p"]) for run in runs),
         "test_images": runs[0]["n"],
-        "files": ";".join(run["file"] for run in runs),
+        "files": ";".join(one_line(run["file"]) for run in runs),
     }
 
 

@@ -37,6 +37,8 @@ def pool_document(result: PoolResult, references: References | None = None) -> D
         "rounded": result.rounded and result.rounded.to_json(),
         "dataset": data_name(result.metadata.data.name),
         "arch": arch_name(result.metadata.arch or ""),
+        "arch_kwargs": result.metadata.arch_kwargs,
+        "normalisation": tables.normalisation(result.metadata.data.mean, result.metadata.data.std),
         "tickets": [member.sha256 for member in result.members],
         "options": result.options,
         "method": trace.method,

@@ -9,27 +9,24 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lptool.checkpoints.header import CONTROL, ROWS
-from lptool.checkpoints.regular import open_regular
-from lptool.errors import DocumentError, first_line, one_line
+from lptool.errors import DocumentError
 from lptool.provenance import arch_name, base_name, data_name
+from lptool.report.documents import WANTED, Part, is_number, read_document
+from lptool.report.settings import Setting
 
 Document = dict[str, Any]
-_Found = TypeVar("_Found")
 
 CONTROLS = {row: name for row, name in ROWS.items() if row != "pooled"}
 # The control of the higher standing on val: more images right, of equals the one with the lower NLL, then the ticket;
 # only the NLL counts where the search chose by it.
 BETTER = "better"
 OLDER = "bn_images used"  # among the options of a document that does not say all of them
-_LARGEST = 1 << 28  # bytes of a document; ours have some thousands for each model
-_WANTED = "expected what `lptool pool --json` or `lptool evaluate --json` printed"
-_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Gain:
     Attributes:
         file: the document that says so.
         pooled: whether it is of `pool`, whose models are compared with their controls; else of `evaluate`.
-        dataset, arch: None where the document does not say.
+        dataset, arch, setting: None where the document does not say.
         method: of the model; of `evaluate` what it is. options: that shaped it, beside the method.
         against: `ticket`, `ticket_bn` or `better`; of `evaluate` what the other file is.
         control: which of the two controls is meant.
@@ -56,13 +53,15 @@ class Gain:
         accuracy, base: on test, of the model and of the other.
         pair: None where the document does not say. n: test images.
         run: what tells this run from its repetitions. model: what tells this model from others of its run.
-        tickets: digests of the pool's files; none where the document does not say, or is of `evaluate`.
+        tickets: digests of the pool's files; of `evaluate` those of both models, with the files of the pools that they
+            come from. None where the document does not say.
     """
 
     file: str
     pooled: bool
     dataset: str | None
     arch: str | None
+    setting: Setting | None
     method: str
     options: str
     against: str
@@ -89,93 +88,26 @@ def gains_in(files: Sequence[Path]) -> list[Gain]:
     Raises:
         DocumentError: one cannot be read, is not of these commands, or has nothing to compare.
     """
-    return [gain for file in files for gain in _gains_of(_read(file), str(file))]
-
-
-def _read(file: Path) -> Any:
-    try:
-        with open_regular(file) as stream:
-            content = stream.read(_LARGEST + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DocumentError(f"{file}: cannot be read ({one_line(str(reason))}); check the name") from error
-    if len(content) > _LARGEST:
-        raise DocumentError(f"{file}: larger than any document of lptool; {_WANTED}")
-    if not content.strip():
-        raise DocumentError(f"{file}: is empty; {_WANTED}. Did that command end with an error?")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError(f"{file}: not a whole JSON document ({one_line(first_line(error))}); {_WANTED}") from error
+    return [gain for file in files for gain in _gains_of(read_document(file), str(file))]
 
 
 def _gains_of(document: Any, file: str) -> Iterator[Gain]:
     if isinstance(document, dict) and "targets" in document:
-        for target in _Reader(document, file).list("targets"):
-            yield from _of_target(_Reader(target, file))
+        targets = Part(document, file).list("targets")
+        if not targets:
+            raise DocumentError(f"{file}: 'targets' is [], expected a pooled model or more; {WANTED}")
+        for target in targets:
+            yield from _of_target(Part(target, file))
     elif isinstance(document, dict) and {"target", "test"} <= document.keys():
-        yield from _of_target(_Reader(document, file))
+        yield from _of_target(Part(document, file))
     elif isinstance(document, dict) and {"files", "comparisons"} <= document.keys():
-        yield from _of_files(_Reader(document, file))
+        yield from _of_files(Part(document, file))
     else:
-        keys = ", ".join(map(one_line, list(document)[:5])) if isinstance(document, dict) else type(document).__name__
-        raise DocumentError(f"{file}: holds no scores of these commands; {_WANTED}, found {keys or 'nothing'}")
+        keys = ", ".join(list(document)[:5]) if isinstance(document, dict) else type(document).__name__
+        raise DocumentError(f"{file}: holds no scores of these commands; {WANTED}, found {keys or 'nothing'}")
 
 
-class _Reader:
-    """A part of a document, whose values are checked as they are taken. Its methods raise DocumentError."""
-
-    def __init__(self, part: Any, file: str, place: str = "") -> None:
-        self.part, self.file, self.place = part, file, place
-
-    def get(self, key: str, fits: Callable[[Any], bool], what: str) -> Any:
-        found = self.part.get(key, _MISSING) if isinstance(self.part, dict) else _MISSING
-        where = f"{self.place}{key}"
-        if found is _MISSING:
-            raise DocumentError(f"{self.file}: has no {where!r}; {_WANTED}")
-        if not fits(found):
-            raise DocumentError(f"{self.file}: {where!r} is {one_line(json.dumps(found))[:60]}, expected {what}")
-        return found
-
-    def optional(self, key: str, fits: Callable[[Any], bool], what: str) -> Any:
-        """None where it is not there, or null."""
-        if not isinstance(self.part, dict) or self.part.get(key) is None:
-            return None
-        return self.get(key, fits, what)
-
-    def list(self, key: str) -> list[Any]:
-        found: list[Any] = self.get(key, lambda found: isinstance(found, list), "a list")
-        return found
-
-    def within(self, key: str) -> _Reader:
-        return _Reader(self.get(key, lambda f: isinstance(f, dict), "an object"), self.file, f"{self.place}{key}.")
-
-    def has(self, key: str) -> bool:
-        return isinstance(self.part, dict) and self.part.get(key) is not None
-
-    def text(self, key: str) -> str:
-        return one_line(self.get(key, lambda found: isinstance(found, str), "a text"))
-
-    def name(self, key: str, shortened: Callable[[str], str] = one_line) -> str | None:
-        found = self.optional(key, lambda found: isinstance(found, str), "a text")
-        return shortened(found) or None if found else None
-
-    def fraction(self, key: str) -> float:
-        return float(self.get(key, lambda found: _is_number(found) and 0 <= found <= 1, "a number from 0 to 1"))
-
-    def count(self, key: str, least: int = 0) -> int:
-        return int(self.get(key, lambda f: type(f) is int and least <= f < 1 << 53, f"a whole number from {least} up"))
-
-    def level(self) -> int | None:
-        found: int | None = self.optional("level", lambda f: type(f) is int and _is_number(f), "a whole number")
-        return found
-
-
-def _is_number(found: Any) -> bool:
-    return type(found) in (int, float) and abs(found) < 1e15  # JSON has NaN here, and integers of any length
-
-
-def _of_target(run: _Reader) -> Iterator[Gain]:
+def _of_target(run: Part) -> Iterator[Gain]:
     """A pooled model beside each control that was scored, and beside the better one."""
     test, target = run.within("test"), run.within("target")
     pooled, n = test.within("pooled").fraction("accuracy"), test.within("pooled").count("n", 1)
@@ -189,6 +121,7 @@ def _of_target(run: _Reader) -> Iterator[Gain]:
             pooled=True,
             dataset=run.name("dataset", data_name),
             arch=run.name("arch", arch_name),
+            setting=Setting.of(run),
             method=run.text("method"),
             options=_options(run),
             against=against,
@@ -205,26 +138,26 @@ def _of_target(run: _Reader) -> Iterator[Gain]:
         )
 
 
-def _standing(score: _Reader, select: str | None) -> tuple[float, float]:
+def _standing(score: Part, select: str | None) -> tuple[float, float]:
     """As `Choice.standing` of the search orders them."""
-    accuracy, nll = score.fraction("accuracy"), score.optional("nll", _is_number, "a number")
+    accuracy, nll = score.fraction("accuracy"), score.optional("nll", is_number, "a number")
     if nll is None:  # not finite
         return -math.inf, -math.inf
     return -float(nll) if select == "nll" else accuracy, -float(nll)
 
 
-def _select(run: _Reader) -> str | None:
+def _select(run: Part) -> str | None:
     return run.name("select") or (run.within("options").name("select") if run.has("options") else None)
 
 
-def _pairs(run: _Reader) -> dict[str, Pair]:
+def _pairs(run: Part) -> dict[str, Pair]:
     """Control → the images that only the pooled model or only the control gets right."""
     compared = run.list("comparisons") if run.has("comparisons") else []
-    pairs = [_Reader(each, run.file, "comparisons.") for each in compared]
+    pairs = [Part(each, run.file, "comparisons.") for each in compared]
     return {pair.text("b"): Pair(pair.count("a_only"), pair.count("b_only"), pair.count("n", 1)) for pair in pairs}
 
 
-def _options(run: _Reader) -> str:
+def _options(run: Part) -> str:
     """As JSON; an older document says few of them, and of `bn_images` what was used and not what was asked for."""
     if run.has("options"):
         return json.dumps(run.within("options").part, sort_keys=True)
@@ -232,17 +165,22 @@ def _options(run: _Reader) -> str:
     return json.dumps(older, sort_keys=True)
 
 
-def _of_files(document: _Reader) -> Iterator[Gain]:
+def _of_files(document: Part) -> Iterator[Gain]:
     """Every two files that were compared."""
-    files = {file.text("file"): file for file in (_Reader(f, document.file, "files.") for f in document.list("files"))}
+    files = {file.text("file"): file for file in (Part(f, document.file, "files.") for f in document.list("files"))}
     names = _names(files)
+
+    def order(file: Part) -> tuple[Any, ...]:
+        """The pooled, no control, the sparser first; of equals by what they are, whichever was named first."""
+        return *_rank(file), names[file.text("file")], file.text("sha256")
+
     if not document.list("comparisons"):
         raise DocumentError(f"{document.file}: compares nothing; evaluate two files or more in one command")
     for each in document.list("comparisons"):
-        pair = _Reader(each, document.file, "comparisons.")
+        pair = Part(each, document.file, "comparisons.")
         a, b = (_known(files, pair, key) for key in ("a", "b"))
         won, lost = pair.count("a_only"), pair.count("b_only")
-        if _rank(b) > _rank(a):  # the pooled, no control, the sparser first: in one order in all documents
+        if order(b) > order(a):  # in one order in all documents
             a, b, won, lost = b, a, lost, won
         name, other = _told_apart(names[a.text("file")], names[b.text("file")])
         yield Gain(
@@ -250,6 +188,7 @@ def _of_files(document: _Reader) -> Iterator[Gain]:
             pooled=False,
             dataset=document.name("dataset", data_name),
             arch=a.name("arch", arch_name),
+            setting=Setting.of_both(a, b),
             method=name,
             options="{}",
             against=other,
@@ -261,21 +200,27 @@ def _of_files(document: _Reader) -> Iterator[Gain]:
             pair=Pair(won, lost, document.count("n", 1)),
             n=document.count("n", 1),
             run=document.file,
-            model=a.text("sha256") + b.text("sha256"),
+            model=_digest(sorted([a.text("sha256"), b.text("sha256")])),
+            tickets=_tickets(a) | _tickets(b),
         )
 
 
-def _known(files: dict[str, _Reader], pair: _Reader, key: str) -> _Reader:
+def _known(files: dict[str, Part], pair: Part, key: str) -> Part:
     if pair.text(key) not in files:
         raise DocumentError(f"{pair.file}: compares {pair.text(key)!r}, which is not among its files")
     return files[pair.text(key)]
 
 
-def _rank(file: _Reader) -> tuple[bool, bool, int]:
+def _rank(file: Part) -> tuple[bool, bool, int]:
     return file.text("kind") == "pooled", file.name("method") != CONTROL, file.level() or 0
 
 
-def _names(files: dict[str, _Reader]) -> dict[str, tuple[str, str]]:
+def _tickets(file: Part) -> frozenset[str]:
+    """Digests of the file and of the pool that it comes from, as far as it says so."""
+    return frozenset([file.text("sha256"), *(file.texts("tickets") if file.has("tickets") else ())])
+
+
+def _names(files: dict[str, Part]) -> dict[str, tuple[str, str]]:
     """Of each file what it is, and its level: its own name where that is not of one file alone."""
     said = {n: (_kind(file), "" if file.level() is None else f" level {file.level()}") for n, file in files.items()}
     often, short = Counter(said.values()), Counter(map(base_name, files))
@@ -285,7 +230,7 @@ def _names(files: dict[str, _Reader]) -> dict[str, tuple[str, str]]:
     }
 
 
-def _kind(file: _Reader) -> str:
+def _kind(file: Part) -> str:
     """The method of a pooled model, which of the two a control is, or `ticket`."""
     kind, shipped = file.name("method") or file.text("kind"), file.name("shipped")
     return f"{kind} ({CONTROLS[shipped]})" if kind == CONTROL and shipped in CONTROLS else kind

@@ -33,6 +33,11 @@ def to_json(document: Document) -> str:
     return json.dumps(document, indent=1)
 
 
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> Document:
+    """What images were normalised by, as the documents of `pool` and `evaluate` say it; `compare` reads it there."""
+    return {"mean": list(mean), "std": list(std)}
+
+
 def number(value: float | None) -> str:
     """A mean negative log-likelihood or the like; null stands for one that is not finite."""
     return "not finite" if value is None else f"{value:.4f}"

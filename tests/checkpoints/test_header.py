@@ -39,7 +39,7 @@ TRACE = {
     "method": "auto",
     "chosen": "greedy",
     "target": {"file": "level_03.safetensors", "sha256": "0f", "level": 3},
-    "members": [{"file": "level_02.safetensors", "sha256": "0f", "level": 2, "alpha": 0.05, "accepted": True}],
+    "members": [{"file": "level_02.safetensors", "sha256": "0e", "level": 2, "alpha": 0.05, "accepted": True}],
     "coefficients": {"groups": ["stem", "head"], "values": [[0.5, 0.5], [0, 1]]},
     "shipped": "ticket_bn",
     "verdict": VERDICT,
@@ -56,8 +56,8 @@ def test_sound_documents_come_through() -> None:
     assert typed(SearchRecord, TRACE) == SearchRecord(
         method="auto",
         chosen="greedy",
-        target=Member("level_03.safetensors", 3, None, None),
-        members=(Member("level_02.safetensors", 2, 0.05, True),),
+        target=Member("level_03.safetensors", "0f", 3, None, None),
+        members=(Member("level_02.safetensors", "0e", 2, 0.05, True),),
         coefficients=Shares(("stem", "head"), ((0.5, 0.5), (0, 1))),
         shipped="ticket_bn",
         verdict=Verdict("helped", "ticket", 0.01, 0.003, 719, 359, 0.1, None),
@@ -65,6 +65,12 @@ def test_sound_documents_come_through() -> None:
         bn_images=None,
         bn_recalibration=False,
     )
+
+
+def test_the_tickets_of_a_pooled_model_are_its_target_and_its_members() -> None:
+    assert typed(SearchRecord, TRACE).tickets == ["0e", "0f"]
+    assert typed(SearchRecord, TRACE | {"members": [{"sha256": 3}, {}, {"sha256": "0f"}]}).tickets == ["0f"]
+    assert typed(SearchRecord, {}).tickets == []
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 2e7])
@@ -105,7 +111,9 @@ def test_lists_of_numbers_are_whole_or_empty(odd: Any) -> None:
 
 
 def test_members_that_are_no_objects_are_left_out() -> None:
-    assert typed(SearchRecord, {"members": [{"level": 3}, 3, None, [], "x"]}).members == (Member(None, 3, None, None),)
+    assert typed(SearchRecord, {"members": [{"level": 3}, 3, None, [], "x"]}).members == (
+        Member(None, None, 3, None, None),
+    )
     assert typed(SearchRecord, {"members": {"level": 3}}).members == ()
 
 

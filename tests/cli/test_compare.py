@@ -1,6 +1,7 @@
 """`lptool compare` as a person or a script meets it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_other_content_is_kept_unless_told_otherwise(files: list[Path], tmp_path
 def test_one_document_on_stdout(files: list[Path]) -> None:
     result = lptool("compare", *files, "--json")
     assert [row["against"] for row in json.loads(result.stdout)["rows"]] == ["ticket", "ticket_bn", "better"]
+
+
+def test_words_of_files_and_their_names_reach_every_output_as_lines_of_text(tmp_path: Path) -> None:
+    """Halves of characters, which no UTF-8 has, commands to a terminal, and line ends that would cut a row in two."""
+    odd = "a\n\ud800\x1b[31m"
+    document = target(0, 2, (900, 910, 930), method=odd, dataset=odd, options={odd: odd, "passes": 1})
+    named = tmp_path / os.fsdecode(b"caf\xe9\n.json")
+    named.write_text(json.dumps(document))
+    other = tmp_path / "b.json"
+    other.write_text(json.dumps(document | {"options": {odd: "b"}, "tickets": ["b"], "sha256": "b"}))
+    outputs = [tmp_path / name for name in ("a.csv", "a.tex", "a.svg")]
+    words = [w for pair in zip(("--csv", "--latex", "--figure"), outputs, strict=True) for w in pair]
+    result = lptool("compare", named, other, *words)
+    assert result.exit_code == 0, result.output
+    texts = [result.stdout, *(path.read_text(encoding="utf-8") for path in outputs)]
+    assert all("\x1b" not in text and "caf" + os.fsdecode(b"\xe9") not in text for text in texts)
+    assert len(outputs[0].read_text().splitlines()) == 1 + 6
+    assert json.loads(lptool("compare", named, other, "--json").stdout)["rows"]
 
 
 def test_a_bad_input_leaves_nothing_behind(files: list[Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lptool.report.runs import gains_in
 
 Document = dict[str, Any]
 N = 1000
+SETTING = {"arch_kwargs": {"width": 8}, "normalisation": {"mean": [0.3], "std": [0.4]}}
 GAINS = {1: (0.010, 0.020, 0.060), 2: (0.030, 0.000, 0.030)}  # level → over the ticket, by seed
 
 
@@ -24,6 +25,7 @@ def target(
     document = {
         "dataset": "npz:d.npz",
         "arch": "net.py:Net",
+        **SETTING,
         "tickets": [f"{seed}-{place}" for place in range(3)],
         "options": {"bn_images": "auto", "passes": 1},
         "method": "greedy",
@@ -63,6 +65,8 @@ def evaluated(seed: int, right: tuple[int, int], a_only: int, *, swapped: bool =
             "sha256": f"{seed} {kind}",
             "kind": kind,
             "arch": "net.py:Net",
+            **SETTING,
+            "tickets": [f"{seed}-{place}" for place in range(3)] if kind == "pooled" else [],
             "level": 2,
             "method": "greedy" if kind == "pooled" else None,
             "sparsity": 0.36,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lptool.checkpoints.reading import file_sha256
+from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.evaluation.job import Evaluation, evaluate_files
 from lptool.evaluation.setup import EvaluateOptions
+from lptool.pooling.result import PoolResult
 from lptool.report.evaluate import evaluate_document, evaluate_view
 from lptool.tables import percent
 from tests.helpers.reading import text
@@ -39,10 +40,13 @@ def test_the_document_has_the_promised_keys(plain: Evaluation, tickets: list[Pat
     for found, path, level in zip(document["files"], (tickets[0], tickets[3]), (0, 3), strict=True):
         assert keys(found) == {
             *("file", "sha256", "kind", "arch", "level", "method", "sparsity", "test", "cost", "layers", "corruptions"),
-            *("shipped", "runtime", "latency"),
+            *("shipped", "runtime", "latency", "arch_kwargs", "normalisation", "tickets"),
         }
         assert (found["file"], found["sha256"], found["level"]) == (str(path), file_sha256(path), level)
         assert (found["kind"], found["arch"], found["method"]) == ("ticket", "resnet8_cifar", None)
+        assert (found["arch_kwargs"], found["tickets"]) == ({"num_classes": 10, "in_chans": 1}, [])
+        said = load_ticket(path).metadata.data
+        assert found["normalisation"] == {"mean": list(said.mean), "std": list(said.std)}
         assert keys(found["test"]) == {"accuracy", "interval", "nll", "ece", "top5", "n"}
         low, high = found["test"]["interval"]
         assert low < found["test"]["accuracy"] < high
@@ -61,6 +65,17 @@ def test_the_document_has_the_promised_keys(plain: Evaluation, tickets: list[Pat
     assert (comparison["a"], comparison["b"]) == (str(tickets[0]), str(tickets[3]))
     right = [round(found["test"]["accuracy"] * 359) for found in document["files"]]
     assert comparison["a_only"] - comparison["b_only"] == right[0] - right[1]
+
+
+def test_a_pooled_model_says_its_tickets_and_what_was_named_on_the_way_in(
+    result: PoolResult, tickets: list[Path]
+) -> None:
+    """So that `compare` tells runs and settings apart: the normalisation used, not the header's."""
+    options = EvaluateOptions(device="cpu", mean=(0.25,), std=(0.5,))
+    (found,) = evaluate_document(evaluate_files([result.output], options))["files"]
+    assert found["tickets"] == sorted(map(file_sha256, tickets))
+    assert found["arch_kwargs"] == {"num_classes": 10, "in_chans": 1}
+    assert found["normalisation"] == {"mean": [0.25], "std": [0.5]}
 
 
 def test_the_sparsity_is_that_of_the_layers(plain: Evaluation) -> None:

@@ -26,6 +26,8 @@ def test_the_pool_document_has_the_promised_keys(result: PoolResult, tickets: li
     sparsity = document["sparsity"]
     assert document["target"] == {"file": str(tickets[3]), "level": 3, "sparsity": sparsity, "sha256": digests[3]}
     assert (document["dataset"], document["arch"], document["tickets"]) == ("digits", "resnet8_cifar", digests)
+    assert document["arch_kwargs"] == {"num_classes": 10, "in_chans": 1}
+    assert document["normalisation"] == {"mean": list(result.metadata.data.mean), "std": list(result.metadata.data.std)}
     assert document["options"].items() >= {"passes": 1, "bn_images": "auto", "calibration_size": 64}.items()
     assert not document["options"].keys() & {"seed", "device", "target", "sparsity", "method", "dataset", "batch_size"}
     assert [m["level"] for m in document["members"]] == [2, 1, 0]
