@@ -78,9 +78,8 @@ class RunFolder:
             self.check_writable()
             threads = begun.get("threads") if begun else threads
             document = {**options, "sparsities": sparsities} | ({"threads": threads} if threads else {})
-            write_atomically(
-                self._options, lambda file: file.write_text(json.dumps(document, indent=1), encoding="utf-8")
-            )
+            text = json.dumps(document, indent=1)
+            write_atomically(self._options, lambda file: file.write_text(text, encoding="utf-8"))
         half_written = [self.path / p.name[1:].rpartition(".")[0] for p in self.path.glob(".level_*.safetensors.*")]
         for own in (self.journal, self.rewind, self._epoch, self._options, *half_written):
             tidy(own)  # what a kill left in the middle of a write
@@ -228,7 +227,9 @@ class RunFolder:
         return self._epoch.exists()
 
     def finish(self) -> None:
-        """Drop what only an unfinished level needs; where that fails it is a warning, as all tickets are there."""
+        """Drop what only an unfinished level needs; failing twice is a warning, as all tickets are there."""
+        with suppress(OSError):  # else the run would go on being called unfinished
+            self._epoch.unlink(missing_ok=True)
         try:
             self._epoch.unlink(missing_ok=True)
         except OSError as error:

@@ -75,9 +75,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("names", LONG.values(), ids=LONG)
-@pytest.mark.parametrize(
-    ("panels", "dpi"), [(1, 200), (2, 100), (3, 72)]
-)  # .png, measuring, .pdf
+@pytest.mark.parametrize(("panels", "dpi"), [(1, 200), (2, 100), (3, 72)])  # .png, measuring, .pdf
 def test_the_legend_is_inside_the_figure_and_below_the_panels(
     tmp_path: Path, names: list[str], panels: int, dpi: int
 ) -> None:

@@ -257,6 +257,22 @@ def test_a_journal_that_is_a_link_is_not_written_through(tmp_path: Path) -> None
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+def test_at_the_second_try_a_finished_run_is_called_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_progress(0, Progress(1, {"x": torch.ones(1)}))
+    unlink, tries = Path.unlink, []
+
+    def fail_once(file: Path, **given: bool) -> None:
+        tries.append(file)
+        if len(tries) == 1:
+            raise OSError(5, "Input/output error")
+        unlink(file, **given)
+
+    monkeypatch.setattr(Path, "unlink", fail_once)
+    folder.finish()
+    assert not folder.unfinished
+
+
 def test_what_cannot_be_dropped_at_the_end_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
