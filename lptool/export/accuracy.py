@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
+from lptool.checkpoints.files import changed
 from lptool.checkpoints.ticket import Ticket
 from lptool.errors import LptoolError, OutputError
 from lptool.evaluation.setting import SettingOptions
@@ -67,10 +68,12 @@ class Gauge:
     with_val: bool
 
     @classmethod
-    def opened(cls, source: Path, options: SettingOptions, *, with_val: bool) -> Gauge:
-        """Raises LptoolError where the network or the images cannot be had."""
+    def opened(cls, source: Path, options: SettingOptions, sha256: str, *, with_val: bool) -> Gauge:
+        """Raises LptoolError where the network or the images cannot be had, or the file has another sha256 by now."""
         plan = plan_evaluation([source], EvaluateOptions(**vars(options)))
         (subject,) = plan.subjects
+        if subject.summary.sha256 != sha256:
+            raise changed(source)
         subject.load()
         return cls(plan, subject, with_val)
 

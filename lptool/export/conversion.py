@@ -93,12 +93,13 @@ def convert(
     kind, output = _kind(output, form), Path(output)
     _check_usage(kind, output, form, int8=int8, max_drop=max_drop, max_size=max_size)
     _check(kind, source, output, overwrite=overwrite)
-    ticket, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
+    ticket, sha256, warnings = complete(source, options, needs_arch=kind in ("folder", "onnx", "program"))
     unsaid = _unsaid(kind, ticket)
-    job = Job(source, _as_kind(kind, ticket), output, kind, form, options, int8, max_drop, overwrite, command, license)
+    ticket = _as_kind(kind, ticket)
+    job = Job(source, sha256, ticket, output, kind, form, options, int8, max_drop, overwrite, command, license)
     if max_size is None:
         return _written(job, (*warnings, *unsaid))
-    fitting = fitting_form(source, job.ticket, output, form, max_size, options)
+    fitting = fitting_form(source, sha256, ticket, output, form, max_size, options)
     job = replace(job, form=fitting.form, kind="packed" if fitting.form.packed else "dense")
     return replace(_written(job, (*warnings, *fitting.warnings)), fitting=fitting)
 

@@ -23,13 +23,15 @@ class Fitting:
     warnings: tuple[str, ...] = ()
 
 
-def fitting_form(source: Path, ticket: Ticket, output: Path, form: Form, most: int, options: SettingOptions) -> Fitting:
+def fitting_form(
+    source: Path, sha256: str, ticket: Ticket, output: Path, form: Form, most: int, options: SettingOptions
+) -> Fitting:
     """The form of a `.safetensors` of at most `most` bytes: whole weights where they fit, else what is best on val.
 
     Of equally good ones it is the least shortened; also where the images cannot be had.
 
     Args:
-        source: the file that the ticket came from. ticket: as it is written. output: for messages.
+        source: the file that the ticket came from. sha256: of it, then. ticket: as it is written. output: for messages.
         form: what is asked for already: packed, or the type of the weights.
 
     Raises:
@@ -48,7 +50,7 @@ def fitting_form(source: Path, ticket: Ticket, output: Path, form: Form, most: i
     if whole or len(fitting) == 1:
         return Fitting((whole or fitting)[0], "weights to the bit" if whole else "the only form that fits")
     try:
-        gauge = Gauge.opened(source, options, with_val=True)
+        gauge = Gauge.opened(source, options, sha256, with_val=True)
         scores = {each: gauge.val_of(each.as_read(ticket)) for each in fitting}
     except LptoolError:  # which is told of where accuracy before and after is not known
         return Fitting(fitting[0], "the least shortened that fits")

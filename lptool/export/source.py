@@ -24,8 +24,11 @@ from lptool.export.timm_config import is_timm
 from lptool.networks.architecture import check_fit, classes_and_channels
 
 
-def complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, tuple[str, ...]]:
-    """The ticket, saying what is prunable in it, its architecture where that is known or needed, its data; warnings."""
+def complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tuple[Ticket, str, tuple[str, ...]]:
+    """The ticket, its file's sha256, and warnings.
+
+    The ticket says what is prunable in it, its architecture where that is known or needed, and its data.
+    """
     checkpoint = open_checkpoint(source, options.keys)
     (summary,) = of_pruning([checkpoint.summary])
     ticket, metadata, notes = checkpoint.ticket(), checkpoint.metadata, notes_of([summary])
@@ -42,7 +45,7 @@ def complete(source: Path, options: SettingOptions, *, needs_arch: bool) -> tupl
     if options.dataset and not metadata.dataset:
         data, measured = _images(summary, options, metadata.arch_kwargs.get("num_classes"))
         metadata, notes = replace(metadata, dataset=data), [*notes, *measured]
-    return _with_all_names(replace(ticket, metadata=metadata), options.arch), tuple(notes)
+    return _with_all_names(replace(ticket, metadata=metadata), options.arch), summary.sha256, tuple(notes)
 
 
 def _with_all_names(ticket: Ticket, named: str | None) -> Ticket:

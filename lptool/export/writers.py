@@ -48,6 +48,7 @@ class Job:
     """What is written, and how: see `conversion.convert`."""
 
     source: Path
+    sha256: str  # of the source, as it was when the ticket was read
     ticket: Ticket
     output: Path
     kind: str
@@ -79,7 +80,7 @@ def _shortened(job: Job) -> Found:
         raise OutputError(f"{job.output}: not written: {error}") from error
     try:
         with needing_val(job.max_drop):
-            gauge = Gauge.opened(job.source, job.options, with_val=job.max_drop is not None)
+            gauge = Gauge.opened(job.source, job.options, job.sha256, with_val=job.max_drop is not None)
             change = gauge.change(shortened)
     except LptoolError as error:
         if job.max_drop is not None:
@@ -103,7 +104,8 @@ def _write_folder(job: Job) -> Found:
 def _write_network(job: Job) -> Found:
     """Export through the network on the CPU, as the file is checked there too, on test images."""
     with needing_val(job.max_drop):
-        gauge = Gauge.opened(job.source, replace(job.options, device="cpu"), with_val=job.max_drop is not None)
+        on_cpu = replace(job.options, device="cpu")
+        gauge = Gauge.opened(job.source, on_cpu, job.sha256, with_val=job.max_drop is not None)
     data, model = gauge.subject.data, gauge.subject.network.model
     header = job.ticket.metadata.to_json(sparsity(job.ticket.mask))
     metadata = {"lptool": header, "mean": json.dumps(data.mean), "std": json.dumps(data.std)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import lptool
-from lptool.checkpoints.reading import load_ticket
-from lptool.errors import DataError, OutputError
+from lptool.checkpoints.reading import file_sha256, load_ticket
+from lptool.errors import CheckpointError, DataError, OutputError
 from lptool.evaluation.setting import SettingOptions
 from lptool.export.accuracy import Change, Gauge, Scores, needing_val
 from lptool.scoring.score import Score
@@ -42,28 +43,40 @@ def test_without_val_nothing_is_known() -> None:
     assert change(None, 0).drop is None
 
 
+def opened(file: Path, options: SettingOptions, *, with_val: bool) -> Gauge:
+    return Gauge.opened(file, options, file_sha256(file), with_val=with_val)
+
+
+def test_a_file_that_was_changed_since_the_ticket_was_read_is_refused(tickets: list[Path], tmp_path: Path) -> None:
+    shutil.copy(tickets[3], tmp_path / "a.safetensors")
+    then = file_sha256(tmp_path / "a.safetensors")
+    shutil.copy(tickets[2], tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: .*changed"):
+        Gauge.opened(tmp_path / "a.safetensors", SAYS, then, with_val=False)
+
+
 def test_scores_are_those_of_evaluation(tickets: list[Path]) -> None:
-    gauge = Gauge.opened(tickets[3], SAYS, with_val=True)
+    gauge = opened(tickets[3], SAYS, with_val=True)
     found = gauge.change(load_ticket(tickets[2]))
     was, now = (file.test.score for file in lptool.evaluate_files([tickets[3], tickets[2]]).files)
     assert (found.before.test, found.after.test) == (was, now)
     assert found.before.val is not None
     assert found.before.val.n == len(gauge.plan.data.val)
-    assert Gauge.opened(tickets[3], SAYS, with_val=False).scores().val is None
+    assert opened(tickets[3], SAYS, with_val=False).scores().val is None
 
 
 def test_val_of_a_file_that_says_nothing_is_warned_of(tickets: list[Path], tmp_path: Path) -> None:
     save_file(load_file(tickets[3]), tmp_path / "silent.safetensors")
     named = replace(SAYS, dataset="digits")
-    gauge = Gauge.opened(tmp_path / "silent.safetensors", named, with_val=True)
+    gauge = opened(tmp_path / "silent.safetensors", named, with_val=True)
     assert "does not say which images it was trained on" in gauge.notes[0]
-    assert Gauge.opened(tmp_path / "silent.safetensors", named, with_val=False).notes == ()
-    assert Gauge.opened(tickets[3], SAYS, with_val=True).notes == ()
+    assert opened(tmp_path / "silent.safetensors", named, with_val=False).notes == ()
+    assert opened(tickets[3], SAYS, with_val=True).notes == ()
     ticket = load_ticket(tickets[3])
     split = ticket.metadata.dataset["split"] | {"seed": 7}
     metadata = replace(ticket.metadata, dataset={**ticket.metadata.dataset, "split": split})
     lptool.save_ticket(replace(ticket, metadata=metadata), tmp_path / "other.safetensors")
-    other = Gauge.opened(tmp_path / "other.safetensors", SAYS, with_val=True)
+    other = opened(tmp_path / "other.safetensors", SAYS, with_val=True)
     assert "was trained on another split" in other.notes[0]
 
 

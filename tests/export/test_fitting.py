@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lptool
-from lptool.checkpoints.reading import load_ticket
+from lptool.checkpoints.reading import file_sha256, load_ticket
 from lptool.checkpoints.writing import DENSE, Form, forms_from_whole
 from lptool.errors import OutputError
 from lptool.evaluation.setting import SettingOptions
@@ -59,7 +59,7 @@ def test_val_chooses_among_shorter_types(tickets: list[Path], tmp_path: Path, si
     """int8 is hopeless in this file, fp16 and bf16 are not."""
     file = fragile(tickets[3], tmp_path / "fragile.safetensors")
     bound = PACKED.size(load_ticket(file)) - 1
-    chosen = fitting_form(file, load_ticket(file), tmp_path / "a", DENSE, bound, SAYS)
+    chosen = fitting_form(file, file_sha256(file), load_ticket(file), tmp_path / "a", DENSE, bound, SAYS)
     assert chosen.form.values in ("fp16", "bf16")
     assert chosen.reason == "the best on val of those that fit"
     scores = {form: Score(right, 0.1, 10) for form, right in zip(forms_from_whole(PACKED), (3, 7, 8, 8), strict=True)}
