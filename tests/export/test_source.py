@@ -25,15 +25,15 @@ def silent(tickets: list[Path], tmp_path: Path) -> Path:
 
 
 def test_what_the_file_says_stays(tickets: list[Path]) -> None:
-    ticket, warnings = complete(tickets[3], SAYS, needs_arch=True)
+    ticket, _, warnings = complete(tickets[3], SAYS, needs_arch=True)
     assert ticket.metadata == load_ticket(tickets[3]).metadata
     assert warnings == ()
 
 
 def test_an_architecture_is_guessed_only_where_it_is_needed(silent: Path) -> None:
-    ticket, warnings = complete(silent, SAYS, needs_arch=False)
+    ticket, _, warnings = complete(silent, SAYS, needs_arch=False)
     assert (ticket.metadata.arch, warnings) == (None, ())
-    ticket, (warning,) = complete(silent, SAYS, needs_arch=True)
+    ticket, _, (warning,) = complete(silent, SAYS, needs_arch=True)
     assert (ticket.metadata.arch, ticket.metadata.arch_kwargs["num_classes"]) == ("resnet8_cifar", 10)
     assert "guessed resnet8_cifar" in warning
     with pytest.raises(ArchError, match="does not fit"):
@@ -41,12 +41,12 @@ def test_an_architecture_is_guessed_only_where_it_is_needed(silent: Path) -> Non
 
 
 def test_what_is_prunable_is_read_off_the_zeros(tickets: list[Path], silent: Path) -> None:
-    ticket, _ = complete(silent, SAYS, needs_arch=False)
+    ticket, _, _ = complete(silent, SAYS, needs_arch=False)
     assert sorted(ticket.metadata.prunable) == sorted(load_ticket(tickets[3]).metadata.prunable)
 
 
 def test_named_data_are_described_but_not_how_they_were_split(silent: Path) -> None:
-    ticket, warnings = complete(silent, replace(SAYS, dataset="digits"), needs_arch=False)
+    ticket, _, warnings = complete(silent, replace(SAYS, dataset="digits"), needs_arch=False)
     assert (ticket.metadata.data.name, "split" in ticket.metadata.dataset) == ("digits", False)
     assert "normalised as measured" in warnings[0]
 
