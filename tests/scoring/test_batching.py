@@ -123,6 +123,11 @@ def test_what_a_failed_pass_held_is_free_before_the_next() -> None:
         gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def as_long_as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_SECONDS", 0.1)
+
+
 class Clock:
     """Stands still but for `forward`, which takes as long as told of a batch; keeps the sizes it was given."""
 
