@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -215,7 +216,8 @@ def test_a_stderr_that_takes_nothing_stops_nothing(monkeypatch: pytest.MonkeyPat
         with program():
             click.echo("lost", err=True)
             assert sys.stderr.writable()
-        monkeypatch.setattr(full, "close", lambda: None)
+        with suppress(OSError):  # what was lost is in its buffer still
+            full.close()
 
 
 def test_what_an_encoding_lacks_is_spelt_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
