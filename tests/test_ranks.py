@@ -475,6 +475,7 @@ def test_two_processes_go_on_where_one_was_interrupted(seen: list[dict[str, Any]
         ("no tickets", "empty: cannot be read"),
         ("no arch", "unknown architecture 'resnet8_cifer'"),
         ("another search", "is the journal of another search"),
+        ("page in output", "a.html: is the output or lies in it; choose another --report"),
     ],
 )
 def test_an_error_that_all_processes_meet_is_said_once(seen: list[dict[str, Any]], command: str, message: str) -> None:
@@ -543,6 +544,7 @@ def checks(run: Path, folder: Path, left: Path) -> None:
     found["no target"] = lptool("pool", run, "-o", out, "--target", "9", *FEW)
     found["no tickets"] = lptool("pool", folder / "empty", "-o", out, *FEW)
     found["no arch"] = lptool("pool", run, "-o", out, "--arch", "resnet8_cifer", *FEW)
+    found["page in output"] = lptool("pool", run, "-o", folder / "d", "--report", folder / "d" / "a.html", *FEW)
     found["evaluate"] = lptool("evaluate", *evaluated(run), *EVALUATE)
     found["dry run"] = lptool("pool", run, "-o", out, "--dry-run", *FEW)
     found["half"] = lptool("pool", run, "-o", half, *FULL)

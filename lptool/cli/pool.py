@@ -221,8 +221,8 @@ def _planned(asked: Asked, bench: Bench, form: Form, ranks: Ranks) -> Plan:
     )
     again = ranks.agree(lambda: asked.overwrite or is_own_page(asked.page))
     ranks.agree(lambda: check_page(asked.page, [*bench.inputs, *outputs], overwrite=again))
-    if asked.page is not None:
-        check_apart(asked.page, outputs, "--report")
+    if (page := asked.page) is not None:
+        ranks.agree(lambda: check_apart(page, outputs, "--report"))
     if not (scores_first or asked.dry_run):  # only now, as an output that cannot be shall be refused before
         bench = _decoded(bench, ranks, asked.cache_dir)
     return Plan(bench, targets, form, outputs, controls, again)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from tests.reliability import mutations as m
-from tests.reliability.cases import DATA, TICKET, Case, Material, put
+from tests.reliability.cases import DATA, PICTURE, TICKET, Case, Material, put
 
 
 def onnx_file(rng: random.Random, folder: Path, material: Material) -> Case:
     """A file of which bytes, one value anywhere in it, or the header is odd; or that names tensors elsewhere."""
-    material.fill(folder, "in/data.npz", "net.py")
-    header = header_of(material.files[TICKET])["lptool"]
+    material.fill(folder, "in/data.npz", "net.py", PICTURE)
+    header = m.parts_of(material.files[TICKET])[0]["__metadata__"]["lptool"]
     content = _sound(header)
     kind = rng.randrange(4)
     if kind == 0:
@@ -36,8 +36,7 @@ def onnx_file(rng: random.Random, folder: Path, material: Material) -> Case:
         content = proto.SerializeToString()
     put(folder / "odd.onnx", content)
     put(folder / "elsewhere", bytes(8 * 8 * 4 * 4))
-    _picture(folder / "a.png")
-    words = ("predict", "odd.onnx", "a.png", "--device", "cpu")
+    words = ("predict", "odd.onnx", PICTURE, "--device", "cpu")
     if rng.random() < 0.7:
         words = ("evaluate", "odd.onnx", "--mean", "0.3", "--std", "0.4", *DATA)
     return Case(words, ("odd.onnx",), ())
@@ -74,12 +73,6 @@ def _sound(header: str) -> bytes:
     model = helper.make_model(graph, opset_imports=opsets, functions=[shift], ir_version=8)
     helper.set_model_props(model, {"lptool": header})
     return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-def header_of(content: bytes) -> dict[str, str]:
-    """What stands in the header of a safetensors file."""
-    size = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + size])["__metadata__"]  # type: ignore[no-any-return]
 
 
 def _parsed(content: bytes) -> Any:
@@ -128,9 +121,3 @@ def _odd_value(rng: random.Random, proto: Any) -> None:
     else:
         with contextlib.suppress(ValueError):  # of an enumeration, which has a few values only
             setattr(message, field.name, rng.choice(odd))
-
-
-def _picture(file: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file)
